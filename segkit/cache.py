@@ -1,0 +1,82 @@
+"""Answers that were paid for once: found by the hash of all that could change them, only ever served when valid."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from segkit.events import log_event
+from segkit.interactions import DamagedError, Interaction, read
+
+#: What is not part of a key, since it does not change an answer.
+LEFT_OUT = {
+    "api key": "who pays does not change what is answered",
+    "timeout": "it decides whether an answer comes, not which",
+    "concurrency and limits": "they decide when a question is asked",
+    "retries": "each attempt is a request of its own, with a key of its own",
+    "run id": "the same question of another run has the same answer",
+    "time": "an answer does not spoil; a moved model alias is told by `response_model` in the log",
+    "transport": "HTTP and the SDK send the same body",
+}
+
+
+def cache_key(endpoint: str, body: dict[str, Any]) -> str:
+    """Hash a request: 32 hex digits of SHA-256 over its canonical JSON (sorted keys, endpoint and whole body)."""
+    canonical = orjson.dumps({"endpoint": endpoint, "body": body}, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(canonical).hexdigest()[:32]
+
+
+def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_folder: Path) -> Interaction | None:
+    """Find the valid interaction with this key, or None.
+
+    A damaged entry is set aside under another name and told in the run's events; an entry whose request is not
+    the one asked is never served.
+    """
+    path = _path(home, key)
+    try:
+        found = read(path)
+    except FileNotFoundError:
+        return None
+    except (DamagedError, OSError) as error:
+        with contextlib.suppress(OSError):
+            path.rename(path.with_suffix(".damaged"))
+        log_event(run_folder, "cache_entry_set_aside", key=key, why=str(error))
+        return None
+    if found.log.get("request") != request or found.log.get("prompt") != prompt:
+        log_event(run_folder, "cache_entry_of_another_request", key=key, file=str(path))
+        return None
+    return found
+
+
+def remember(home: Path, key: str, log: Path, run_folder: Path) -> None:
+    """Keep a valid interaction under its key; the cache is a help, so a failure is told and nothing else."""
+    path = _path(home, key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _link(log, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        log_event(run_folder, "cache_not_written", key=key, why=str(error))
+
+
+def _link(log: Path, path: Path) -> None:
+    """Link rather than copy: logs are never changed, and a second name costs no space."""
+    try:
+        os.link(log, path)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        shutil.copyfile(log, temporary)
+        temporary.replace(path)
+
+
+def _path(home: Path, key: str) -> Path:
+    return home / "cache" / key[:2] / f"{key}.json"

@@ -1,0 +1,74 @@
+"""Every error that segkit raises on purpose, as one tree.
+
+    SegkitError
+    ├── InputError          what was given cannot be used; nothing was asked, nothing was paid
+    │   ├── ProductsError   the products: a path, a column, an id, a title
+    │   ├── PromptError     a prompt: its name, its placeholders
+    │   └── SettingsError   a parameter or an environment variable
+    ├── RunError            a run folder: not there, damaged, owned by another process
+    ├── ModelError          the model or its endpoint
+    │   ├── EndpointError   it cannot be reached, or keeps failing; the run can be resumed
+    │   └── RefusedError    it refuses for good: key, quota, model, request
+    ├── StoppedError        the run was stopped in an orderly way: interrupt, budget, a long wait
+    ├── StageError          a stage of a run failed; the run can be resumed
+    └── DatabaseError       Postgres; the run folder is untouched
+
+The text of an error says what is wrong, with the value; `hint` says what to do next. Neither ever holds a
+secret.
+"""
+
+
+class SegkitError(Exception):
+    """Base of all errors of segkit: a `message`, and a `hint` with the next thing to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InputError(SegkitError):
+    """What was given cannot be used; nothing was asked of a model and nothing was paid."""
+
+
+class ProductsError(InputError):
+    """The products cannot be used: a path, a column, an id or a title."""
+
+
+class PromptError(InputError):
+    """A prompt cannot be used: its name, its size or its placeholders."""
+
+
+class SettingsError(InputError):
+    """A parameter or an environment variable has a value that cannot be used."""
+
+
+class RunError(SegkitError):
+    """A run folder is missing, damaged, or owned by another process."""
+
+
+class ModelError(SegkitError):
+    """The model or its endpoint did not do what was asked."""
+
+
+class EndpointError(ModelError):
+    """The endpoint cannot be reached or keeps failing; done work is kept, the run can be resumed."""
+
+
+class RefusedError(ModelError):
+    """The endpoint refuses for good (key, quota, model, request); asking again would not help."""
+
+
+class StoppedError(SegkitError):
+    """The run was stopped in an orderly way (interrupt, budget, a long wait) and can be resumed."""
+
+
+class StageError(SegkitError):
+    """A stage of the run failed; what was paid for is kept, the run can be resumed."""
+
+
+class DatabaseError(SegkitError):
+    """Postgres refused or could not be reached; the run folder is untouched."""

@@ -1,0 +1,73 @@
+"""Text as data: titles on one line, names cleaned, and the one folding that decides when two names are equal."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MAX_NAME = 255
+MAX_TITLE = 1000
+# fmt: off
+EMPTY_NAMES = frozenset([
+    "", "-", ".", "?", "null", "none", "nil", "nan", "n/a", "na", "unknown", "other", "others", "misc", "miscellaneous",
+    "undefined", "unspecified", "uncategorized", "uncategorised", "not applicable", "out_of_scope", "out of scope",
+])
+# fmt: on
+
+# Quotes and dashes that keyboards and word processors exchange for one another.
+_LOOKALIKES = str.maketrans("‘’‚‛′`´“”„‟″‐‑‒–—―−", "'''''''\"\"\"\"\"-------")
+_SPACE = re.compile(r"\s+")
+# What a terminal, a browser or a model reads as a line break or as nothing: C0, C1, DEL, LS, PS.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# Zero-width characters, direction overrides and the invisible tag block.
+_INVISIBLE = re.compile(
+    r"[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_BIDI = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL_IN_NAME = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def one_line(text: str, most: int = MAX_TITLE) -> str:
+    """Put untrusted text on one line: control characters and line breaks become one space, length is capped.
+
+    The text stays itself otherwise, so a person finds the product again; a cut is visible as `…`.
+    """
+    line = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _INVISIBLE.sub("", _CONTROL.sub(" ", text)))
+    line = _SPACE.sub(" ", line).strip()
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
+def clean_name(name: str) -> str:
+    """Clean a category name as it is stored: NFC, no zero-width characters, single spaces."""
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
+    return _SPACE.sub(" ", visible).strip()
+
+
+def fold_name(name: str) -> str:
+    """Fold a name so that equal names compare equal: NFKC, case, white space, quotes and dashes."""
+    folded = unicodedata.normalize("NFKC", clean_name(name).translate(_LOOKALIKES)).casefold()
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", folded)).strip()
+
+
+def name_fault(name: object) -> str:
+    """Say what keeps `name` from being a category name, or nothing."""
+    if not isinstance(name, str):
+        return "its name is no text"
+    if _SURROGATE.search(name):
+        return "its name holds half a character (a lone surrogate)"
+    if _CONTROL_IN_NAME.search(name) or _BIDI.search(name):
+        return "its name holds control or direction characters"
+    cleaned = clean_name(name)
+    if fold_name(cleaned) in EMPTY_NAMES or not any(map(str.isalnum, cleaned)):
+        return f"{cleaned!r} is no name for a category"
+    if len(cleaned) > MAX_NAME:
+        return f"its name has {len(cleaned)} characters, {MAX_NAME} are allowed"
+    return ""
+
+
+def clean_definition(definition: object) -> str:
+    """Clean a definition to one line, or give an empty text when it is none."""
+    if not isinstance(definition, str) or _SURROGATE.search(definition):
+        return ""
+    return one_line(definition, most=2000)

@@ -1,0 +1,156 @@
+"""Interaction logs: one JSON file an attempt, written so that a crash at any byte loses nothing that was paid.
+
+A log begins as an intent (`….intent`), the first part of the very JSON it will become. The raw answer is appended
+before anything parses it, then the rest, and the file is synced and renamed to `….json`. Until then it is an intent
+without result: the request may have been paid.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from segkit.events import timestamp
+
+_INDENT = orjson.OPT_INDENT_2
+_SEAL = b',\n  "sha256": "'
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An interaction that has begun: its file, and when."""
+
+    path: Path
+    begun: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """A finished log: its file, and what stands in it."""
+
+    path: Path
+    log: dict[str, Any]
+
+    @property
+    def cache_key(self) -> str:
+        return str(self.log["metadata"]["cache_key"])
+
+
+class DamagedError(Exception):
+    """A log does not hold what its checksum says; the message names the file."""
+
+
+def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any]) -> Intent:
+    """Write the intent of an interaction: all that is known before it is asked (`context`, `prompt`, `request`)."""
+    begun = datetime.now(UTC)
+    while True:
+        name = f"{begun:%Y%m%dT%H%M%SZ}_b{batch}_a{attempt}_{secrets.token_hex(4)}"
+        try:
+            descriptor = os.open(folder / f"{name}.intent", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        break
+    path = folder / f"{name}.intent"
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        file.write(orjson.dumps(head, option=_INDENT)[:-2])
+    return Intent(path, begun)
+
+
+def keep_raw(intent: Intent, status: int | None, body: bytes) -> None:
+    """Append what came back to the intent, byte for byte (base64 where it is not UTF-8)."""
+    raw: dict[str, Any] = {"http_status": status}
+    try:
+        raw["body"] = body.decode()
+    except UnicodeDecodeError:
+        raw["body_base64"] = base64.b64encode(body).decode()
+    _append(intent.path, b"," + orjson.dumps(raw, option=_INDENT)[1:-2])
+
+
+def finish(intent: Intent, tail: dict[str, Any]) -> Path:
+    """Append the rest (`response`, `metadata`), seal the file with its checksum, sync and rename it."""
+    with intent.path.open("r+b") as file:
+        begun = file.read()
+        whole = begun + b"," + orjson.dumps(tail, option=_INDENT)[1:-2]
+        file.write(whole[len(begun) :] + _SEAL + _digest(whole) + b'"\n}\n')
+        file.flush()
+        os.fsync(file.fileno())
+    final = intent.path.with_suffix(".json")
+    intent.path.rename(final)
+    return final
+
+
+def write_whole(folder: Path, batch: int, attempt: int, log: dict[str, Any]) -> Path:
+    """Write a log that needs no intent, since nothing is asked (a cached answer)."""
+    return finish(begin(folder, batch, attempt, {"context": log.pop("context")}), log)
+
+
+def read(path: Path) -> Interaction:
+    """Read one log; raise DamagedError unless it parses and matches its checksum."""
+    data = path.read_bytes()
+    content, seal, digest = data.rpartition(_SEAL)
+    if not seal or digest[:64] != _digest(content) or digest[64:] != b'"\n}\n':
+        raise DamagedError(f"{path.name} does not match its checksum")
+    return Interaction(path, orjson.loads(data))
+
+
+def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
+    """Read every log of a stage folder, in the order of their names; give those that are damaged apart."""
+    logs, damaged = [], []
+    for path in _names(folder, ".json"):
+        try:
+            logs.append(read(path))
+        except DamagedError:
+            damaged.append(path)
+    return logs, damaged
+
+
+def intents(folder: Path) -> list[Path]:
+    """List the intents without a finished log: their requests may have been paid."""
+    return list(_names(folder, ".intent"))
+
+
+def recover(path: Path) -> dict[str, Any] | None:
+    """Read an intent as far as it was written, or give None when not even its first part is whole."""
+    data = path.read_bytes()
+    for candidate in (data, data[: data.rfind(b',\n  "http_status"')]):
+        try:
+            found: dict[str, Any] = orjson.loads(candidate + b"\n}")
+        except orjson.JSONDecodeError:
+            continue
+        return found
+    return None
+
+
+def raw_body(log: dict[str, Any]) -> bytes:
+    """Give the body of a log as the bytes that came over the wire."""
+    if "body_base64" in log:
+        return base64.b64decode(log["body_base64"])
+    return str(log.get("body", "")).encode()
+
+
+def started_at(intent: Intent) -> str:
+    return timestamp(intent.begun)
+
+
+def _names(folder: Path, suffix: str) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix))
+
+
+def _append(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        file.write(data)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()

@@ -1,0 +1,191 @@
+"""Finding the one JSON value in the text of a model, strictly: nothing is guessed, nothing is lost silently."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+MOST_CHARACTERS = 2_000_000
+_MOST_STARTS = 50
+_FENCE = re.compile(r"^\s*```[A-Za-z0-9_-]*[ \t]*\n?|\n?[ \t]*```\s*$")
+_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_MOST_DIGITS = 20
+
+
+class MalformedError(ValueError):
+    """The text holds no usable JSON value; the message says why."""
+
+
+class _Invalid:
+    """Stands where JSON has no value: NaN, Infinity, a number too large to be one."""
+
+    def __repr__(self) -> str:
+        return "an invalid number"
+
+
+INVALID = _Invalid()
+
+
+class Pairs(dict[str, Any]):
+    """A JSON object that remembers which keys stood in it more than once, with all their values."""
+
+    repeated: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A JSON object from a text; `closed` is false when the text broke off and only closed items are in it."""
+
+    value: Pairs
+    closed: bool = True
+    why: str = ""
+
+
+def find_object(text: str, keys: tuple[str, ...]) -> Found:
+    """Find the one JSON object with `keys` in a model's text.
+
+    Markdown fences and prose around it are accepted, two different objects are not. A text that breaks off gives
+    its closed items. Raises MalformedError, never anything else.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise MalformedError(f"the answer has {len(text)} characters, at most {MOST_CHARACTERS} are read")
+    text = _THINKING.sub("", text.lstrip("\ufeff"))
+    text = _FENCE.sub("", text).strip()
+    if not text:
+        raise MalformedError("the answer is empty")
+    try:
+        value = _loads(text)
+    except MalformedError as error:
+        return _embedded(text, keys, str(error))
+    if not isinstance(value, Pairs):
+        raise MalformedError(f"the answer is {_kind(value)}, not a JSON object")
+    return Found(value)
+
+
+def holds_invalid(value: Any) -> bool:
+    """Tell whether an item holds something JSON cannot: NaN, Infinity, a lone surrogate, a repeated key."""
+    if value is INVALID:
+        return True
+    if isinstance(value, str):
+        return not _encodable(value)
+    if isinstance(value, dict):
+        if getattr(value, "repeated", None):
+            return True
+        return any(not _encodable(key) or holds_invalid(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(map(holds_invalid, value))
+
+
+def _embedded(text: str, keys: tuple[str, ...], why: str) -> Found:
+    found = [value for value in _objects(text) if any(key in value for key in keys)]
+    if found:
+        if any(value != found[0] for value in found[1:]):
+            raise MalformedError(f"the answer holds {len(found)} different JSON objects")
+        return Found(found[0])
+    broken = _closed_items(text)
+    if broken is None:
+        raise MalformedError(f"the answer is not JSON: {why}")
+    return Found(broken, closed=False, why=why)
+
+
+def _objects(text: str) -> Iterator[Pairs]:
+    """Give the complete objects that stand in a text, outermost first, skipping what is inside of them."""
+    start, tries = text.find("{"), 0
+    while start >= 0 and tries < _MOST_STARTS:
+        tries += 1
+        try:
+            value, end = _guarded(_DECODER.raw_decode, text, start)
+        except MalformedError:
+            end = start + 1
+        else:
+            yield value
+        start = text.find("{", end)
+
+
+def _closed_items(text: str) -> Pairs | None:
+    """Cut a broken text behind its last closed item (`{…}` inside a member of the outermost object)."""
+    start = text.find("{")
+    if start < 0:
+        return None
+    cut, closers = _last_item(text, start)
+    if cut is None:
+        return None
+    try:
+        value = _loads(text[start:cut] + closers)
+    except MalformedError:
+        return None
+    return value if isinstance(value, Pairs) else None
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|"', re.DOTALL)
+
+
+def _last_item(text: str, start: int) -> tuple[int | None, str]:
+    stack: list[str] = []
+    cut, closers = None, ""
+    for match in _TOKEN.finditer(text, start):
+        sign = match.group()
+        if sign == '"':  # a string that never ends
+            break
+        if sign in "{[":
+            stack.append("}" if sign == "{" else "]")
+            if len(stack) > 8:  # no answer is this deep
+                break
+        elif sign in "}]":
+            if not stack or stack.pop() != sign or not stack:
+                break
+            if len(stack) == 2:
+                cut, closers = match.end(), "".join(reversed(stack))
+    return cut, closers
+
+
+def _loads(text: str) -> Any:
+    return _guarded(_DECODER.decode, text)
+
+
+def _guarded(decode: Any, *arguments: Any) -> Any:
+    try:
+        return decode(*arguments)
+    except RecursionError:
+        raise MalformedError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise MalformedError(f"{error.msg} at character {error.pos}") from None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> Pairs:
+    value = Pairs(pairs)
+    value.repeated = {}
+    if len(value) < len(pairs):
+        for key in value:
+            values = [inner for name, inner in pairs if name == key]
+            if len(values) > 1:
+                value.repeated[key] = values
+    return value
+
+
+def _integer(digits: str) -> Any:
+    return int(digits) if len(digits) <= _MOST_DIGITS else INVALID
+
+
+def _number(digits: str) -> Any:
+    number = float(digits)
+    return number if abs(number) != float("inf") else INVALID
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_pairs, parse_constant=lambda _: INVALID, parse_int=_integer, parse_float=_number
+)

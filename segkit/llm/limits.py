@@ -1,0 +1,122 @@
+"""Limits kept before sending: requests and tokens in any sliding minute, and a concurrency that adapts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# Clocks of two machines and the way between them: a request may arrive a little later than it was sent.
+WINDOW = 61.0
+
+
+@dataclass
+class Ticket:
+    """What one request has reserved; `settle` replaces the estimate by what was told."""
+
+    at: float
+    amount: int
+
+
+@dataclass
+class Window:
+    """At most `most` units in any sliding minute; None is no limit."""
+
+    most: int | None
+    clock: Callable[[], float] = time.monotonic
+    _tickets: deque[Ticket] = field(default_factory=deque)
+    _sum: int = 0
+
+    def delay(self, amount: int) -> float:
+        """Give the seconds until `amount` fits; an amount beyond the limit waits for an empty window."""
+        if self.most is None:
+            return 0.0
+        now = self.clock()
+        while self._tickets and self._tickets[0].at <= now - WINDOW:
+            self._sum -= self._tickets.popleft().amount
+        excess = self._sum + min(amount, self.most) - self.most
+        for ticket in self._tickets:
+            if excess <= 0:
+                break
+            excess -= ticket.amount
+            if excess <= 0:
+                return max(ticket.at + WINDOW - now, 0.001)
+        return 0.0
+
+    def take(self, amount: int) -> Ticket:
+        ticket = Ticket(self.clock(), amount)
+        if self.most is not None:
+            self._tickets.append(ticket)
+            self._sum += amount
+        return ticket
+
+    def settle(self, ticket: Ticket, amount: int) -> None:
+        if self.most is not None and ticket.at > self.clock() - WINDOW:
+            self._sum += amount - ticket.amount
+            ticket.amount = amount
+
+
+class Limits:
+    """Lets a request through when every limit allows it, and holds all back when the endpoint says so.
+
+    The concurrency falls by half on a refusal or a time-out, at most once a second, and rises by one after as many
+    good answers as it allows (additive increase, multiplicative decrease: Chiu and Jain 1989).
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        requests: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most = concurrency
+        self.allowed = float(concurrency)
+        self._clock = clock
+        self._windows = [Window(most, clock) for most in (requests, input_tokens, output_tokens)]
+        self._busy = 0
+        self._held_until = 0.0
+        self._lowered_at = -1e9
+        self._turn = asyncio.Condition()
+
+    async def enter(self, input_tokens: int, output_tokens: int) -> list[Ticket]:
+        """Wait until a request of this size may be sent, and count it."""
+        amounts = (1, input_tokens, output_tokens)
+        while True:
+            async with self._turn:
+                await self._turn.wait_for(lambda: self._busy < int(self.allowed))
+                delay = self._delay(amounts)
+                if delay <= 0:
+                    self._busy += 1
+                    return [window.take(amount) for window, amount in zip(self._windows, amounts, strict=True)]
+            await asyncio.sleep(min(delay, 1.0))
+
+    async def leave(self, tickets: list[Ticket], input_tokens: int | None, output_tokens: int | None) -> None:
+        """Count a request as answered, with the tokens the server told where it told any."""
+        told = (None, input_tokens, output_tokens)
+        for window, ticket, amount in zip(self._windows, tickets, told, strict=True):
+            if amount is not None:
+                window.settle(ticket, amount)
+        async with self._turn:
+            self._busy -= 1
+            self._turn.notify()
+
+    def hold(self, seconds: float) -> None:
+        """Let no request of any worker through for some seconds."""
+        self._held_until = max(self._held_until, self._clock() + seconds)
+
+    def slower(self) -> None:
+        now = self._clock()
+        if now - self._lowered_at >= 1:
+            self._lowered_at = now
+            self.allowed = max(1.0, self.allowed / 2)
+
+    def faster(self) -> None:
+        self.allowed = min(float(self.most), self.allowed + 1 / self.allowed)
+
+    def _delay(self, amounts: tuple[int, int, int]) -> float:
+        waits = (window.delay(amount) for window, amount in zip(self._windows, amounts, strict=True))
+        return max(self._held_until - self._clock(), *waits)

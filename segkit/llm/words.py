@@ -1,0 +1,169 @@
+"""How the offline model reads a title: clauses, words, and which words can name a kind of product.
+
+Shop titles state the kind of product in a noun phrase that ends the first clause, or stands right before
+"for" or "with" ("Acme Smart Kettle with Thermometer, 1.7 L, Black"). Everything here is general shop
+language: colours, units, audiences, materials and marketing, never the words of one kind of shop.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import NamedTuple
+
+_STOP = """a an the and or & n nor if is are be it its this that these those your you my our we us all any each
+every no not non only also more most very so than then up off out over under via per de la le el du des
+versatile other others etc unknown none null na misc miscellaneous assorted various item items product products"""
+
+_BREAKS = """for with without by from in on at to of into w wo works work working compatible fits fit featuring
+features feature includes including include included contains containing made perfect ideal great suitable
+designed requires required require needed need comes as like when while which who use used using support supports
+plus has have ready"""
+
+_COLOURS = """black white red blue green yellow orange purple pink brown grey gray beige ivory almond silver gold
+golden navy maroon cream teal turquoise violet indigo lavender magenta cyan tan khaki olive charcoal peach coral
+burgundy mustard rust copper bronze rose mint lime aqua multi multicolor multicolour multicolored colour color
+colours colors colored coloured colorful colourful clear transparent matte glossy gloss satin brushed dark light
+bright neon pastel natural nude off-white rainbow translucent tone toned shade hue"""
+
+_UNITS = """pack packs pk pc pcs piece pieces ct count dozen pair pairs qty inch inches in ft foot feet yd yard yards
+cm mm m km meter meters metre metres oz ounce ounces lb lbs pound pounds g gm gram grams kg mg l lt ltr liter litre
+liters litres ml gal gallon gallons quart qt pint cup cups amp amps a volt volts v vac vdc watt watts w kw hp hz khz
+ghz mhz mah ah lumen lumens lm k kelvin awg gauge ga deg degree degrees year years yr yrs month months week weeks day
+days hour hours hr hrs minute minutes min sec second seconds age ages old size sizes sized small medium large xl xxl
+xs xxxl s x by gb tb mb psi rpm btu cfm sq cu tier speed page pages sheet sheets set-of pack-of serving servings
+stage stages mil mils ply fl tbsp bit bits way ways number no upc sku model version gen generation series grade"""
+
+_AUDIENCE = """men mens man women womens woman ladies lady unisex kid kids child children boy boys girl girls baby
+babies toddler toddlers infant infants adult adults teen teens family him her his hers mom dad mother father gift
+gifts birthday christmas easter halloween valentine holiday holidays party favor favors everyone beginner beginners
+artist artists professional professionals home office school indoor outdoor house household kitchen room everyday daily"""
+
+_MARKETING = """new premium best deluxe pro ultra classic original genuine authentic luxury elegant stylish modern
+vintage traditional basic basics essential essentials ultimate super mega mini max plus lite advanced improved quality
+durable strong portable compact lightweight professional commercial residential industrial universal standard heavy
+duty heavy-duty easy quick fast multi-purpose multipurpose multifunctional adjustable reusable washable safe certified
+listed approved tested patented warranty guarantee ul etl cul fcc csa fda bpa rohs usda nsf ce iso organic eco
+friendly eco-friendly free value bulk sale limited edition exclusive special fun cute cool beautiful amazing
+favorite popular handmade handcrafted artisan high low full extra long short wide slim thin thick big little tall
+single double dual triple quad two three four five six solid printed print casual formal regular assortment usa
+american china german italian style styled design designs type kind designer fashion fashionable trendy chic
+replacement refill original latest ready lifetime superior select signature collection"""
+
+_MATERIALS = """steel stainless metal metallic aluminum aluminium iron brass copper zinc titanium plastic pvc abs
+polymer resin rubber silicone wood wooden bamboo oak walnut pine glass ceramic porcelain stoneware stone marble granite
+cotton linen silk wool woolen polyester nylon denim leather suede velvet fleece canvas fabric cloth mesh satin lace
+paper cardboard foam fiber fibre microfiber carbon acrylic vinyl"""
+
+_CONTAINERS = "set sets kit kits bundle bundles collection collections combo combos assortment system systems"
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+STOP, BREAKS, CONTAINERS = _listed(_STOP), _listed(_BREAKS), _listed(_CONTAINERS)
+_WEIGHTS = {word: 0.3 for word in _listed(_MATERIALS)}
+_WEIGHTS |= {word: 0.15 for word in _listed(_MARKETING) | _listed(_AUDIENCE)}
+_WEIGHTS |= {word: 0.1 for word in _listed(_COLOURS)}
+_WEIGHTS |= {word: 0.0 for word in _listed(_UNITS) | STOP}
+
+_GLUED = re.compile(
+    r"\b(slip|plug|pull|clip|roll|stick|lace|add|snap|screw|built|drop|walk|push|press|turn|pop|fold|make)"
+    r"\s(on|in|up|off|out)\b",
+    re.IGNORECASE,
+)
+_PACK_OF = re.compile(r"\b(?:pack|set|box|case|lot|pair|bag|piece|count)s?\s+of\s+(?=\d)", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[,;|:()\[\]{}<>•·—…!?\"“”„*→=]+|\s[-–~/+]+\s|\.\s|\s-|-\s")
+_TOKEN = re.compile(r"\d+(?:\.\d+)+\w*|[^\W_]+(?:['’‘\-‐‑][^\W_]+)*")
+_NUMBER_WORD = re.compile(r"\d{1,2}-[a-z]{3,}$")
+
+
+class Word(NamedTuple):
+    """One word of a title: as written, its stem, and how well it can name a kind of product (0 to 1)."""
+
+    text: str
+    stem: str
+    weight: float
+
+
+Clause = tuple[Word, ...]
+
+
+def stem(word: str) -> str:
+    """Fold case, hyphens, possessives and plurals away: `T-Shirts` → `tshirt`."""
+    word = re.sub(r"['’‘]s?$", "", unicodedata.normalize("NFKC", word).casefold())
+    word = re.sub(r"[^\w]+", "", word)
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if word.endswith("lves"):
+        return word[:-3] + "f"
+    if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes", "zzes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+_STEM_WEIGHTS = {stem(word): weight for word, weight in _WEIGHTS.items()}
+
+
+def weigh(text: str) -> float:
+    """Say how well a word can name a kind of product: 0 for a stop word, a unit or a model number, 1 for a noun."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    if any(letter.isdigit() for letter in plain):
+        named = _NUMBER_WORD.match(plain) and _STEM_WEIGHTS.get(stem(plain.split("-", 1)[1]), 1.0) > 0.5
+        return 0.3 if named else 0.0
+    if len(plain) < 2 or not any(letter.isalpha() for letter in plain):
+        return 0.0
+    listed = min(_WEIGHTS.get(plain, 1.0), _STEM_WEIGHTS.get(stem(plain), 1.0))
+    return min(listed, _compound(plain)) if "-" in plain else listed
+
+
+def _compound(plain: str) -> float:
+    """A hyphenated word weighs no more than its last part, unless that is short: `Wi-Fi`, `Off-White`."""
+    return max((_WEIGHTS.get(part, 1.0) for part in plain.split("-")), default=1.0)
+
+
+@lru_cache(maxsize=32768)
+def read_title(title: str) -> tuple[Clause, ...]:
+    """Cut a title into clauses of words; the first clause with a word of weight mostly names the product."""
+    text = _GLUED.sub(r"\1-\2", _PACK_OF.sub(" ", title[:2000]))
+    letters = [letter for letter in text if letter.isalpha()]
+    shouted = len(letters) > 8 and sum(letter.isupper() for letter in letters) > 0.7 * len(letters)
+    clauses: list[Clause] = []
+    for part in _SEPARATOR.split(text):
+        clauses.extend(_clauses(part.title() if shouted else part))
+    return tuple(clauses)
+
+
+def _clauses(part: str) -> list[Clause]:
+    """Cut one part of a title at words such as "for" and "with"."""
+    found: list[list[Word]] = [[]]
+    for match in _TOKEN.finditer(part):
+        text = match.group()
+        if text.casefold() in BREAKS:
+            found.append([])
+        elif text.casefold() not in STOP:
+            found[-1].append(Word(text, stem(text), weigh(text)))
+    return [tuple(clause) for clause in found if clause]
+
+
+def plural(text: str) -> str:
+    """Write a noun in the plural, unless it is one or has none."""
+    low = text.casefold()
+    mass = ("s", "ware", "wear", "lry", "lery", "nery", "gear", "ness", "men", "feet")
+    if low.endswith(mass) and not low.endswith("ss") or (low.endswith("ing") and len(low) > 6):
+        return text
+    if not low.isascii() or not low[-1].isalpha():
+        return text
+    if low.endswith("y") and low[-2:-1] not in "aeiou":
+        return text[:-1] + "ies"
+    return text + ("es" if low.endswith(("ss", "sh", "ch", "x", "z")) else "s")
+
+
+def display(text: str) -> str:
+    """Write a word in Title Case, keeping abbreviations and mixed case: `wi-fi` → `Wi-Fi`, `LED` → `LED`."""
+    keeps = text.isupper() and len(text) <= 4
+    if keeps or not (text.islower() or text.isupper()):
+        return text[:1].upper() + text[1:] if text[:2].islower() else text
+    return "-".join(part[:1].upper() + part[1:].lower() for part in text.split("-"))

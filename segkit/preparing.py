@@ -1,0 +1,111 @@
+"""Making a run: everything that can be wrong is found here, before anything is asked or paid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from segkit.batching import calculate_optimal_batch_sizes, consolidation_rounds
+from segkit.errors import SettingsError
+from segkit.folding import one_line
+from segkit.products import load_products, product_lines, untitled
+from segkit.prompts import load_prompts
+from segkit.runs import Parameters, Run, create_run, new_run_id, open_run
+from segkit.settings import Settings, load_settings
+
+SAMPLE = Path(__file__).parent / "sample" / "coffee_makers.csv"
+
+
+def prepare_run(
+    products: str | Path | pd.DataFrame = SAMPLE,
+    category: str = "Coffee Makers",
+    *,
+    run_id: str = "",
+    runs_dir: str | Path = "",
+    id_column: str = "product_id",
+    title_column: str = "title",
+    where: Mapping[str, str] | None = None,
+    product_ids: Sequence[int] | None = None,
+    settings: Settings | None = None,
+    **parameters: object,
+) -> Run:
+    """Make a run folder from products, prompts and parameters; a run that is there already is opened as it is.
+
+    `products` is the path of a CSV, Parquet or JSONL file, or a frame that `load_products` or Postgres gave.
+    `parameters` are those of `Parameters`; what is not given comes from the environment. Raises InputError, with
+    the value and what to do, when anything cannot be used.
+    """
+    settings = settings or load_settings()
+    place = Path(runs_dir or settings.storage_root)
+    if run_id and (place / run_id / "run.json").exists():
+        return open_run(run_id, place)
+    source = "(a frame)" if isinstance(products, pd.DataFrame) else Path(products).name
+    if not isinstance(products, pd.DataFrame):
+        products = load_products(
+            products, id_column=id_column, title_column=title_column, where=where, product_ids=product_ids
+        )
+    chosen = choose_parameters(category, settings, **parameters)
+    prompts = load_prompts(chosen.prompts)
+    product_lines(products.head(1), chosen.product_line)
+    told = {"source": source, "where": dict(where or {}), "untitled": int(untitled(products).sum())}
+    return create_run(place, run_id or new_run_id(), chosen, products, prompts, told)
+
+
+def choose_parameters(category: str, settings: Settings, **given: object) -> Parameters:
+    """Complete the parameters of a run from the settings; raise SettingsError for what cannot be used."""
+    if settings.storage_backend != "local":
+        raise SettingsError(f"STORAGE_BACKEND={settings.storage_backend}: this version writes runs to the local disk")
+    if not one_line(category):
+        raise SettingsError("the category is empty", 'say what the products are: --category "Dimmer Switches"')
+    model = str(given.get("model") or settings.default_model)
+    defaults = {
+        "temperature": settings.default_temperature,
+        "products_per_prompt": settings.segmentation_products_per_prompt,
+        "taxonomies_per_consolidation": settings.segmentation_taxonomies_per_consolidation,
+        "products_per_refinement": settings.segmentation_products_per_refinement,
+        "max_retries": settings.segmentation_max_retries,
+        "response_format": settings.segkit_response_format,
+        "max_output_tokens": settings.segkit_max_output_tokens,
+    }
+    chosen = defaults | {name: value for name, value in given.items() if value is not None}
+    unknown = sorted(set(chosen) - set(Parameters.__dataclass_fields__))
+    if unknown:
+        raise SettingsError(f"unknown parameters: {', '.join(unknown)}")
+    return Parameters(
+        **{**chosen, "category": one_line(category), "model": model, "endpoint": _endpoint(model, settings)}
+    )
+
+
+def planned_calls(products: int, parameters: Parameters) -> dict[str, int]:
+    """Count the calls of each stage when every answer is valid at once: 1,000 products at 40 give 25, 3 and 25."""
+    extract = len(calculate_optimal_batch_sizes(products, parameters.products_per_prompt))
+    rounds = consolidation_rounds(extract, parameters.taxonomies_per_consolidation)
+    refine = len(calculate_optimal_batch_sizes(products, parameters.products_per_refinement))
+    merges = sum(size > 1 for sizes in rounds for size in sizes)
+    return {"segmentation": extract, "consolidate_taxonomy": merges, "refine_assignments": refine}
+
+
+def _endpoint(model: str, settings: Settings) -> str:
+    if not re.fullmatch(r"[^\s\x00-\x1f]{1,200}", model):
+        raise SettingsError(f"{model!r} is no model name")
+    if model == "offline":
+        return "offline"
+    url = urlsplit(settings.openai_base_url)
+    if not url.hostname or url.username or url.password or url.query:
+        raise SettingsError(
+            f"OPENAI_BASE_URL must be a plain address (host {url.hostname})",
+            "keys go into OPENAI_API_KEY, not into the URL",
+        )
+    if not (settings.openai_api_key and settings.openai_api_key.get_secret_value().strip()) and _is_openai(
+        url.hostname
+    ):
+        raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
+    return settings.openai_base_url
+
+
+def _is_openai(host: str) -> bool:
+    return host == "openai.com" or host.endswith(".openai.com")

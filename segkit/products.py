@@ -1,0 +1,250 @@
+"""Reading products from a file: every row is checked before anything is asked or paid."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pandas as pd
+
+from segkit.errors import ProductsError
+from segkit.folding import one_line
+
+BIGINT = range(-(2**63), 2**63)
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+_ONLY_NUMBER = re.compile(r"[\d\s.,+-]*")
+_FIELD_LIMIT = 1_000_000
+_SHOWN = 10
+
+
+def load_products(
+    path: str | Path,
+    *,
+    id_column: str = "product_id",
+    title_column: str = "title",
+    where: Mapping[str, str] | None = None,
+    product_ids: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Read the products of a CSV, Parquet or JSONL file.
+
+    Gives a frame sorted by `product_id` (int64, unique) with `title` (str, empty where there is none) and all
+    other columns as they are. `where` keeps the rows whose column has just that value, `product_ids` keeps an
+    explicit list. Raises ProductsError, with the rows told, when the file cannot be used as it is.
+    """
+    frame = _read(Path(path))
+    _require(frame, [id_column, title_column, *(where or {})])
+    frame = _named(frame, id_column, title_column)
+    frame = _filtered(frame, where or {}, {id_column: "product_id", title_column: "title"})
+    return select(_checked(frame), product_ids)
+
+
+def select(products: pd.DataFrame, product_ids: Sequence[int] | None) -> pd.DataFrame:
+    """Keep an explicit list of products, sorted by id; raise ProductsError for ids that are not there."""
+    if product_ids is not None:
+        unknown = sorted(set(product_ids) - set(products["product_id"]))
+        if unknown:
+            raise ProductsError(f"{len(unknown)} product ids are not among the products: {_listed(unknown)}")
+        repeated = sorted(_repeated(product_ids))
+        if repeated:
+            raise ProductsError(f"product ids are listed more than once: {_listed(repeated)}")
+        products = products[products["product_id"].isin(list(product_ids))]
+    if products.empty:
+        raise ProductsError("there are no products: 0 rows", "give a file or a list with at least one product")
+    return products.sort_values("product_id", ignore_index=True)
+
+
+def parse_ids(text: str) -> list[int]:
+    """Read ids from a text, separated by commas or white space; raise ProductsError for what is no id."""
+    words = [word for word in re.split(r"[,\s]+", text) if word]
+    wrong = [word for word in words if _as_id(word) is None]
+    if wrong:
+        raise ProductsError(f"not product ids (BIGINT): {_listed(wrong)}")
+    return [int(word) for word in words]
+
+
+def untitled(products: pd.DataFrame) -> pd.Series:
+    """Mark the products that have no title to show a model (boolean, aligned with `products`)."""
+    return products["title"].map(lambda title: _ONLY_NUMBER.fullmatch(one_line(title)) is not None)
+
+
+def product_lines(products: pd.DataFrame, product_line: str = "$title") -> list[str]:
+    """Render each product as the one line a model sees, from the template `product_line` over its columns."""
+    template = Template(product_line)
+    names = template.get_identifiers()
+    unknown = sorted(set(names) - set(products.columns))
+    if not template.is_valid() or unknown or not names:
+        known = ", ".join(f"${name}" for name in products.columns)
+        what = f"unknown {', '.join('$' + n for n in unknown)}" if unknown else "no valid $column in it"
+        raise ProductsError(f"product line {product_line!r}: {what}", f"columns are {known}")
+    if product_line == "$title":
+        return [one_line(title) for title in products["title"]]
+    # Values go in once and are never read as templates themselves.
+    rows = zip(*(map(_text, products[name]) for name in names), strict=True)
+    return [one_line(template.substitute(dict(zip(names, row, strict=True)))) for row in rows]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        near = (
+            get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1) if path.parent.is_dir() else []
+        )
+        raise ProductsError(f"no such file: {path}", f"did you mean {path.parent / near[0]}?" if near else "")
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".parquet": _read_parquet,
+        ".jsonl": _read_jsonl,
+        ".ndjson": _read_jsonl,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ProductsError(
+            f"{path}: {path.suffix or 'no'} suffix", "products are read from .csv, .parquet or .jsonl"
+        )
+    return reader(path)
+
+
+def _decoded(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ProductsError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8", "save the file as UTF-8"
+        ) from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    text = _decoded(path)
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(_FIELD_LIMIT)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader, [])
+        _check_header(path, names)
+        rows = list(_csv_rows(path, reader, len(names)))
+    except csv.Error as error:
+        raise ProductsError(f"{path}, line {reader.line_num}: {error}", "quote fields as RFC 4180 says") from None
+    return pd.DataFrame(rows, columns=names, dtype="str")
+
+
+def _csv_rows(path: Path, reader: Any, width: int) -> Iterable[list[str]]:
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != width:
+            raise ProductsError(f"{path}, line {reader.line_num}: {len(row)} fields where the header has {width}")
+        yield row
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    if not names:
+        raise ProductsError(f"{path} is empty", "the first line names the columns")
+    repeated = sorted(_repeated(names))
+    if repeated:
+        raise ProductsError(f"{path}, line 1: columns named more than once: {_listed(repeated)}")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow's errors are of these kinds
+        raise ProductsError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    import orjson
+
+    rows = []
+    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ProductsError(f"{path}, line {number}: {error}") from None
+        if not isinstance(row, dict):
+            raise ProductsError(f"{path}, line {number}: not a JSON object")
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _require(frame: pd.DataFrame, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in frame.columns:
+            columns = [str(column) for column in frame.columns]
+            near = get_close_matches(name, columns, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ProductsError(f"no column {name!r}", f"{hint}columns are {', '.join(columns) or '(none)'}")
+
+
+def _named(frame: pd.DataFrame, id_column: str, title_column: str) -> pd.DataFrame:
+    for wanted, given in (("product_id", id_column), ("title", title_column)):
+        if given != wanted:
+            frame = frame.rename(columns={wanted: f"{wanted}_original"}).rename(columns={given: wanted})
+    return frame
+
+
+def _filtered(frame: pd.DataFrame, where: Mapping[str, str], renamed: Mapping[str, str]) -> pd.DataFrame:
+    for column, value in where.items():
+        texts = frame[renamed.get(column, column)].map(_text)
+        kept = frame[texts == value]
+        if kept.empty and not frame.empty:
+            values = [str(v) for v in texts.value_counts().index[:_SHOWN]]
+            raise ProductsError(f"no row has {column}={value!r}", f"values are {', '.join(map(repr, values))}")
+        frame = kept
+    return frame
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    ids = [_as_id(value) for value in frame["product_id"]]
+    wrong = [f"row {i + 1}: {frame['product_id'].iloc[i]!r}" for i, value in enumerate(ids) if value is None]
+    if wrong:
+        raise ProductsError(
+            f"{len(wrong)} product ids are not integers within BIGINT, written plainly: {_listed(wrong)}"
+        )
+    repeated = sorted(_repeated(ids))
+    if repeated:
+        told = [
+            f"{value} (rows {_listed([i + 1 for i, v in enumerate(ids) if v == value])})"
+            for value in repeated[:_SHOWN]
+        ]
+        raise ProductsError(f"{len(repeated)} product ids stand more than once: {_listed(told)}")
+    titles = [value if isinstance(value, str) else "" for value in frame["title"]]
+    return frame.assign(product_id=pd.array(ids, dtype="int64"), title=pd.array(titles, dtype="str"))
+
+
+def _as_id(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if len(text) < 21 and _INTEGER.fullmatch(text) and int(text) in BIGINT else None
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    # A float column is refused even where its values look whole: digits beyond 2^53 are already lost.
+    return number if not isinstance(value, float) and number == value and number in BIGINT else None
+
+
+def _repeated(values: Iterable[Any]) -> set[Any]:
+    seen: set[Any] = set()
+    return {value for value in values if value in seen or seen.add(value)}  # type: ignore[func-returns-value]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value is pd.NaT or value != value else str(value)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    shown = ", ".join(str(value) for value in values[:_SHOWN])
+    return f"{shown} and {len(values) - _SHOWN} more" if len(values) > _SHOWN else shown

@@ -1,0 +1,234 @@
+"""Run folders: the one place where a run lives, and the only hand-over between its stages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+
+from segkit.errors import RunError
+from segkit.events import timestamp
+from segkit.models import STAGES
+from segkit.prompts import prompt_hash
+from segkit.storage.local import write_atomic
+
+SCHEMA_VERSION = 1
+_RUN_ID = re.compile(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}")
+_TOLD_PACKAGES = ("pandas", "pyarrow", "duckdb", "papermill", "scikit-learn", "aiohttp", "openai", "psycopg")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Whatever shapes the result of a run; stored in `run.json` and in `segmentation_runs`."""
+
+    category: str
+    model: str
+    temperature: float | None
+    endpoint: str
+    prompts: str = "v0"
+    seed: int = 0
+    product_line: str = "$title"
+    products_per_prompt: int = 40
+    taxonomies_per_consolidation: int = 20
+    products_per_refinement: int = 40
+    max_retries: int = 3
+    response_format: str = "json_schema"
+    max_output_tokens: int | None = None
+    max_unassigned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run on disk: its folder and its `run.json`."""
+
+    folder: Path
+    document: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.document["run_id"])
+
+    @property
+    def parameters(self) -> Parameters:
+        return Parameters(**self.document["parameters"])
+
+    @property
+    def products(self) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / "products.parquet")
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return {key: _prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return read_status(self.folder)
+
+    def stage_folder(self, stage: str) -> Path:
+        return self.folder / STAGES[stage]
+
+    def result(self, name: str) -> pd.DataFrame:
+        """Read a result, like `taxonomies`; raise RunError when its stage has not finished."""
+        path = self.folder / "results" / f"{name}.parquet"
+        if not path.exists():
+            raise RunError(f"{self.id} has no results/{name}.parquet yet", f"segkit resume {self.id}")
+        return pd.read_parquet(path)
+
+    def has_result(self, name: str) -> bool:
+        return (self.folder / "results" / f"{name}.parquet").exists()
+
+    def save_result(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a result as Parquet; equal frames give equal bytes."""
+        write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
+
+
+def new_run_id() -> str:
+    """Name a new run after this moment, like RUN_20250618T120301Z_8d24."""
+    return f"RUN_{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{secrets.token_hex(2)}"
+
+
+def create_run(
+    runs_dir: Path,
+    run_id: str,
+    parameters: Parameters,
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    source: Mapping[str, Any],
+) -> Run:
+    """Make the folder of a run in one piece: it is there whole or not at all."""
+    final = runs_dir / run_id
+    if not _RUN_ID.fullmatch(run_id):
+        raise RunError(f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24")
+    making = runs_dir / f".{run_id}.{os.getpid()}.making"
+    try:
+        making.mkdir(parents=True, mode=0o700)
+        _fill(making, run_id, parameters, products, prompts, source)
+        making.rename(final)
+    except OSError as error:
+        shutil.rmtree(making, ignore_errors=True)
+        raise RunError(f"{final} cannot be made: {error.strerror or error}", "choose another --runs-dir") from None
+    return Run(final, orjson.loads((final / "run.json").read_bytes()))
+
+
+def open_run(name: str, runs_dir: Path = Path("runs")) -> Run:
+    """Open a run by its id, by the path of its folder, or the newest one by `latest`."""
+    run_id = Path(name).name if "/" in name and Path(name).is_dir() else name
+    if "/" in name and Path(name).is_dir():
+        runs_dir = Path(name).parent
+    if run_id == "latest":
+        ids = run_ids(runs_dir)
+        if not ids:
+            raise RunError(f"there are no runs in {runs_dir}", "start one with `segkit run`")
+        run_id = ids[-1]
+    if not _RUN_ID.fullmatch(run_id):
+        raise RunError(
+            f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24; see `segkit runs`"
+        )
+    return Run(runs_dir / run_id, _document(runs_dir / run_id))
+
+
+def run_ids(runs_dir: Path) -> list[str]:
+    """List the ids of the runs in a folder, oldest first."""
+    if not runs_dir.is_dir():
+        return []
+    found = [
+        name for name in os.listdir(runs_dir) if _RUN_ID.fullmatch(name) and (runs_dir / name / "run.json").exists()
+    ]
+    return sorted(found, key=lambda name: (name[:20], (runs_dir / name / "run.json").stat().st_mtime_ns))
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Read `status.json`; a run without one, or with a broken one, has not got beyond its start."""
+    try:
+        status: dict[str, Any] = orjson.loads((folder / "status.json").read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {"run_id": folder.name, "state": "running", "stage": "", "reason": "", "stages": {}, "summary": {}}
+    return status
+
+
+def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Replace some of `status.json`, atomically."""
+    status = {**read_status(folder), **changes, "updated_at": timestamp()}
+    write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
+    return status
+
+
+def _fill(
+    folder: Path,
+    run_id: str,
+    parameters: Parameters,
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    source: Mapping[str, Any],
+) -> None:
+    data = _texts(products).to_parquet(index=False)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "created_at": timestamp(),
+        "parameters": asdict(parameters),
+        "input": {**source, "products": len(products), "sha256": hashlib.sha256(data).hexdigest()},
+        "prompts": {key: prompt_hash(text) for key, text in prompts.items()},
+        **_environment(),
+    }
+    (folder / "run.json").write_bytes(orjson.dumps(document, default=str, option=orjson.OPT_INDENT_2))
+    for name in ("prompts", "results", "notebooks", *STAGES.values()):
+        (folder / name).mkdir(mode=0o700)
+    for key, text in prompts.items():
+        _prompt_path(folder, key).write_text(text, encoding="utf-8")
+    (folder / "products.parquet").write_bytes(data)
+    update_status(folder, run_id=run_id, state="running", stage="prepare", products=len(products), processed=0)
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = orjson.loads((folder / "run.json").read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"there is no run {folder.name} in {folder.parent}", "see `segkit runs`") from None
+    except orjson.JSONDecodeError as error:
+        raise RunError(f"{folder / 'run.json'} is damaged: {error}", "restore it from a copy") from None
+    if document.get("schema_version", 0) > SCHEMA_VERSION:
+        raise RunError(
+            f"{folder.name} was made by segkit {document.get('segkit_version')}", "upgrade segkit to read it"
+        )
+    return document
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "segkit_version": version("segkit"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _TOLD_PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()
+
+
+def _texts(products: pd.DataFrame) -> pd.DataFrame:
+    """Turn columns of mixed values, which Parquet cannot hold, into text."""
+    mixed = [name for name in products.columns if products[name].dtype == object]
+    return products.assign(**{name: products[name].astype("str") for name in mixed})
+
+
+def _prompt_path(folder: Path, key: str) -> Path:
+    return folder / "prompts" / f"{key}_prompt.txt"

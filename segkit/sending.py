@@ -1,0 +1,228 @@
+"""Sending one request until there is an answer: limits → intent → request → raw answer on disk → what it means."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from segkit import interactions
+from segkit.errors import RefusedError, StoppedError
+from segkit.events import log_event
+from segkit.interactions import Intent
+from segkit.llm import LostError, NotSentError, Response, Transport
+from segkit.llm.limits import Limits
+from segkit.llm.refusals import Meaning, meaning_of
+from segkit.models import Usage
+from segkit.progress import Progress
+from segkit.redaction import redactor
+from segkit.runs import Run
+from segkit.settings import Settings
+
+PROBE_SECONDS = 0.5
+LONGEST_BACKOFF = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One request on its way: where its log goes, the first part of the log, the metadata, and the bytes to send."""
+
+    batch: int
+    attempt: int
+    head: dict[str, Any]
+    facts: dict[str, Any]
+    data: bytes
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A letter that was answered: the response, its intent on disk, and how long it took."""
+
+    response: Response
+    intent: Intent
+    duration_ms: int
+
+
+class FailedError(Exception):
+    """No answer after all tries."""
+
+
+class CutError(Exception):
+    """The endpoint will not answer a question like this, but may answer a smaller one."""
+
+    def __init__(self, trouble: str, why: str) -> None:
+        super().__init__(why)
+        self.trouble = trouble
+        self.why = why
+
+
+class Sender:
+    """The one owner of retries: what a second try can mend is tried again, what it cannot ends at once."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        transport: Transport,
+        settings: Settings,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        self._run, self._folder, self._stop = run, run.stage_folder(stage), stop
+        self._transport, self._settings, self._progress = transport, settings, progress
+        self._model, self._most_tries = run.parameters.model, 1 + run.parameters.max_retries
+        self._host = urlsplit(run.parameters.endpoint).hostname or run.parameters.endpoint
+        self._redact = redactor([settings.openai_api_key, settings.database_url])
+        self._probe = _Probe()
+        self._limits = Limits(
+            settings.segkit_concurrency,
+            settings.segkit_requests_per_minute,
+            settings.segkit_input_tokens_per_minute,
+            settings.segkit_output_tokens_per_minute,
+        )
+
+    async def send(self, letter: Letter) -> Sent:
+        """Send a letter; raise RefusedError, StoppedError, FailedError or CutError when there is no answer."""
+        tries, waited = 0, 0.0
+        while True:
+            tries += 1
+            response, meaning, intent, took = await self._once(letter)
+            if meaning.step == "answer" and response:
+                return Sent(response, intent, took)
+            self._close_log(letter, intent, response, meaning, took)
+            if meaning.step == "stop":
+                raise RefusedError(meaning.why, _joined(meaning.hint, f"segkit resume {self._run.id}"))
+            if meaning.step == "cut":
+                raise CutError(meaning.trouble, meaning.why)
+            if meaning.step == "again" and tries >= self._most_tries:
+                raise FailedError(_joined(f"{meaning.why}, {tries} tries", meaning.hint))
+            waited += await self._pause(letter, meaning, tries, waited)
+
+    def answered_well(self) -> None:
+        self._limits.faster()
+
+    def raise_if_stopped(self) -> None:
+        """Raise StoppedError when somebody asked the run to stop."""
+        if self._stop.is_set():
+            raise StoppedError("stopped on request; all answers are kept", f"segkit resume {self._run.id}")
+
+    async def _once(self, letter: Letter) -> tuple[Response | None, Meaning, Intent, int]:
+        clock = asyncio.get_running_loop().time
+        await self._probe.wait()
+        tickets = await self._limits.enter(len(letter.data) // 4, letter.output_tokens)
+        try:
+            self.raise_if_stopped()
+            intent = self._begin(letter)
+            began = clock()
+            response, meaning = await self._exchange(letter, intent)
+        finally:
+            self._probe.open()
+            await self._limits.leave(tickets, None, None)
+        return response, meaning, intent, round((clock() - began) * 1000)
+
+    def _begin(self, letter: Letter) -> Intent:
+        try:
+            return interactions.begin(self._folder, letter.batch, letter.attempt, letter.head)
+        except OSError as error:
+            raise StoppedError(
+                f"{self._folder} cannot be written: {error.strerror}; nothing was asked",
+                f"make room or access, then: segkit resume {self._run.id}",
+            ) from None
+
+    async def _exchange(self, letter: Letter, intent: Intent) -> tuple[Response | None, Meaning]:
+        try:
+            response = await self._transport.send(letter.data)
+        except NotSentError as error:
+            return None, Meaning("again", f"{self._host} cannot be reached, nothing was paid: {error}")
+        except LostError as error:
+            interactions.keep_raw(intent, None, self._redact(error.partial))
+            self._limits.slower()
+            return None, Meaning("again", f"{self._host}: {error}")
+        interactions.keep_raw(intent, response.status, self._redact(response.body))
+        return response, meaning_of(response, self._model, self._host)
+
+    def _close_log(
+        self, letter: Letter, intent: Intent, response: Response | None, meaning: Meaning, took: int
+    ) -> None:
+        """Keep the log of a call that may have been paid, or that cut its question; any other leaves only an event."""
+        money = _money(response, meaning)
+        self._event("no_answer", letter, why=meaning.why, step=meaning.step, money=money)
+        if money == "not_paid" and meaning.step != "cut":
+            intent.path.unlink()
+            return
+        outcome = meaning.trouble or "no_answer"
+        facts = {**letter.facts, "duration_ms": took, "outcome": outcome, "money": money, "why": meaning.why}
+        facts["timestamp"] = interactions.started_at(intent)
+        body = self._redact(response.body).decode(errors="replace") if response else ""
+        interactions.finish(intent, {"response": body, "metadata": facts})
+        if money != "not_paid":
+            self._progress.counts.add_call(Usage(), None)
+
+    async def _pause(self, letter: Letter, meaning: Meaning, tries: int, waited: float) -> float:
+        self._progress.counts.retries += 1
+        own = min(LONGEST_BACKOFF, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 (jitter)
+        pause = own if meaning.wait is None else meaning.wait
+        if meaning.step == "wait":
+            if waited + pause > self._settings.segkit_max_wait_seconds:
+                raise self._paused(meaning, pause)
+            self._limits.hold(pause)
+            self._limits.slower()
+        self._event("waits", letter, seconds=round(pause, 3), why=meaning.why)
+        await self._sleep(pause)
+        return pause
+
+    def _paused(self, meaning: Meaning, pause: float) -> StoppedError:
+        until = (datetime.now().astimezone() + timedelta(seconds=pause)).strftime("%H:%M")
+        return StoppedError(
+            f"paused until {until}: {self._host} asks to wait {pause:.0f} s ({meaning.why})",
+            f"nothing is lost; then: segkit resume {self._run.id}",
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
+        while clock() < until:
+            self.raise_if_stopped()
+            await asyncio.sleep(min(0.2, max(0.0, until - clock())))
+
+    def _event(self, event: str, letter: Letter, **facts: Any) -> None:
+        where = {"stage": letter.facts["interaction_type"], "batch": letter.batch, "attempt": letter.attempt}
+        log_event(self._run.folder, event, **where, **facts)
+
+
+class _Probe:
+    """Lets the first request go alone for a moment: a hopeless error then costs one request, not all at once."""
+
+    def __init__(self) -> None:
+        self._answered = asyncio.Event()
+        self._first = True
+
+    async def wait(self) -> None:
+        if self._first:
+            self._first = False
+            return
+        if not self._answered.is_set():
+            try:
+                await asyncio.wait_for(self._answered.wait(), PROBE_SECONDS)
+            except TimeoutError:
+                self._answered.set()
+
+    def open(self) -> None:
+        self._answered.set()
+
+
+def _money(response: Response | None, meaning: Meaning) -> str:
+    if response is None:
+        return "not_paid" if "nothing was paid" in meaning.why else "unknown"
+    if response.status < 300:
+        return "paid"
+    return "unknown" if response.status in (408, 409) or response.status >= 500 else "not_paid"
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)

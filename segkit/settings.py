@@ -1,0 +1,81 @@
+"""Settings from the environment or a `.env` file, read in this one place."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from segkit.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Every environment variable that segkit reads; field names are the variables' names in lower case."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", case_sensitive=False)
+
+    storage_backend: Literal["local", "s3"] = "local"
+    storage_root: Path = Path("runs")
+    s3_bucket: str = ""
+    s3_region: str = "us-east-1"
+    default_model: str = "gpt-4o"
+    default_temperature: float | None = Field(0.2, ge=0, le=2)
+    segmentation_products_per_prompt: int = Field(40, ge=1, le=1000)
+    segmentation_taxonomies_per_consolidation: int = Field(20, ge=2, le=200)
+    segmentation_products_per_refinement: int = Field(40, ge=1, le=1000)
+    segmentation_max_retries: int = Field(3, ge=1, le=20)
+
+    database_url: SecretStr | None = None
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str = "https://api.openai.com/v1"
+    openai_organization: str = Field("", validation_alias="OPENAI_ORG_ID")
+    openai_project: str = Field("", validation_alias="OPENAI_PROJECT_ID")
+
+    segkit_home: Path = Path(".segkit")
+    segkit_concurrency: int = Field(16, ge=1, le=4096)
+    segkit_requests_per_minute: int | None = Field(None, ge=1)
+    segkit_input_tokens_per_minute: int | None = Field(None, ge=1)
+    segkit_output_tokens_per_minute: int | None = Field(None, ge=1)
+    segkit_timeout_seconds: float = Field(180, gt=0)
+    segkit_connect_seconds: float = Field(10, gt=0)
+    segkit_max_output_tokens: int | None = Field(None, ge=1)
+    segkit_max_wait_seconds: float = Field(120, ge=0)
+    segkit_transport: Literal["http", "sdk"] = "http"
+    segkit_response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
+    segkit_cache: bool = True
+    segkit_prices: Path | None = None
+
+    @field_validator("default_temperature", mode="before")
+    @classmethod
+    def _no_temperature(cls, value: object) -> object:
+        """`none` leaves the temperature out: some models refuse every value but their own."""
+        return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return url.rstrip("/")
+
+
+def load_settings() -> Settings:
+    """Read the settings; raise SettingsError with the variable and its value when one cannot be used."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        value = "" if "key" in name.lower() or "url" in name.lower() else f" = {first['input']!r}"
+        raise SettingsError(f"{name}{value}: {first['msg']}", f"set {name} to another value") from None
+
+
+@cache
+def project_folder(name: str) -> Path:
+    """Find `prompts`, `notebooks` or `sql`: in the checkout beside the package, or inside the installed one."""
+    package = Path(__file__).parent
+    beside, inside = package.parent / name, package / "_project" / name
+    return beside if beside.is_dir() else inside

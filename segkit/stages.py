@@ -1,0 +1,159 @@
+"""The three stages at work on a run folder: each reads what the one before left, asks, and writes its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from segkit.batching import consolidation_rounds
+from segkit.calls import ask_all
+from segkit.consolidating import Taxonomy, consolidate_questions, merged, taxonomies_of
+from segkit.events import log_event
+from segkit.extracting import extract_questions, extracted
+from segkit.folding import fold_name
+from segkit.models import OUT_OF_SCOPE, Answer, Category, Question
+from segkit.refining import refine_questions, refined
+from segkit.results import final_tables
+from segkit.runs import Run
+from segkit.settings import Settings, load_settings
+
+
+def extract_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Ask for the categories of every batch and the assignments of its products.
+
+    Gives the categories found (`batch`, `part`, `name`, `definition`); the assignments are the run's result
+    `batch_assignments`. Raises ModelError or StoppedError when asking had to end; all answers are kept.
+    """
+    products = run.products
+    questions = extract_questions(products, run.prompts, run.parameters)
+    answers = ask_all(run, "extract_taxonomy", questions, settings or load_settings())
+    categories, assignments = extracted(answers, products)
+    run.save_result("batch_categories", categories)
+    run.save_result("batch_assignments", assignments)
+    return categories
+
+
+def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Merge the taxonomies of the batches, as a tree, into the one taxonomy of the run.
+
+    Gives `name` and `definition` of its categories; the result `merges` tells for every round which category went
+    into which (`round`, `merge`, `name`, `into`).
+    """
+    settings = settings or load_settings()
+    taxonomies = taxonomies_of(run.result("batch_categories"))
+    sizes = consolidation_rounds(len(taxonomies), run.parameters.taxonomies_per_consolidation)
+    planned = sum(size > 1 for groups in sizes for size in groups)
+    merges: list[dict[str, object]] = []
+    done = 0
+    for number, groups in enumerate(sizes, start=1):
+        asked = consolidate_questions(taxonomies, done + 1, run.prompts, run.parameters)
+        questions = [group for group in asked if isinstance(group, Question)]
+        answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
+        taxonomies = _merge_round(run, number, asked, answers, taxonomies, groups, merges)
+        done += len(questions)
+    taxonomy = taxonomies[0] if taxonomies else []
+    _save_merges(run, merges)
+    frame = pd.DataFrame([(c.name, c.definition) for c in taxonomy], columns=["name", "definition"], dtype="str")
+    run.save_result("taxonomy", frame)
+    return frame
+
+
+def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Ask whether another category fits each product strictly better, and write the results of the run.
+
+    Gives the lineage of every product: its batch and category there, the category after consolidation and after
+    refinement, the confidence, and the cache keys of the interactions that stated them.
+    """
+    settings = settings or load_settings()
+    products, assignments = run.products, consolidated_assignments(run)
+    taxonomy = _taxonomy(run)
+    placed = assignments[assignments["category"] != ""]
+    questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else []
+    answers = ask_all(run, "refine_assignments", questions, settings)
+    lineage = refined(answers, assignments, taxonomy)
+    for name, table in final_tables(products, lineage, taxonomy).items():
+        run.save_result(name, table)
+    run.save_result("lineage", lineage)
+    return lineage
+
+
+def consolidated_assignments(run: Run) -> pd.DataFrame:
+    """Give the first-pass assignments, with `batch_category` as stated and `category` after consolidation."""
+    assignments = run.result("batch_assignments").rename(columns={"category": "batch_category"})
+    paths = _paths(run)
+    ends = [
+        name if name in ("", OUT_OF_SCOPE) else paths[batch, fold_name(name)]
+        for batch, name in zip(assignments["batch"], assignments["batch_category"], strict=True)
+    ]
+    assignments.insert(4, "category", pd.Series(ends, dtype="str"))
+    return assignments
+
+
+def _merge_round(
+    run: Run,
+    number: int,
+    asked: Sequence[Question | Taxonomy],
+    answers: Sequence[Answer],
+    taxonomies: Sequence[Taxonomy],
+    sizes: Sequence[int],
+    merges: list[dict[str, object]],
+) -> list[Taxonomy]:
+    """Apply the answers of one round and note which category of which taxonomy went where."""
+    by_number = {answer.question.batch: answer for answer in answers}
+    after: list[Taxonomy] = []
+    start = 0
+    for merge, (group, size) in enumerate(zip(asked, sizes, strict=True), start=1):
+        members = taxonomies[start : start + size]
+        if isinstance(group, Question):
+            answer = by_number[group.batch]
+            if answer.reason:
+                log_event(run.folder, "merged_by_name", round=number, merge=merge, why=answer.reason)
+            taxonomy, ends = merged(answer, members)
+        else:
+            taxonomy, ends = list(group), {fold_name(category.name): category.name for category in group}
+        for offset, member in enumerate(members):
+            merges += [
+                {
+                    "round": number,
+                    "merge": merge,
+                    "taxonomy": start + offset,
+                    "name": c.name,
+                    "into": ends[fold_name(c.name)],
+                }
+                for c in member
+            ]
+        after.append(taxonomy)
+        start += size
+    return after
+
+
+def _save_merges(run: Run, merges: list[dict[str, object]]) -> None:
+    frame = pd.DataFrame(merges, columns=["round", "merge", "taxonomy", "name", "into"])
+    numbers = dict.fromkeys(("round", "merge", "taxonomy"), "int64")
+    run.save_result("merges", frame.astype({**numbers, "name": "str", "into": "str"}))
+
+
+def _paths(run: Run) -> dict[tuple[int, str], str]:
+    """Follow every category of a batch through the rounds to the category it ended in."""
+    batches = run.result("batch_categories")
+    numbers = {batch: i for i, batch in enumerate(sorted(batches["batch"].unique()))}
+    merges = run.result("merges")
+    steps = {
+        (r, t, fold_name(name)): (merge - 1, into)
+        for r, merge, t, name, into in merges.itertuples(index=False, name=None)
+    }
+    rounds = int(merges["round"].max()) if len(merges) else 0
+    paths = {}
+    for batch, name in zip(batches["batch"], batches["name"], strict=True):
+        place, current = numbers[batch], name
+        for number in range(1, rounds + 1):
+            place, current = steps[number, place, fold_name(current)]
+        paths[batch, fold_name(name)] = current
+    return paths
+
+
+def _taxonomy(run: Run) -> list[Category]:
+    frame = run.result("taxonomy")
+    rows = zip(frame["name"], frame["definition"], strict=True)
+    return [Category(f"S_{i}", name, definition) for i, (name, definition) in enumerate(rows)]

@@ -1,0 +1,70 @@
+"""Files on the local disk: a name holds the old content or the new one, never a part."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from segkit.errors import RunError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name in the same folder, sync it, and rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def owned(lock: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs; raise RunError naming the owner when another process holds it.
+
+    The kernel drops the lock when its owner dies, so none is ever stale.
+    """
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{lock.parent.name} is at work in another process: {_owner(lock)}") from None
+        file.truncate(0)
+        json.dump(_identity(), file)
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _identity() -> dict[str, str | int]:
+    started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": started}
+
+
+def _owner(lock: Path) -> str:
+    try:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+        return f"pid {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (ValueError, KeyError):
+        return "its owner has not written its name yet"
