@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segkit.products import load_products
     from segkit.runs import Parameters, Run, open_run
     from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+    from segkit.syncing import products_from_postgres, read_postgres, sync_run
 
 _HOMES = {
     "Parameters": "runs",
@@ -31,7 +32,10 @@ _HOMES = {
     "open_run": "runs",
     "planned_calls": "preparing",
     "prepare_run": "preparing",
+    "products_from_postgres": "syncing",
+    "read_postgres": "syncing",
     "refine_assignments": "stages",
+    "sync_run": "syncing",
 }
 __all__ = list(_HOMES)
 

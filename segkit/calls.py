@@ -99,6 +99,7 @@ class Desk:
             self.progress.write()
             if (self.run.folder / "stop").exists():
                 self.stop.set()
+            await self.sender.close_if_stopped()
             await asyncio.sleep(0.2)
 
     async def close(self) -> None:

@@ -51,16 +51,23 @@ def embedded_url(home: Path) -> str:
     May be called again at any time, also after the server was killed. Raises DatabaseError.
     """
     folder = (home / "postgres").absolute()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _become_user(folder)
-    with _locked(folder / "start.lock", fcntl.LOCK_EX) as lock:
-        if not (folder / "data").exists():
-            _make_cluster(folder, lock)
-        password = _password(folder)
-        port = _port(folder) or _start(folder)
-        if not _is_supervised(folder):  # somebody killed the supervisor; the next one adopts its server
-            _kept[folder].append(_spawn_supervisor(folder))
-        return f"postgresql://{_NAME}:{password}@127.0.0.1:{port}/{_NAME}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _become_user(folder)
+        with _locked(folder / "start.lock", fcntl.LOCK_EX) as lock:
+            return _url(folder, lock)
+    except OSError as error:
+        raise DatabaseError(f"no PostgreSQL server in {folder}: {error}", _WAY_OUT) from error
+
+
+def _url(folder: Path, lock: int) -> str:
+    if not (folder / "data").exists():
+        _make_cluster(folder, lock)
+    password = _password(folder)
+    port = _port(folder) or _start(folder)
+    if not _is_supervised(folder):  # somebody killed the supervisor; the next one adopts its server
+        _kept[folder].append(_spawn_supervisor(folder))
+    return f"postgresql://{_NAME}:{password}@127.0.0.1:{port}/{_NAME}"
 
 
 def _become_user(folder: Path) -> None:
@@ -123,7 +130,9 @@ def _make_cluster(folder: Path, lock: int) -> None:
 
 def _run(lock: int, text: str, program: str, *arguments: str | Path) -> None:
     command = _command(program, *arguments)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, pass_fds=[lock])
+    done = subprocess.run(
+        command, input=text, env=_environment(), capture_output=True, text=True, check=False, pass_fds=[lock]
+    )
     if done.returncode:
         raise DatabaseError(f"{program} failed: {done.stderr.strip()[-500:]}", _WAY_OUT)
 
@@ -178,10 +187,16 @@ def _port(folder: Path) -> str:
     """The port of the server that accepts our password (another one on that port would not), or nothing."""
     if not (status := _status(folder)):
         return ""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    environment |= {"PGPASSWORD": _password(folder), "PGREQUIREAUTH": "scram-sha-256", "PGCONNECT_TIMEOUT": "5"}
+    access = {"PGPASSWORD": _password(folder), "PGREQUIREAUTH": "scram-sha-256", "PGCONNECT_TIMEOUT": "5"}
     command = [str(_programs() / "psql"), "-X", "-h", "127.0.0.1", "-p", status[3], "-U", _NAME, "-c", "", _NAME]
-    return "" if subprocess.run(command, env=environment, capture_output=True, check=False).returncode else status[3]
+    done = subprocess.run(command, env=_environment() | access, capture_output=True, check=False)
+    return "" if done.returncode else status[3]
+
+
+def _environment() -> dict[str, str]:
+    """What our programs see of the environment: no key of a model, and no setting of another PostgreSQL."""
+    names = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "HOME", "TMPDIR")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _start(folder: Path) -> str:
@@ -204,6 +219,7 @@ def _spawn_supervisor(folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "server.log").open("ab") as log:
         return subprocess.Popen(
             command,
+            env=_environment(),  # and the server has its environment from the supervisor
             cwd=Path(__file__).parents[1],  # where `-m` finds segkit, installed or not
             start_new_session=True,
             stdin=subprocess.DEVNULL,
@@ -245,10 +261,11 @@ def _launch(folder: Path) -> subprocess.Popen[bytes]:
 def _stop(folder: Path, child: subprocess.Popen[bytes] | None) -> None:
     """Stop the server: in order, and where that takes too long at once, which costs it a recovery."""
     for how, patience in ((None, 0), (signal.SIGINT, _PATIENCE), (signal.SIGQUIT, _PATIENCE)):
-        if how and (process := _process(folder, child)):
-            os.kill(process, how)
-        with suppress(DatabaseError), _locked(folder / "server.lock", fcntl.LOCK_EX, patience):
-            return  # nothing of the server lives
+        with suppress(DatabaseError, OSError):  # OSError: the folder was deleted below a server that runs
+            if how and (process := _process(folder, child)):
+                os.kill(process, how)
+            with _locked(folder / "server.lock", fcntl.LOCK_EX, patience):
+                return  # nothing of the server lives
 
 
 def _process(folder: Path, child: subprocess.Popen[bytes] | None) -> int:

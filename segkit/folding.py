@@ -9,7 +9,7 @@ MAX_NAME = 255
 MAX_TITLE = 1000
 # fmt: off
 EMPTY_NAMES = frozenset([
-    "", "-", ".", "?", "null", "none", "nil", "nan", "n/a", "na", "unknown", "other", "others", "misc", "miscellaneous",
+    "", "null", "none", "nil", "nan", "n/a", "na", "unknown", "other", "others", "misc", "miscellaneous",
     "undefined", "unspecified", "uncategorized", "uncategorised", "not applicable", "out_of_scope", "out of scope",
 ])
 # fmt: on
@@ -40,7 +40,8 @@ def one_line(text: str, most: int = MAX_TITLE) -> str:
 
 def clean_name(name: str) -> str:
     """Clean a category name as it is stored: NFC, no zero-width characters, single spaces."""
-    visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
+    # First what is invisible: it may stand between two characters that NFC makes one.
+    visible = unicodedata.normalize("NFC", _INVISIBLE.sub("", name))
     return _SPACE.sub(" ", visible).strip()
 
 

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-MOST_CHARACTERS = 2_000_000
+MOST_CHARACTERS = 1_000_000
 _MOST_STARTS = 50
-_FENCE = re.compile(r"^\s*```[A-Za-z0-9_-]*[ \t]*\n?|\n?[ \t]*```\s*$")
+# No answer is this deep; what is deeper would end in a RecursionError somewhere on its way.
+_MOST_DEPTH = 32
+_FENCE = re.compile(r"^```[A-Za-z0-9_-]*|```$")
 _THINKING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _MOST_DIGITS = 20
 
 
 class MalformedError(ValueError):
-    """The text holds no usable JSON value; the message says why."""
+    """The text holds no usable JSON value; the message says why, `position` how far it was read."""
+
+    position = 0
 
 
 class _Invalid:
@@ -53,7 +57,7 @@ def find_object(text: str, keys: tuple[str, ...]) -> Found:
     if len(text) > MOST_CHARACTERS:
         raise MalformedError(f"the answer has {len(text)} characters, at most {MOST_CHARACTERS} are read")
     text = _THINKING.sub("", text.lstrip("\ufeff"))
-    text = _FENCE.sub("", text).strip()
+    text = _FENCE.sub("", text.strip()).strip()
     if not text:
         raise MalformedError("the answer is empty")
     try:
@@ -92,13 +96,15 @@ def _embedded(text: str, keys: tuple[str, ...], why: str) -> Found:
 
 def _objects(text: str) -> Iterator[Pairs]:
     """Give the complete objects that stand in a text, outermost first, skipping what is inside of them."""
-    start, tries = text.find("{"), 0
-    while start >= 0 and tries < _MOST_STARTS:
+    start, tries, wasted = text.find("{"), 0, 0
+    # A text may be read from its middle to its end only so often, or its time would be quadratic.
+    while start >= 0 and tries < _MOST_STARTS and wasted <= len(text):
         tries += 1
         try:
             value, end = _guarded(_DECODER.raw_decode, text, start)
-        except MalformedError:
+        except MalformedError as error:
             end = start + 1
+            wasted += max(error.position - start, 0)
         else:
             yield value
         start = text.find("{", end)
@@ -147,21 +153,36 @@ def _loads(text: str) -> Any:
 
 def _guarded(decode: Any, *arguments: Any) -> Any:
     try:
-        return decode(*arguments)
+        value = decode(*arguments)
     except RecursionError:
         raise MalformedError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise MalformedError(f"{error.msg} at character {error.pos}") from None
+        malformed = MalformedError(f"{error.msg} at character {error.pos}")
+        malformed.position = error.pos
+        raise malformed from None
+    if _too_deep(value):
+        raise MalformedError("it is nested too deeply")
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        containers = (inner.values() if isinstance(inner, dict) else inner for inner in level)
+        level = [v for values in containers for v in values if isinstance(v, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Pairs:
     value = Pairs(pairs)
     value.repeated = {}
     if len(value) < len(pairs):
-        for key in value:
-            values = [inner for name, inner in pairs if name == key]
-            if len(values) > 1:
-                value.repeated[key] = values
+        values: dict[str, list[Any]] = {}
+        for key, inner in pairs:
+            values.setdefault(key, []).append(inner)
+        value.repeated = {key: several for key, several in values.items() if len(several) > 1}
     return value
 
 

@@ -74,7 +74,11 @@ def connect(url: str) -> _Connection:
     """Connect to the server of a URL; raises DatabaseError, also for a database that is not UTF-8."""
     with _mapped(url, "connecting"):
         connection = psycopg.connect(prepare_threshold=None, **_CONNECTION | _target(url))
-    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        (encoding,) = connection.execute("SHOW server_encoding").fetchone() or (
+            "",
+        )  # a pooler may not tell it by itself
+        connection.rollback()
+    if encoding != "UTF8":
         connection.close()
         hint = "names would be lost; create the database with ENCODING 'UTF8'"
         raise DatabaseError(f"the database {_place(url)} has the encoding {encoding}, not UTF8", hint)
@@ -208,12 +212,14 @@ def _readable(path: Path) -> Iterator[None]:
 def _content(folder: Path, interactions: pd.DataFrame) -> _Content:
     """What a run folder says, with the run's own numbers for its categories."""
     results = folder / "results"
+    with _readable(folder / "interactions"):
+        index = _index(interactions)
     content = {
         "run_products": _parquet(folder / "products.parquet", "run_products"),
         "product_taxonomies": _parquet(results / "taxonomies.parquet", "product_taxonomies"),
         "product_segments": _parquet(results / "segments.parquet", "product_segments"),
         "refined_product_segments": _parquet(results / "refined_segments.parquet", "refined_product_segments"),
-        "llm_interaction_index": _index(interactions),
+        "llm_interaction_index": index,
     }
     for name in _ASSIGNMENTS:
         _require(folder, content[name]["product_id"], content["run_products"]["product_id"], "products")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -71,7 +72,7 @@ def choose_parameters(category: str, settings: Settings, **given: object) -> Par
         "response_format": settings.segkit_response_format,
         "max_output_tokens": settings.segkit_max_output_tokens,
     }
-    chosen = defaults | {name: value for name, value in given.items() if value is not None}
+    chosen: dict[str, Any] = defaults | {name: value for name, value in given.items() if value is not None}
     unknown = sorted(set(chosen) - set(Parameters.__dataclass_fields__))
     if unknown:
         raise SettingsError(f"unknown parameters: {', '.join(unknown)}")

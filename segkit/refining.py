@@ -69,7 +69,7 @@ def _refine_question(
 
 
 def refined(answers: Sequence[Answer], assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
-    """Apply the reassignments: gives `assignments` with `refined_category` and `refined_by` (a cache key or empty)."""
+    """Apply the reassignments: `assignments` with `refined_category` and `refined_by` (a cache key or empty)."""
     names = {category.id: category.name for category in taxonomy} | {OUT_OF_SCOPE: OUT_OF_SCOPE}
     changes: dict[int, tuple[str, str]] = {}
     for answer in answers:

@@ -16,6 +16,7 @@ from segkit.json_text import Found, MalformedError, Pairs, find_object, holds_in
 from segkit.models import OUT_OF_SCOPE, Category, Checked, Fault
 
 _SHOWN = 20
+_MOST_NOTES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,23 @@ class Merged:
 
 
 class _Notes:
-    """Collects faults and warnings while one answer is read."""
+    """Collects faults and warnings while one answer is read.
+
+    They go into logs and into the next prompt: none holds half a character, and an endless answer gives no endless
+    list.
+    """
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.warnings: list[str] = []
 
     def fault(self, kind: str, text: str, ids: Sequence[str] = ()) -> None:
-        self.faults.append(Fault(kind, f"{text}: {_listed(ids)}" if ids else text))
+        if len(self.faults) < _MOST_NOTES:
+            self.faults.append(Fault(kind, _storable(f"{text}: {_listed(ids)}" if ids else text)))
+
+    def warn(self, text: str) -> None:
+        if len(self.warnings) < _MOST_NOTES:
+            self.warnings.append(_storable(text))
 
 
 def extract_schema(ids: Sequence[str]) -> dict[str, Any]:
@@ -117,7 +127,8 @@ def check_consolidate(content: str, ids: Sequence[str], source: str) -> Checked:
     missing = tuple(i for i in ids if i not in members)
     if found and missing:
         notes.fault("completeness", "input categories that are no member", missing)
-    empty = [name for name in categories if name not in members.values()]
+    used = set(members.values())
+    empty = [name for name in categories if name not in used]
     if found and empty:
         notes.fault("completeness", "categories without a member", empty)
     value = Merged(tuple(categories.values()), members)
@@ -164,14 +175,14 @@ def _categories(found: Found, notes: _Notes) -> dict[str, Category]:
     doubled = _doubled([category.id for category in read])
     if doubled:
         notes.fault("validation", "category ids that stand more than once", doubled)
-    names = _doubled([fold_name(category.name) for category in read])
-    for name in names:
-        notes.fault(
-            "validation",
-            "categories with the same name",
-            [f"{c.id} {c.name!r}" for c in read if fold_name(c.name) == name],
-        )
-    return {c.id: c for c in read if c.id not in doubled and fold_name(c.name) not in names}
+    named: dict[str, list[Category]] = {}
+    for category in read:
+        named.setdefault(fold_name(category.name), []).append(category)
+    for same in named.values():
+        if len(same) > 1:
+            notes.fault("validation", "categories with the same name", [f"{c.id} {c.name!r}" for c in same])
+    spoiled = set(doubled)
+    return {same[0].id: same[0] for same in named.values() if len(same) == 1 and same[0].id not in spoiled}
 
 
 def _category(entry: Any, notes: _Notes) -> Category | None:
@@ -233,7 +244,7 @@ def _placed(entry: Any, categories: Mapping[str, Category], notes: _Notes, produ
 def _confidence(value: Any, notes: _Notes, product: str) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
-    notes.warnings.append(f"confidence of {product} is {_short(value)}, stored as unknown")
+    notes.warn(f"confidence of {product} is {_short(value)}, stored as unknown")
     return None
 
 
@@ -258,9 +269,7 @@ def _join(
     for product, placed in stated.items():
         before = assignments.setdefault(product, placed) if product in ids else assignments.get(product, placed)
         if before.category != placed.category:
-            notes.warnings.append(
-                f"{product} was {before.category!r} and is now {placed.category!r}; the first stays"
-            )
+            notes.warn(f"{product} was {before.category!r} and is now {placed.category!r}; the first stays")
     used = {placed.category for placed in assignments.values()}
     joined = {**named, **done.categories}
     # Done first: a category keeps the wording and the place it had when it was first named.
@@ -276,7 +285,8 @@ def _members(found: Found, ids: Sequence[str], categories: Mapping[str, Category
     entries: dict[str, list[Any]] = {}
     for key in given:
         entries.setdefault(key.strip(), []).extend(given.repeated.get(key, [given[key]]))
-    foreign = [key for key in entries if key not in ids]
+    asked = set(ids)
+    foreign = [key for key in entries if key not in asked]
     if foreign:
         notes.fault("completeness", "ids that were not asked for", foreign)
     twice = [key for key, values in entries.items() if any(value != values[0] for value in values)]
@@ -287,7 +297,8 @@ def _members(found: Found, ids: Sequence[str], categories: Mapping[str, Category
     ]
     if wrong:
         notes.fault("validation", "members whose category is not among the answer's valid categories", wrong)
-    return {key: values[0].strip() for key, values in entries.items() if key not in {*foreign, *twice, *wrong}}
+    spoiled = {*foreign, *twice, *wrong}
+    return {key: values[0].strip() for key, values in entries.items() if key not in spoiled}
 
 
 def _reassignments(found: Found, products: set[str], categories: set[str], notes: _Notes) -> dict[str, Placed]:
@@ -349,6 +360,11 @@ def _doubled(values: Sequence[str]) -> list[str]:
 def _short(value: Any) -> str:
     text = ascii(value) if isinstance(value, str) and holds_invalid(value) else repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _storable(text: str) -> str:
+    """Replace lone surrogates, which no file can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from segkit.errors import RunError
 from segkit.events import timestamp
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
-from segkit.storage.local import write_atomic
+from segkit.storage.local import is_held, write_atomic
 
 SCHEMA_VERSION = 1
 _RUN_ID = re.compile(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}")
@@ -150,6 +150,24 @@ def run_ids(runs_dir: Path) -> list[str]:
     return sorted(found, key=lambda name: (name[:20], (runs_dir / name / "run.json").stat().st_mtime_ns))
 
 
+def list_runs(runs_dir: Path) -> pd.DataFrame:
+    """List the runs of a folder, oldest first: a row each, with id, state, model, prompts, products and more."""
+    rows = [_row(runs_dir / run_id) for run_id in run_ids(runs_dir)]
+    columns = ["id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def current_state(folder: Path) -> str:
+    """Give the state of a run; one that says it is running while nobody works on it has failed."""
+    state = str(read_status(folder)["state"])
+    return "failed" if state == "running" and not is_owned(folder) else state
+
+
+def is_owned(folder: Path) -> bool:
+    """Tell whether a process works on a run."""
+    return any(is_held(folder / name) for name in ("run.lock", "calls.lock"))
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """Read `status.json`; a run without one, or with a broken one, has not got beyond its start."""
     try:
@@ -191,6 +209,14 @@ def _fill(
         _prompt_path(folder, key).write_text(text, encoding="utf-8")
     (folder / "products.parquet").write_bytes(data)
     update_status(folder, run_id=run_id, state="running", stage="prepare", products=len(products), processed=0)
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    document, summary = _document(folder), read_status(folder).get("summary", {})
+    told = {name: document["parameters"][name] for name in ("category", "model", "prompts")}
+    figures = {name: summary.get(name) for name in ("categories", "cost_usd", "seconds")}
+    products = document["input"]["products"]
+    return {"id": folder.name, "state": current_state(folder), "products": products, **told, **figures}
 
 
 def _document(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -79,6 +79,7 @@ class Sender:
         self._host = urlsplit(run.parameters.endpoint).hostname or run.parameters.endpoint
         self._redact = redactor([settings.openai_api_key, settings.database_url])
         self._probe = _Probe()
+        self._refused: RefusedError | None = None
         self._limits = Limits(
             settings.segkit_concurrency,
             settings.segkit_requests_per_minute,
@@ -95,8 +96,8 @@ class Sender:
             if meaning.step == "answer" and response:
                 return Sent(response, intent, took)
             self._close_log(letter, intent, response, meaning, took)
-            if meaning.step == "stop":
-                raise RefusedError(meaning.why, _joined(meaning.hint, f"segkit resume {self._run.id}"))
+            if self._refused:
+                raise self._refused
             if meaning.step == "cut":
                 raise CutError(meaning.trouble, meaning.why)
             if meaning.step == "again" and tries >= self._most_tries:
@@ -107,19 +108,33 @@ class Sender:
         self._limits.faster()
 
     def raise_if_stopped(self) -> None:
-        """Raise StoppedError when somebody asked the run to stop."""
+        """Raise RefusedError when asking is hopeless, StoppedError when somebody asked the run to stop."""
+        if self._refused:
+            raise self._refused
         if self._stop.is_set():
             raise StoppedError("stopped on request; all answers are kept", f"segkit resume {self._run.id}")
+
+    async def close_if_stopped(self) -> None:
+        """Send those away who wait for their turn, once nobody may ask any more."""
+        if (self._stop.is_set() or self._refused) and not self._limits.closed:
+            await self._limits.close()
 
     async def _once(self, letter: Letter) -> tuple[Response | None, Meaning, Intent, int]:
         clock = asyncio.get_running_loop().time
         await self._probe.wait()
+        self.raise_if_stopped()
         tickets = await self._limits.enter(len(letter.data) // 4, letter.output_tokens)
+        if tickets is None:
+            self.raise_if_stopped()
+            raise StoppedError("the limits are closed")
         try:
             self.raise_if_stopped()
             intent = self._begin(letter)
             began = clock()
             response, meaning = await self._exchange(letter, intent)
+            if meaning.step == "stop":
+                # Known before the next request may leave: a hopeless error costs one request.
+                self._refused = RefusedError(meaning.why, _joined(meaning.hint, f"segkit resume {self._run.id}"))
         finally:
             self._probe.open()
             await self._limits.leave(tickets, None, None)
@@ -143,13 +158,15 @@ class Sender:
             interactions.keep_raw(intent, None, self._redact(error.partial))
             self._limits.slower()
             return None, Meaning("again", f"{self._host}: {error}")
-        interactions.keep_raw(intent, response.status, self._redact(response.body))
-        return response, meaning_of(response, self._model, self._host)
+        response = replace(response, body=self._redact(response.body))
+        interactions.keep_raw(intent, response.status, response.body)
+        meaning = meaning_of(response, self._model, self._host)
+        return response, replace(meaning, why=self._redact(meaning.why.encode()).decode())
 
     def _close_log(
         self, letter: Letter, intent: Intent, response: Response | None, meaning: Meaning, took: int
     ) -> None:
-        """Keep the log of a call that may have been paid, or that cut its question; any other leaves only an event."""
+        """Keep the log of a call that may have been paid, or that cut its question; others leave an event."""
         money = _money(response, meaning)
         self._event("no_answer", letter, why=meaning.why, step=meaning.step, money=money)
         if money == "not_paid" and meaning.step != "cut":
@@ -158,14 +175,15 @@ class Sender:
         outcome = meaning.trouble or "no_answer"
         facts = {**letter.facts, "duration_ms": took, "outcome": outcome, "money": money, "why": meaning.why}
         facts["timestamp"] = interactions.started_at(intent)
-        body = self._redact(response.body).decode(errors="replace") if response else ""
+        body = response.body.decode(errors="replace") if response else ""
         interactions.finish(intent, {"response": body, "metadata": facts})
         if money != "not_paid":
             self._progress.counts.add_call(Usage(), None)
 
     async def _pause(self, letter: Letter, meaning: Meaning, tries: int, waited: float) -> float:
         self._progress.counts.retries += 1
-        own = min(LONGEST_BACKOFF, 0.25 * 2**tries) * random.uniform(0.5, 1)  # noqa: S311 (jitter)
+        longest = min(LONGEST_BACKOFF, self._settings.segkit_backoff_seconds * 2 ** (tries - 1))
+        own = longest * random.uniform(0.5, 1)  # noqa: S311 (jitter)
         pause = own if meaning.wait is None else meaning.wait
         if meaning.step == "wait":
             if waited + pause > self._settings.segkit_max_wait_seconds:

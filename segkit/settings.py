@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     segkit_connect_seconds: float = Field(10, gt=0)
     segkit_max_output_tokens: int | None = Field(None, ge=1)
     segkit_max_wait_seconds: float = Field(120, ge=0)
+    segkit_backoff_seconds: float = Field(0.5, ge=0)
     segkit_transport: Literal["http", "sdk"] = "http"
     segkit_response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     segkit_cache: bool = True

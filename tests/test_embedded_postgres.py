@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -89,6 +90,12 @@ def stopped(home: Path) -> bool:
     """Whether no process of the server lives: they all hold its lock."""
     lock = home / "postgres/server.lock"
     return not lock.exists() or subprocess.run(["flock", "-n", lock, "true"], check=False).returncode == 0
+
+
+def refuses(url: str) -> bool:
+    with suppress(psycopg.OperationalError), psycopg.connect(url, connect_timeout=2):
+        return False
+    return True
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -176,6 +183,14 @@ def test_a_kill_while_the_cluster_is_made_leaves_nothing_half_made(fresh: Path, 
     assert answer(url_of(start_user())) == 1
 
 
+def test_a_server_whose_folder_was_deleted_stops_with_its_last_user(fresh: Path, start_user: StartUser) -> None:
+    user = start_user()
+    url = url_of(user)
+    shutil.rmtree(fresh)
+    user.communicate()
+    wait_until(lambda: refuses(url))
+
+
 def test_a_term_of_the_supervisor_stops_the_server_in_order(home: Path, start_user: StartUser) -> None:
     user = start_user()
     url_of(user)
@@ -192,8 +207,9 @@ def test_a_user_holds_the_server_for_the_child_processes_it_waits_for(home: Path
     wait_until(lambda: stopped(home))
 
 
-def test_secrets_stay_where_they_belong(home: Path, start_user: StartUser) -> None:
-    """SEC-6: the password is in its file, for its owner, and not in the log or a command line."""
+def test_secrets_stay_where_they_belong(home: Path, start_user: StartUser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEC-6: the password is in its file, and keys in our environment are not in that of the server."""
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-4711")
     user = start_user()
     url_of(user)
     password = (home / "postgres/password").read_text()
@@ -201,7 +217,9 @@ def test_secrets_stay_where_they_belong(home: Path, start_user: StartUser) -> No
     assert (home / "postgres/password").stat().st_mode & 0o777 == 0o600
     assert (home / "postgres").stat().st_mode & 0o777 == 0o700
     assert password not in (home / "postgres/server.log").read_text()
-    assert password not in Path(f"/proc/{postmaster(home)}/cmdline").read_text()
+    for process in (postmaster(home), supervisor(home)):
+        assert password not in Path(f"/proc/{process}/cmdline").read_text()
+        assert "canary" not in Path(f"/proc/{process}/environ").read_text()
 
 
 def test_the_server_is_local_and_wants_the_password(home: Path, start_user: StartUser) -> None:
@@ -225,6 +243,12 @@ def test_what_does_not_start_is_told_with_the_log_and_the_way_out(fresh: Path, s
     (fresh / "postgres/password").unlink()
     with pytest.raises(DatabaseError, match="no password file"):
         embedded_url(fresh)
+
+
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DatabaseError, match="Not a directory"):
+        embedded_url(tmp_path / "file" / "home")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs setpriv")

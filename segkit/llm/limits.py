@@ -75,6 +75,7 @@ class Limits:
     ) -> None:
         self.most = concurrency
         self.allowed = float(concurrency)
+        self.closed = False
         self._clock = clock
         self._windows = [Window(most, clock) for most in (requests, input_tokens, output_tokens)]
         self._busy = 0
@@ -82,17 +83,19 @@ class Limits:
         self._lowered_at = -1e9
         self._turn = asyncio.Condition()
 
-    async def enter(self, input_tokens: int, output_tokens: int) -> list[Ticket]:
-        """Wait until a request of this size may be sent, and count it."""
+    async def enter(self, input_tokens: int, output_tokens: int) -> list[Ticket] | None:
+        """Wait until a request of this size may be sent, and count it; None once the limits are closed."""
         amounts = (1, input_tokens, output_tokens)
         while True:
             async with self._turn:
-                await self._turn.wait_for(lambda: self._busy < int(self.allowed))
+                await self._turn.wait_for(lambda: self.closed or self._busy < int(self.allowed))
+                if self.closed:
+                    return None
                 delay = self._delay(amounts)
                 if delay <= 0:
                     self._busy += 1
                     return [window.take(amount) for window, amount in zip(self._windows, amounts, strict=True)]
-            await asyncio.sleep(min(delay, 1.0))
+            await asyncio.sleep(min(delay, 0.2))
 
     async def leave(self, tickets: list[Ticket], input_tokens: int | None, output_tokens: int | None) -> None:
         """Count a request as answered, with the tokens the server told where it told any."""
@@ -103,6 +106,12 @@ class Limits:
         async with self._turn:
             self._busy -= 1
             self._turn.notify()
+
+    async def close(self) -> None:
+        """Let nobody through any more, and send those away who wait."""
+        self.closed = True
+        async with self._turn:
+            self._turn.notify_all()
 
     def hold(self, seconds: float) -> None:
         """Let no request of any worker through for some seconds."""

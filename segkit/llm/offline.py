@@ -1,388 +1,242 @@
 """The embedded `offline` model: reads a rendered prompt, groups by words, and answers under the contract.
 
-It is no language model. It knows the three stages by their id lines (CONTRACT.md), reads the kind of product
-from the noun phrase of each title, and is deterministic: same prompt, same answer, in any process. It needs
-nothing but the standard library, so importing it is cheap.
+It is no language model. It knows the stage by the id lines (CONTRACT.md), finds the noun phrase that names the
+kind of product, and is deterministic: same prompt, same answer, in any process and thread. It needs nothing but
+the standard library, so importing it is cheap.
 """
 
 import json
-import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from segkit.llm.words import CONTAINERS, Clause, Word, display, plural, read_title
+from segkit.folding import fold_name, name_fault
+from segkit.llm.grouping import Bag, Group, Unit, bag, dot, group, rarities, read_units, settle, vector
+from segkit.llm.words import display, lower, plural, read_title
+from segkit.models import OUT_OF_SCOPE
 
-OUT_OF_SCOPE = "OUT_OF_SCOPE"
-_ID_LINE = re.compile(r"^\[([A-Z]+)_(\d+)\][ \t]*(.*)$", re.MULTILINE)
-_ASSIGNED = re.compile(r"^(.*) → (S_\d+|OUT_OF_SCOPE) \(.*\)$")
+_ID_LINE = re.compile(r"^\[([A-Z]+)_([0-9]+)\][ \t]*(.*)$", re.MULTILINE)
+_ASSIGNED = re.compile(r"^(.*?)(?:^| )→ (S_[0-9]+|OUT_OF_SCOPE) \(.*\)$")
 _CATEGORY = re.compile(r"^Product category:[ \t]*(\S.*)$", re.MULTILINE)
-_MOST_CATEGORIES = 24
+_TRAITS, _EXAMPLES = "; typical words: ", "; e.g. "
+_NAMELESS = "General Merchandise"
+_FEWEST, _MOST = 8, 40  # categories that a merge may keep, between these as many as one batch needs
+_MARGIN, _RATIO = 0.1, 1.15  # a better fit must be better by both
 
 
-class Unit(NamedTuple):
-    """What is grouped, a product or a category: its id, type phrase (head last), other words, and weight."""
+class Described(NamedTuple):
+    """A category of an answer: name, definition, and the units in it."""
 
-    key: str
-    phrase: Clause
-    context: Clause
-    weight: float
-
-
-class Group(NamedTuple):
-    """Units of one kind: the stems they share (head last) and the units."""
-
-    stems: tuple[str, ...]
+    name: str
+    definition: str
     units: list[Unit]
 
 
 def answer(prompt: str) -> str:
-    """Answer a rendered prompt with JSON text of the stage that its id lines show."""
-    lines = {f"{letters}_{number}": text.strip() for letters, number, text in reversed(_ID_LINE.findall(prompt))}
-    lines = dict(reversed(lines.items()))
+    """Answer a rendered prompt with the JSON text that its id lines ask for."""
+    lines: dict[str, str] = {}
+    for letters, number, text in _ID_LINE.findall(prompt):
+        lines.setdefault(f"{letters}_{number}", text.strip())
     found = _CATEGORY.search(prompt)
-    category = found.group(1) if found else ""
     products = {key: text for key, text in lines.items() if key.startswith("P_")}
     subcategories = {key: text for key, text in lines.items() if key.startswith("S_")}
-    if len(products) + len(subcategories) < len(lines) or not products:
-        reply = _consolidate(lines, category)
-    elif any(_ASSIGNED.match(text) for text in products.values()):
+    if not products or len(products) + len(subcategories) < len(lines):
+        reply = _consolidate(lines)
+    elif subcategories:
         reply = _refine(products, subcategories)
     else:
-        reply = _extract(products, category)
+        reply = _extract(products, found.group(1) if found else "")
     return json.dumps(reply, ensure_ascii=False)
 
 
-# ---- extract
+def _extract(titles: Mapping[str, str], category: str) -> dict[str, Any]:
+    units = read_units(titles)
+    strange = _out_of_scope(units, category)
+    described = _describe(group([unit for unit in units if unit.key not in strange]))
+    placed: dict[str, dict[str, Any]] = {key: {"category": OUT_OF_SCOPE, "confidence": 0.6} for key in strange}
+    for index, one in enumerate(described):
+        for unit in one.units:
+            placed[unit.key] = {"category": f"C_{index}", "confidence": _confidence(unit, one)}
+    return {"categories": _listed("C", described), "assignments": {key: placed[key] for key in titles}}
 
 
-def _extract(titles: dict[str, str], category: str) -> dict[str, Any]:
-    units = _product_units(titles)
-    groups = _grouped(units)
-    return _extract_reply(groups, titles)
+def _listed(letter: str, described: Sequence[Described]) -> list[dict[str, str]]:
+    return [
+        {"id": f"{letter}_{index}", "name": one.name, "definition": one.definition}
+        for index, one in enumerate(described)
+    ]
 
 
-def _extract_reply(groups: list[Group], titles: dict[str, str]) -> dict[str, Any]:
-    categories, placed = [], {}
-    for index, (name, definition, group) in enumerate(_described(groups)):
-        categories.append({"id": f"C_{index}", "name": name, "definition": definition})
-        for unit in group.units:
-            placed[unit.key] = {"category": f"C_{index}", "confidence": _confidence(unit, group)}
-    return {"categories": categories, "assignments": {key: placed[key] for key in titles}}
+def _confidence(unit: Unit, described: Described) -> float:
+    """More of the name's words in the type phrase, and company in the category, make it surer."""
+    named = {word.stem for clause in read_title(described.name) for word in clause}
+    share = len(named & {word.stem for word in unit.phrase}) / max(1, len(named))
+    return round(0.5 + 0.35 * min(1.0, share) + (0.1 if len(described.units) > 1 else 0.0), 2)
 
 
-def _confidence(unit: Unit, group: Group) -> float:
-    held = {word.stem for word in unit.phrase}
-    share = sum(stem in held for stem in group.stems) / max(1, len(group.stems))
-    return round(0.5 + 0.4 * share + (0.05 if len(group.units) > 1 else 0.0), 2)
+def _out_of_scope(units: Sequence[Unit], category: str) -> set[str]:
+    """Find products that share no noun with any other, in a batch that is nearly all about one thing."""
+    nouns = {unit.key: {word.stem for word in (*unit.phrase, *unit.context) if word.weight > 0.5} for unit in units}
+    counts = Counter(stem for stems in nouns.values() for stem in stems)
+    asked = {word.stem for clause in read_title(category) for word in clause}
+    core = {stem for stem, count in counts.items() if count >= 0.3 * len(units) and count > 2}
+    core |= {stem for stem in asked if counts[stem] >= 0.2 * len(units)}
+    outside = [key for key, stems in nouns.items() if not any(part in stem for part in core for stem in stems)]
+    if not core or len(outside) > 0.3 * len(units):
+        return set()
+    return {key for key in outside if len(nouns[key]) > 1 and all(counts[stem] == 1 for stem in nouns[key])}
 
 
-def _product_units(titles: dict[str, str]) -> list[Unit]:
-    """Read each title into its type phrase and context, with what the other titles tell about brands and heads."""
-    read = {key: read_title(title) for key, title in titles.items()}
-    brands = _brands(list(read.values()))
-    heads = Counter(
-        clause[-1].stem for clauses in read.values() for clause in [_nouns(c, brands) for c in clauses][:3] if clause
-    )
-    return [_unit(key, clauses, brands, heads) for key, clauses in read.items()]
+def _describe(groups: Iterable[Group], start: Sequence[Described] = ()) -> list[Described]:
+    """Name and define groups; those that would get the same name become one."""
+    named: dict[str, Group] = {}
+    names: dict[str, str] = {}
+    for one in groups:
+        name = _name(one)
+        key = fold_name(name)
+        names.setdefault(key, name)
+        named[key] = Group(one.anchor, [*named[key].units, *one.units]) if key in named else one
+    return [Described(names[key], _define(names[key], one), one.units) for key, one in named.items()]
 
 
-def _nouns(clause: Clause, brands: frozenset[str]) -> Clause:
-    return tuple(word for word in clause if word.weight > 0.5 and word.stem not in brands)
-
-
-def _brands(titles: list[tuple[Clause, ...]]) -> frozenset[str]:
-    """Find words that stand (nearly) only at the start of titles, or only after one such word."""
-    seen, first, last = Counter[str](), Counter[str](), Counter[str]()
-    before: dict[str, set[str]] = defaultdict(set)
-    for clauses in titles:
-        words = [word for clause in clauses for word in clause]
-        seen.update({word.stem for word in words})
-        if clauses:
-            first[clauses[0][0].stem] += 1
-            last[clauses[0][-1].stem] += len(clauses[0]) > 1
-        for left, right in zip([None, *words], words, strict=False):
-            before[right.stem].add(left.stem if left else "")
-    brands = {s for s, n in first.items() if n >= 0.7 * seen[s] and n > 1 and last[s] == 0}
-    brands |= {
-        s for s, lefts in before.items() if seen[s] > 1 and len(lefts) == 1 and lefts <= brands and not last[s]
-    }
-    return frozenset(brands)
-
-
-def _unit(key: str, clauses: tuple[Clause, ...], brands: frozenset[str], heads: Counter[str]) -> Unit:
-    """Choose the type phrase: the first clause up to its head noun."""
-    for clause in clauses:
-        nouns = _nouns(clause, brands)
-        if not nouns:
-            continue
-        head = nouns[-1]
-        if heads[head.stem] < 2:
-            head = next((word for word in reversed(nouns) if heads[word.stem] > 2), head)
-        if heads[head.stem] < 2 and len(nouns) == 1 and clause is not clauses[-1] and len(clause) == 1:
-            continue
-        words = [word for word in clause if word.stem not in brands and word.weight > 0]
-        end = max(i for i, word in enumerate(words) if word.stem == head.stem)
-        tail = tuple(words[:end]), words[end]
-        context = tuple(w for c in clauses for w in (words[end + 1 :] if c is clause else c) if w.weight > 0)
-        return Unit(key, (*tail[0], tail[1]), context, 1.0)
-    rest = tuple(word for clause in clauses for word in clause if word.weight > 0)
-    return Unit(key, rest[-1:], rest[:-1], 1.0)
-
-
-def _grouped(units: Sequence[Unit]) -> list[Group]:
-    """Group units by their anchor, the word of the type phrase that says best what kind it is."""
-    worth = _worth(units)
-    groups: dict[str, list[Unit]] = {}
-    for unit in units:
-        groups.setdefault(_anchor(unit, worth), []).append(unit)
-    return [Group((stem,) if stem else (), members) for stem, members in groups.items()]
-
-
-def _anchor(unit: Unit, worth: dict[str, float]) -> str:
-    best, anchor = 0.0, ""
-    for place, word in enumerate(reversed(unit.phrase)):
-        score = PL[min(place, 2)] * word.weight * worth.get(word.stem, 0.0)
-        if word.stem in CONTAINERS:
-            score *= CONT
-        if score > best:
-            best, anchor = score, word.stem
-    return anchor
-
-
-def _worth(units: Sequence[Unit]) -> dict[str, float]:
-    """Say of each phrase word how well it tells kinds apart: it recurs, is not everywhere, and is no generic head."""
-    total = sum(unit.weight for unit in units)
-    weights: dict[str, float] = defaultdict(float)
-    counts = Counter[str]()
-    heads: dict[str, set[str]] = defaultdict(set)
-    for unit in units:
-        stems = {word.stem for word in unit.phrase}
-        counts.update(stems)
-        for stem in sorted(stems):
-            weights[stem] += unit.weight
-            heads[stem].add(unit.phrase[-1].stem)
-    crossed: dict[str, float] = defaultdict(float)
-    led: dict[str, float] = defaultdict(float)
-    for unit in units:
-        head = unit.phrase[-1].stem if unit.phrase else ""
-        led[head] += unit.weight
-        before = [word.stem for word in unit.phrase[:-1] if word.weight > 0.5]
-        if before and (len(heads[before[-1]]) > 1 if GEN == "A" else counts[before[-1]] > 1):
-            crossed[head] += unit.weight
-    told: dict[str, float] = defaultdict(float)
-    for unit in units:
-        nouns = {word.stem for word in unit.phrase if word.weight >= SPW and counts[word.stem] > 1}
-        for stem in {word.stem for word in unit.phrase}:
-            if nouns - {stem}:
-                told[stem] += unit.weight
-    worth = {}
-    for stem, weight in weights.items():
-        common = 1 / (1 + (weight / total * (told[stem] / weight) ** SPLIT / COMMON) ** 3)
-        generic = crossed[stem] / led[stem] if counts[stem] > 2 and led[stem] else 0.0
-        recurs = math.log1p(weight) if counts[stem] > 1 else RARE
-        worth[stem] = recurs * common * (1 - CROSS * generic**POW)
-    return worth
-
-
-COMMON, CROSS, RARE, CONT = 0.25, 0.95, 0.3, 0.3
-GEN, POW = "A", 2
-SPLIT, SPW = 2, 0.5
-
-# ---- names
-
-
-def _described(groups: list[Group]) -> list[tuple[str, str, Group]]:
-    """Name and define each group; groups that would get the same name become one."""
-    named: dict[str, tuple[str, Group]] = {}
-    for group in groups:
-        name = _name(group)
-        key = " ".join(name.casefold().split())
-        if key in named:
-            group = Group(group.stems, named[key][1].units + group.units)
-            name = named[key][0]
-        named[key] = (name, group)
-    return [(name, _definition(name, group), group) for name, group in named.values()]
+def _name(one: Group) -> str:
+    """Name a group by its commonest phrase from the anchor to the head noun, and the word that mostly precedes it."""
+    runs: dict[tuple[str, ...], float] = defaultdict(float)
+    before: dict[str, float] = defaultdict(float)
+    for unit in one.units:
+        stems = [word.stem for word in unit.phrase]
+        if one.anchor in stems:
+            place = stems.index(one.anchor)
+            inner = tuple(word.stem for word in unit.phrase[place + 1 : -1] if word.weight >= 0.3)
+            runs[tuple(dict.fromkeys((one.anchor, *inner[:2], stems[-1])))] += unit.weight
+            for word in unit.phrase[max(0, place - 1) : place]:
+                before[word.stem] += unit.weight * (word.weight >= 0.3)
+    if not runs:
+        return _NAMELESS
+    run = min(runs, key=lambda stems: (-runs[stems] * (1.5 if len(stems) > 1 else 1.0), stems))
+    first = min(before, key=lambda stem: (-before[stem], stem), default="")
+    prefix = [first] if first not in run and before[first] > 0.5 * sum(runs.values()) else []
+    words = [_surface(stem, one.units) for stem in (*prefix, *run)]
+    name = " ".join([*words[:-1], plural(words[-1])])[:200].strip()
+    return _NAMELESS if name_fault(name) else name
 
 
 def _surface(stem: str, units: Sequence[Unit]) -> str:
-    texts = Counter(w.text for unit in units for w in (*unit.phrase, *unit.context) if w.stem == stem)
+    """How a word is written most often, in Title Case."""
+    texts = Counter(word.text for unit in units for word in (*unit.phrase, *unit.context) if word.stem == stem)
     return display(min(texts, key=lambda text: (-texts[text], text))) if texts else display(stem)
 
 
-def _name(group: Group) -> str:
-    """Name a group by the most common phrase that runs from its anchor to the head noun."""
-    if not group.stems:
-        return "General Goods"
-    anchor = group.stems[-1]
-    runs: dict[tuple[str, ...], float] = defaultdict(float)
-    before: dict[str, float] = defaultdict(float)
-    total = 0.0
-    for unit in group.units:
-        stems = [word.stem for word in unit.phrase]
-        if anchor in stems:
-            place = stems.index(anchor)
-            runs[tuple(w.stem for w in unit.phrase[place:] if w.weight >= 0.3 or w is unit.phrase[-1])[:4]] += (
-                unit.weight
-            )
-            total += unit.weight
-            if place and unit.phrase[place - 1].weight >= 0.3:
-                before[stems[place - 1]] += unit.weight
-    run = max(runs, key=lambda r: (runs[r], -len(r), r), default=(anchor,))
-    first = [stem for stem in sorted(before) if before[stem] > 0.6 * total and stem not in run]
-    words = [_surface(stem, group.units) for stem in dict.fromkeys([*first, *run])]
-    return " ".join([*words[:-1], plural(words[-1])])[:200].strip()
+def _define(name: str, one: Group) -> str:
+    """Define a category by the words its units share and up to three of their type phrases."""
+    named = {word.stem for clause in read_title(name) for word in clause}
+    counts: Counter[str] = Counter()
+    texts: dict[str, str] = {}
+    for unit in one.units:
+        words = [word for word in (*unit.phrase, *unit.context) if word.weight > 0.2 and word.stem not in named]
+        counts.update({word.stem for word in words})
+        texts |= {word.stem: lower(word.text) for word in words if word.stem not in texts}
+    least = 2 if len(one.units) > 1 else 1
+    traits = [stem for stem in sorted(counts, key=lambda stem: (-counts[stem], stem)) if counts[stem] >= least][:8]
+    phrases = dict.fromkeys(" ".join(lower(word.text) for word in unit.phrase[-3:]) for unit in one.units)
+    examples = [phrase for phrase in phrases if phrase][:3] or [name]
+    start = f"{name}{_TRAITS}{', '.join(texts[stem] for stem in traits)}" if traits else name
+    return f"{start}{_EXAMPLES}{', '.join(examples)}"
 
 
-def _definition(name: str, group: Group) -> str:
-    counts = Counter[str]()
-    for unit in group.units:
-        counts.update({w.stem for w in (*unit.phrase, *unit.context) if w.weight > 0.2 and w.stem not in group.stems})
-    traits = sorted(counts, key=lambda s: (-counts[s], s))[:8]
-    words = ", ".join(_surface(s, group.units).casefold() for s in traits if counts[s] > 1 or len(group.units) == 1)
-    phrases = list(dict.fromkeys(" ".join(w.text for w in unit.phrase[-3:]).casefold() for unit in group.units))[:3]
-    start = f"{name}, often with {words}" if words else name
-    return f"{start}; e.g. {', '.join(phrases) or name}"
-
-
-# ---- consolidate
-
-
-def _consolidate(lines: dict[str, str], category: str) -> dict[str, Any]:
+def _consolidate(lines: Mapping[str, str]) -> dict[str, Any]:
     units = [_category_unit(key, text) for key, text in lines.items()]
-    groups = _settle(_grouped(units))
-    members, categories = {}, []
-    for index, (name, definition, group) in enumerate(_described(groups)):
-        categories.append({"id": f"M_{index}", "name": name, "definition": definition})
-        members |= {unit.key: f"M_{index}" for unit in group.units}
-    return {"categories": categories, "members": {key: members[key] for key in lines}}
+    sizes = Counter(unit.key.partition("_")[0] for unit in units)
+    most = min(_MOST, max(_FEWEST, round(1.1 * max(sizes.values(), default=0))))
+    settled, strange = settle(group(units), most)
+    described = _describe(settled)
+    if strange:
+        described.append(_pool(strange, described))
+    members = {unit.key: f"M_{index}" for index, one in enumerate(described) for unit in one.units}
+    return {"categories": _listed("M", described), "members": {key: members[key] for key in lines}}
 
 
-def _category_unit(key: str, text: str) -> Unit:
+def _pool(strange: Sequence[Group], described: Sequence[Described]) -> Described:
+    """Put categories that are like no other into one, named after the first two of them."""
+    pooled = _describe(strange)
+    names = list(dict.fromkeys(one.name for one in pooled))[:2]
+    name = f"{', '.join(names)} & More" if len(pooled) > 2 else " & ".join(names)
+    taken = {fold_name(one.name) for one in described}
+    name = name if fold_name(name) not in taken else f"{name} and Such"
+    units = [unit for one in pooled for unit in one.units]
+    return Described(name, _define(name, Group("", units)), units)
+
+
+def _category_unit(key: str, text: str, aged: bool = True) -> Unit:
+    """Read a category line as a unit, weighing it by how many words and examples its definition needed.
+
+    Categories of equal names are merged before they are shown, under the first taxonomy that has them; so
+    a category that is first seen in a late taxonomy is a rare one and weighs less.
+    """
     name, _, definition = text.partition(": ")
+    start, _, examples = definition.partition(_EXAMPLES)
+    traits = start.partition(_TRAITS)[2]
     phrase = tuple(word for clause in read_title(name) for word in clause if word.weight > 0)
-    start, _, examples = definition.partition("e.g. ")
-    traits = start.partition("often with")[2]
-    context = tuple(w for clause in read_title(traits + ", " + examples) for w in clause if w.weight > 0)
-    count = 1 + examples.count(",")
-    size = count + 0.5 * (traits.count(",") + 1 if traits and count > 1 else 0)
-    return Unit(key, phrase, context, size / (_batch(key) + 1) ** AGE)
+    context = tuple(w for clause in read_title(f"{traits}, {examples or start}") for w in clause if w.weight > 0)
+    size = 1.0 + examples.count(",")
+    size += 0.5 * (traits.count(",") + 1) if traits and size > 1 else 0.0
+    return Unit(key, phrase, context, size / (_taxonomy(key) + 1) ** 0.7)
 
 
-def _batch(key: str) -> int:
-    """The number of the taxonomy that an id such as `AB_3` comes from."""
+def _taxonomy(key: str) -> int:
+    """The number of the taxonomy that an id such as `AB_3` comes from, A being 0."""
     number = 0
-    for letter in key.partition("_")[0]:
+    for letter in key.partition("_")[0][:6]:
         number = number * 26 + ord(letter) - 64
     return number - 1
 
 
-def _settle(groups: list[Group]) -> list[Group]:
-    """Keep the weighty groups and give each other group to the one that is most like it."""
-    weights = [sum(unit.weight for unit in group.units) for group in groups]
-    order = sorted(range(len(groups)), key=lambda i: (-weights[i], i))
-    total = sum(weights)
-    first = Counter(_batch(unit.key) for group in groups for unit in group.units)
-    most = KM if MODE == 0 else int(min(KMAX, max(KMIN, KF * max(first.values()))))
-    kept = [i for i in order if weights[i] >= max(KW, KS * total)][:most] or order[:1]
-    bags = [_bag(group) for group in groups]
-    rarity = _rarity(bags)
-    vectors = [_unit_vector(bag, rarity) for bag in bags]
-    gathered = {i: list(groups[i].units) for i in kept}
-    for i in order:
-        if i not in gathered:
-            best = max(kept, key=lambda j: (_dot(vectors[i], vectors[j]), weights[j], -j))
-            gathered[best].extend(groups[i].units)
-    return [Group(groups[i].stems, units) for i, units in sorted(gathered.items())]
-
-
-Bag = dict[str, float]
-
-
-def _bag(group: Group) -> Bag:
-    bag: Bag = defaultdict(float)
-    for unit in group.units:
-        for place, word in enumerate(reversed(unit.phrase)):
-            bag[word.stem] += unit.weight * word.weight * (3.0 if place == 0 else 2.0)
-        for word in unit.context:
-            bag[word.stem] += 0.7 * word.weight
-    return dict(bag)
-
-
-def _rarity(bags: Sequence[Bag]) -> Bag:
-    counts = Counter(stem for bag in bags for stem in bag)
-    return {stem: math.log(len(bags) / count + 0.1) for stem, count in counts.items()}
-
-
-def _unit_vector(bag: Bag, rarity: Bag) -> Bag:
-    vector = {stem: value**0.5 * rarity.get(stem, 0.0) for stem, value in bag.items()}
-    norm = math.sqrt(sum(value * value for value in vector.values())) or 1.0
-    return {stem: value / norm for stem, value in vector.items()}
-
-
-def _dot(left: Bag, right: Bag) -> float:
-    if len(left) > len(right):
-        left, right = right, left
-    return sum(value * right[stem] for stem, value in left.items() if stem in right)
-
-
-# ---- refine
-
-
-def _refine(products: dict[str, str], subcategories: dict[str, str]) -> dict[str, Any]:
-    shown = {key: match.groups() for key, text in products.items() if (match := _ASSIGNED.match(text))}
-    units = _product_units({key: title for key, (title, _) in shown.items()})
-    known = {key: _category_unit("A_0", text) for key, text in subcategories.items()}
-    bags = {key: _bag2(unit, NH, NM, NC) for key, unit in known.items()}
-    rarity = _rarity(list(bags.values()))
-    mine = {unit.key: _bag2(unit, PH, PM, PC) for unit in units}
-    placed = defaultdict(list)
-    for unit in units:
-        placed[shown[unit.key][1]].append(unit.key)
-    vectors = {key: _unit_vector2(bag, rarity) for key, bag in bags.items()}
-    pv = {key: _unit_vector2(bag, rarity) for key, bag in mine.items()}
+def _refine(products: Mapping[str, str], subcategories: Mapping[str, str]) -> dict[str, Any]:
+    shown = {key: found for key, text in products.items() if (found := _shown(text, subcategories))}
+    units = read_units({key: title for key, (title, _) in shown.items()})
+    fits = _fits(units, {key: current for key, (_, current) in shown.items()}, subcategories)
     changes = []
     for unit in units:
-        current = shown[unit.key][1]
-        scores = {key: _dot(pv[unit.key], vector) for key, vector in vectors.items()}
-        if FB:
-            for key in scores:
-                others = [_dot(pv[unit.key], pv[o]) for o in placed[key] if o != unit.key]
-                if others:
-                    scores[key] += FB * sum(others) / (len(others) + 1)
+        current, scores = shown[unit.key][1], fits[unit.key]
         best = max(scores, key=lambda key: scores[key])
-        if best != current and scores[best] > MARGIN + RATIO * scores.get(current, 0.0):
-            changes.append(
-                {"product": unit.key, "category": best, "confidence": round(min(0.95, 0.5 + scores[best]), 2)}
-            )
+        if best != current and scores[best] > _MARGIN + _RATIO * scores.get(current, _MARGIN):
+            sure = round(min(0.95, 0.55 + 0.5 * (scores[best] - scores.get(current, 0.0))), 2)
+            changes.append({"product": unit.key, "category": best, "confidence": sure})
     return {"reassignments": changes}
 
 
-def _bag2(unit, h, m, c):
-    bag: Bag = defaultdict(float)
-    for place, word in enumerate(reversed(unit.phrase)):
-        bag[word.stem] += word.weight * (h if place == 0 else m)
-    for word in unit.context:
-        bag[word.stem] += c * word.weight
-    return dict(bag)
+def _shown(text: str, subcategories: Mapping[str, str]) -> tuple[str, str] | None:
+    """Cut a product line into its title and present category; the name in it decides where a title ends."""
+    for key, line in subcategories.items():
+        end = f"→ {key} ({line.partition(': ')[0]})"
+        if text.endswith(end):
+            return text[: -len(end)].strip(), key
+    found = _ASSIGNED.match(text)
+    return (found.group(1), found.group(2)) if found else None
 
 
-def _unit_vector2(bag: Bag, rarity: Bag) -> Bag:
-    vector = {stem: value**PW * rarity.get(stem, UNK) for stem, value in bag.items()}
-    norm = math.sqrt(sum(value * value for value in vector.values())) or 1.0
-    return {stem: value / norm for stem, value in vector.items()}
-
-
-UNK = 0.0
-
-MARGIN, RATIO = 0.1, 1.15
-NH, NM, NC, PH, PM, PC, FB, PW = 6, 4, 1.5, 3, 2, 0.7, 1, 0.5
-
-KW, KS, KM = 0.5, 0.004, 24
-
-AGE = 1
-
-MODE, KMAX, KMIN, KF = 1, 40, 8, 1
-
-PL = (1.0, 0.8, 0.65)
+def _fits(
+    units: Sequence[Unit], current: Mapping[str, str], subcategories: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Say how well each product fits each category: likeness to its line and to the other products in it."""
+    lines = {key: bag(_category_unit("A_0", text), 6.0, 4.0, 1.5) for key, text in subcategories.items()}
+    rarity = rarities(list(lines.values()))
+    vectors = {key: vector(words, rarity) for key, words in lines.items()}
+    own = {unit.key: vector(bag(unit, 3.0, 2.0, 0.7), rarity) for unit in units}
+    sums: dict[str, Bag] = defaultdict(lambda: defaultdict(float))
+    counts = Counter(current[unit.key] for unit in units)
+    for unit in units:
+        for stem, value in own[unit.key].items():
+            sums[current[unit.key]][stem] += value
+    fits: dict[str, dict[str, float]] = {}
+    for unit in units:
+        mine = own[unit.key]
+        itself = dot(mine, mine)
+        fits[unit.key] = {}
+        for key, line in vectors.items():
+            here = current[unit.key] == key
+            others = counts[key] - here
+            near = (dot(mine, sums[key]) - itself * here) / (others + 1) if others else 0.0
+            fits[unit.key][key] = dot(mine, line) + near
+    return fits

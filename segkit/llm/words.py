@@ -62,10 +62,10 @@ def _listed(text: str) -> frozenset[str]:
 
 
 STOP, BREAKS, CONTAINERS = _listed(_STOP), _listed(_BREAKS), _listed(_CONTAINERS)
-_WEIGHTS = {word: 0.3 for word in _listed(_MATERIALS)}
-_WEIGHTS |= {word: 0.15 for word in _listed(_MARKETING) | _listed(_AUDIENCE)}
-_WEIGHTS |= {word: 0.1 for word in _listed(_COLOURS)}
-_WEIGHTS |= {word: 0.0 for word in _listed(_UNITS) | STOP}
+_WEIGHTS = dict.fromkeys(_listed(_MATERIALS), 0.3)
+_WEIGHTS |= dict.fromkeys(_listed(_MARKETING) | _listed(_AUDIENCE), 0.15)
+_WEIGHTS |= dict.fromkeys(_listed(_COLOURS), 0.1)
+_WEIGHTS |= dict.fromkeys(_listed(_UNITS) | STOP, 0.0)
 
 _GLUED = re.compile(
     r"\b(slip|plug|pull|clip|roll|stick|lace|add|snap|screw|built|drop|walk|push|press|turn|pop|fold|make)"
@@ -152,7 +152,7 @@ def plural(text: str) -> str:
     """Write a noun in the plural, unless it is one or has none."""
     low = text.casefold()
     mass = ("s", "ware", "wear", "lry", "lery", "nery", "gear", "ness", "men", "feet")
-    if low.endswith(mass) and not low.endswith("ss") or (low.endswith("ing") and len(low) > 6):
+    if (low.endswith(mass) and not low.endswith("ss")) or (low.endswith("ing") and len(low) > 6):
         return text
     if not low.isascii() or not low[-1].isalpha():
         return text
@@ -167,3 +167,8 @@ def display(text: str) -> str:
     if keeps or not (text.islower() or text.isupper()):
         return text[:1].upper() + text[1:] if text[:2].islower() else text
     return "-".join(part[:1].upper() + part[1:].lower() for part in text.split("-"))
+
+
+def lower(text: str) -> str:
+    """Write a word in lower case, keeping abbreviations and mixed case: `Dimmer` → `dimmer`, `LED` → `LED`."""
+    return text if any(letter.isupper() for letter in text[1:]) else text.casefold()

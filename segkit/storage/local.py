@@ -6,10 +6,12 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from segkit.errors import RunError
 
@@ -46,15 +48,39 @@ def owned(lock: Path) -> Iterator[None]:
     The kernel drops the lock when its owner dies, so none is ever stale.
     """
     with lock.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{lock.parent.name} is at work in another process: {_owner(lock)}") from None
+        if not _acquired(file, seconds=2):
+            raise RunError(f"{lock.parent.name} is at work in another process: {_owner(lock)}")
         file.truncate(0)
         json.dump(_identity(), file)
         file.flush()
         yield
         file.truncate(0)
+
+
+def is_held(lock: Path) -> bool:
+    """Tell whether some process holds a lock file."""
+    if not lock.exists():
+        return False
+    with lock.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _acquired(file: IO[str], seconds: float) -> bool:
+    """Try for a moment: a kernel whose parent was killed needs about a second to notice and go."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def _identity() -> dict[str, str | int]:

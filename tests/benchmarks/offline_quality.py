@@ -144,9 +144,7 @@ def kmeans(titles: list[str], k: int | None) -> np.ndarray:
     matrix = vectors.fit_transform(titles)
     if k is not None:
         return KMeans(k, n_init=10, random_state=0).fit_predict(matrix)
-    tries = [
-        KMeans(i, n_init=3, random_state=0).fit_predict(matrix) for i in range(2, min(40, len(titles) // 5) + 1)
-    ]
+    tries = [KMeans(i, n_init=3, random_state=0).fit_predict(matrix) for i in range(2, min(40, len(titles) // 5) + 1)]
     return max(tries, key=lambda found: silhouette_score(matrix, found, sample_size=1500, random_state=0))
 
 

@@ -1,0 +1,227 @@
+"""The command line: each command reads its options, calls one function of the package, and shows what came of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from segkit.errors import InputError, SegkitError
+
+app = typer.Typer(
+    name="segkit",
+    help="Turn a list of products into market segments with a language model, and keep every word of it.",
+    epilog="Try it without a key: segkit run sample --category 'Coffee Makers' --model offline",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+db = typer.Typer(help="The copy of all runs in Postgres.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(db, name="db")
+
+RunsDir = Annotated[
+    Path | None, typer.Option("--runs-dir", help="Folder of the runs.  [default: STORAGE_ROOT, else runs]")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before titles are sent to a provider.")]
+NoSync = Annotated[bool, typer.Option("--no-sync", help="Leave Postgres alone; `segkit sync` does it later.")]
+Unassigned = Annotated[
+    int | None, typer.Option("--max-unassigned", min=0, help="Products that may stay unassigned.  [default: 0]")
+]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Questions asked at once.")]
+
+
+@app.command()
+def run(
+    products: Annotated[
+        str, typer.Argument(metavar="PRODUCTS", help="A CSV, Parquet or JSONL file, or `sample` for the bundled one.")
+    ] = "",
+    category: Annotated[
+        str, typer.Option("--category", "-c", help='What the products are, such as "Dimmer Switches".')
+    ] = "",
+    product_ids: Annotated[str, typer.Option("--product-ids", help="Take only these ids: 1,2,3.")] = "",
+    ids_file: Annotated[Path | None, typer.Option("--ids-file", help="Take only the ids in this file.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="Take only rows whose COLUMN=VALUE; may be given again.")
+    ] = None,
+    from_postgres: Annotated[
+        bool, typer.Option("--from-postgres", help="Take the products of the list from amazon_products.")
+    ] = False,
+    id_column: Annotated[str, typer.Option(help="The column with the ids.")] = "product_id",
+    title_column: Annotated[str, typer.Option(help="The column with the titles.")] = "title",
+    product_line: Annotated[
+        str, typer.Option(help="What a model sees of a product: '$title | $brand | $price_usd USD'.")
+    ] = "$title",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The model, or `offline`.  [default: DEFAULT_MODEL or gpt-4o]")
+    ] = "",
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Sampling temperature.  [default: DEFAULT_TEMPERATURE or 0.2]")
+    ] = None,
+    prompts: Annotated[str, typer.Option(help="The set of prompts to use.")] = "v0",
+    seed: Annotated[int, typer.Option(help="Shuffles the products into batches.")] = 0,
+    response_format: Annotated[
+        Literal["json_schema", "json_object", "text"] | None,
+        typer.Option(help="How an answer is asked for.  [default: json_schema]"),
+    ] = None,
+    concurrency: Concurrency = None,
+    max_unassigned: Unassigned = None,
+    runs_dir: RunsDir = None,
+    no_sync: NoSync = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Segment products: extract a taxonomy, consolidate it, refine the assignments, and store the results.
+
+    Exits with 0 only when the run is completed: every product stands in a category or out of scope.
+
+    Example: segkit run products.csv --where category="Dimmer Switches" --category "Dimmer Switches"
+    """
+    from segkit import running
+
+    running.run_and_show(
+        running.Order(
+            products=products,
+            category=category,
+            ids=product_ids,
+            ids_file=ids_file,
+            where=tuple(where or ()),
+            from_postgres=from_postgres,
+            columns=(id_column, title_column),
+            runs_dir=runs_dir,
+            concurrency=concurrency,
+        ),
+        {
+            "model": model,
+            "temperature": temperature,
+            "prompts": prompts,
+            "seed": seed,
+            "product_line": product_line,
+            "response_format": response_format,
+            "max_unassigned": max_unassigned,
+        },
+        running.Manner(sync=not no_sync, yes=yes, as_json=as_json),
+    )
+
+
+@app.command()
+def resume(
+    name: RunName,
+    max_unassigned: Unassigned = None,
+    concurrency: Concurrency = None,
+    runs_dir: RunsDir = None,
+    no_sync: NoSync = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that was stopped or failed; what is already answered is not asked again."""
+    from segkit import running
+
+    running.resume_and_show(
+        name, runs_dir, max_unassigned, concurrency, running.Manner(sync=not no_sync, yes=True, as_json=as_json)
+    )
+
+
+@app.command()
+def runs(runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """List the runs, the newest last."""
+    from segkit import showing
+
+    showing.show_runs(runs_dir, as_json)
+
+
+@app.command()
+def show(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """Show one run: its parameters, its stages, its categories."""
+    from segkit import showing
+
+    showing.show_run(name, runs_dir, as_json)
+
+
+@app.command()
+def explain(
+    name: RunName,
+    product_id: Annotated[int, typer.Argument(help="The product to explain.")],
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the way of one product: who stated its category, what it was merged into, what refinement did."""
+    from segkit import showing
+
+    showing.show_explanation(name, product_id, runs_dir, as_json)
+
+
+@app.command()
+def sync(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """Load a run into Postgres; doing it again changes nothing."""
+    from segkit import showing
+
+    showing.sync_and_show(name, runs_dir, as_json)
+
+
+@app.command()
+def doctor() -> None:
+    """Check python, packages, kernel, Postgres, key and disk, and say what to do about each."""
+    from segkit import diagnosis
+
+    raise typer.Exit(diagnosis.show_diagnosis())
+
+
+@db.command("query")
+def db_query(sql: Annotated[str, typer.Argument(help="A SELECT.")], as_json: Json = False) -> None:
+    """Run a query on the results: segkit db query "SELECT * FROM product_taxonomies"."""
+    from segkit import showing
+
+    showing.show_query(sql, as_json)
+
+
+@db.command("migrate")
+def db_migrate() -> None:
+    """Create or update the tables."""
+    from segkit import showing
+
+    showing.migrate_and_show()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; an error of segkit is one line on standard error, and the exit code is not 0."""
+    try:
+        app(arguments, standalone_mode=True)
+    except SegkitError as error:
+        _complain(error)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _complain(error: SegkitError) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold red]error:[/bold red] {escape(error.message)}")
+    if error.hint:
+        console.print(f"  [dim]→ {escape(error.hint)}[/dim]")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"segkit {version('segkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> Any:
+    return None

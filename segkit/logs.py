@@ -1,0 +1,152 @@
+"""The interaction logs as tables: DuckDB over the JSON logs of open runs and the Parquet of finished ones.
+
+The views stand in `sql/duckdb`, one a file: `interactions`, `spend_by_stage`, `time_by_stage`, `retries`, `failures`.
+This is the only module that knows DuckDB.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+
+from segkit import interactions
+from segkit.models import STAGES
+from segkit.runs import Run, open_run, run_ids
+from segkit.settings import project_folder
+from segkit.storage.local import write_atomic
+
+COMPACTED = "interactions.parquet"
+_BASE = "interactions"  # the view that the others stand on
+_PROMPTS = {folder: f"{key}_prompt.txt" for key, folder in STAGES.items()}
+# The text of each log, and not `read_json`: one file that is cut off would make that fail for all of them.
+_LOGS = """
+CREATE TABLE logs AS
+SELECT array_to_string(string_split(filename, '/')[-3:], '/') AS file_path, TRY(decode(content)::JSON) AS log
+FROM read_blob({files})
+"""
+_NO_LOGS = "CREATE TABLE logs (file_path VARCHAR, log JSON)"
+_COMPACTED = "CREATE VIEW compacted AS FROM read_parquet({files}, union_by_name = true)"
+_NONE_COMPACTED = "CREATE VIEW compacted AS SELECT file_path FROM logs WHERE false"
+_COMPACT = """
+COPY (FROM interactions ORDER BY file_path) TO {path} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{logs: '{count}'}})
+"""
+_INDEX = """
+SELECT interaction_type, batch_id, attempt, file_path, cache_key, created_at FROM interactions ORDER BY file_path
+"""
+
+
+def query(sql: str, runs_dir: str | Path = "runs", run: Run | str | None = None) -> pd.DataFrame:
+    """Ask the views in SQL, over all runs of a folder or over one (a Run, its id, or `latest`); gives the rows.
+
+    Money is exact inside DuckDB and a float in the frame; what is unknown is missing, never 0. Logs that cannot be
+    read are passed over; `damaged_logs` names them.
+    """
+    with _connection(_folders(Path(runs_dir), run)) as connection:
+        return connection.sql(sql).df()
+
+
+def compact(run: Run) -> Path:
+    """Write the interactions of a run to one Parquet file, which is read hundreds of times faster than the logs.
+
+    The logs stay the truth: a file that does not speak of as many logs as there are is passed over by `query`.
+    """
+    path = run.folder / COMPACTED
+    temporary = path.with_name(f".{COMPACTED}.{os.getpid()}.making")
+    count = _count(run.folder)
+    try:
+        with _connection([run.folder], compacted=False) as connection:
+            connection.execute(_COMPACT.format(path=_literal(str(temporary)), count=count))
+        write_atomic(path, temporary.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def interaction_index(run: Run) -> pd.DataFrame:
+    """List the interactions of a run as `llm_interaction_index` holds them, sorted by `file_path`.
+
+    Gives `interaction_type`, `batch_id`, `attempt`, `file_path` and `prompt_file` (relative to the folder that holds
+    the runs), `cache_key` and `created_at` (UTC).
+    """
+    index = query(_INDEX, run=run)
+    prompts = f"{run.folder.name}/prompts/" + index["interaction_type"].map(_PROMPTS).astype("str")
+    index.insert(4, "prompt_file", prompts)
+    return index
+
+
+def damaged_logs(run: Run) -> list[str]:
+    """Name the logs of a run that do not hold what their checksum says, like `segmentation/….json`, sorted."""
+    return [f"{path.parent.name}/{path.name}" for path in _paths(run.folder) if _is_damaged(path)]
+
+
+@contextmanager
+def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB in memory with the views over some run folders; those with a good Parquet file are not scanned."""
+    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        finished = [folder for folder in folders if compacted and _is_compacted(connection, folder)]
+        logs = [f"{_escaped(stage)}/*.json" for f in folders if f not in finished for stage in _stage_folders(f)]
+        files = [_escaped(folder / COMPACTED) for folder in finished]
+        connection.execute(_LOGS.format(files=_list(logs)) if logs else _NO_LOGS)
+        connection.execute(_COMPACTED.format(files=_list(files)) if files else _NONE_COMPACTED)
+        for path in sorted(project_folder("sql").glob("duckdb/*.sql"), key=lambda path: path.stem != _BASE):
+            connection.execute(path.read_text(encoding="utf-8"))
+        yield connection
+
+
+def _folders(runs_dir: Path, run: Run | str | None) -> list[Path]:
+    if isinstance(run, str):
+        run = open_run(run, runs_dir)
+    return [run.folder] if run else [runs_dir / run_id for run_id in run_ids(runs_dir)]
+
+
+def _is_compacted(connection: duckdb.DuckDBPyConnection, folder: Path) -> bool:
+    """Tell whether the Parquet file of a run is readable and speaks of every log there is."""
+    told = "SELECT decode(value) FROM parquet_kv_metadata(?) WHERE key = 'logs'"
+    try:
+        row = connection.execute(told, [_escaped(folder / COMPACTED)]).fetchone()
+    except duckdb.Error:
+        return False
+    return row is not None and row[0] == str(_count(folder))
+
+
+def _stage_folders(folder: Path) -> list[Path]:
+    """List the folders of a run that have logs: DuckDB takes a pattern without a file for an error."""
+    stages = [folder / name for name in STAGES.values()]
+    return [stage for stage in stages if stage.is_dir() and any(name.endswith(".json") for name in os.listdir(stage))]
+
+
+def _paths(folder: Path) -> list[Path]:
+    names = ((stage, name) for stage in _stage_folders(folder) for name in sorted(os.listdir(stage)))
+    return [stage / name for stage, name in names if name.endswith(".json")]
+
+
+def _count(folder: Path) -> int:
+    return len(_paths(folder))
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        interactions.read(path)
+    except (interactions.DamagedError, ValueError):
+        return True
+    return False
+
+
+def _escaped(path: Path) -> str:
+    """Make a path mean itself where DuckDB would see a pattern."""
+    return re.sub(r"[\[*?]", r"[\g<0>]", str(path.resolve()))
+
+
+def _list(texts: Sequence[str]) -> str:
+    return f"[{', '.join(map(_literal, texts))}]"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

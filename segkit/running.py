@@ -1,0 +1,155 @@
+"""`segkit run` and `segkit resume`: from what was typed to a run, its progress in the terminal, and its summary."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import typer
+from rich.console import Console
+
+from segkit.errors import ProductsError, SettingsError, StoppedError
+from segkit.preparing import SAMPLE, choose_parameters, planned_calls, prepare_run
+from segkit.products import parse_ids
+from segkit.runs import Run, new_run_id, open_run
+from segkit.settings import Settings, load_settings
+from segkit.watching import watched
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to segment, as it was typed."""
+
+    products: str
+    category: str
+    ids: str
+    ids_file: Path | None
+    where: tuple[str, ...]
+    from_postgres: bool
+    columns: tuple[str, str]
+    runs_dir: Path | None
+    concurrency: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to go about it: whether to sync, to ask first, and to answer with JSON."""
+
+    sync: bool
+    yes: bool
+    as_json: bool
+
+    @property
+    def console(self) -> Console:
+        return Console(stderr=self.as_json, soft_wrap=True, highlight=False)
+
+
+def run_and_show(order: Order, parameters: Mapping[str, object], manner: Manner) -> None:
+    """Make a run, work on it, and show its summary."""
+    if not order.category.strip():
+        raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
+    settings = _settings(order.concurrency)
+    choose_parameters(order.category, settings, **parameters)
+    run = _make_run(order, parameters, settings)
+    manner.console.print(run.id)
+    _warn_of_untitled(run)
+    if run.parameters.model != "offline" and not manner.yes and sys.stdin.isatty() and not manner.as_json:
+        _ask_for_consent(run)
+    _work_and_show(run, manner, None, settings)
+
+
+def resume_and_show(
+    name: str, runs_dir: Path | None, max_unassigned: int | None, concurrency: int | None, manner: Manner
+) -> None:
+    """Go on with a run and show its summary."""
+    settings = _settings(concurrency)
+    run = open_run(name, runs_dir or settings.storage_root)
+    manner.console.print(run.id)
+    _work_and_show(run, manner, max_unassigned, settings)
+
+
+def _work_and_show(run: Run, manner: Manner, max_unassigned: int | None, settings: Settings) -> None:
+    from segkit.pipeline import run_notebooks
+    from segkit.showing import summary_table
+
+    with watched(run):
+        summary = run_notebooks(run, sync=manner.sync, max_unassigned=max_unassigned)
+    if manner.as_json:
+        told = {**summary, "folder": str(run.folder), "report": str(run.folder / "report.html")}
+        sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    else:
+        manner.console.print(summary_table(run, summary, settings, synced=manner.sync))
+
+
+def _settings(concurrency: int | None) -> Settings:
+    # The notebooks run in processes of their own and read the environment.
+    if concurrency is not None:
+        os.environ["SEGKIT_CONCURRENCY"] = str(concurrency)
+    return load_settings()
+
+
+def _make_run(order: Order, parameters: Mapping[str, object], settings: Settings) -> Run:
+    ids = _ids(order)
+    if order.from_postgres:
+        if order.products or ids is None:
+            raise ProductsError("--from-postgres takes a list of ids and no file", "--ids-file ids.txt")
+        from segkit.syncing import products_from_postgres
+
+        source: Any = products_from_postgres(ids, settings)
+    elif not order.products:
+        raise ProductsError("there are no products", "give a file, `sample`, or --from-postgres with --ids-file")
+    else:
+        source = SAMPLE if order.products == "sample" else Path(order.products)
+    id_column, title_column = order.columns
+    return prepare_run(
+        source,
+        order.category,
+        run_id=new_run_id(),
+        runs_dir=order.runs_dir or settings.storage_root,
+        id_column=id_column,
+        title_column=title_column,
+        where=dict(map(_condition, order.where)),
+        product_ids=ids,
+        settings=settings,
+        **parameters,
+    )
+
+
+def _ids(order: Order) -> list[int] | None:
+    if order.ids and order.ids_file:
+        raise ProductsError("--product-ids and --ids-file cannot both be given")
+    if order.ids_file:
+        try:
+            return parse_ids(order.ids_file.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProductsError(f"--ids-file {order.ids_file} cannot be read: {error}") from None
+    return parse_ids(order.ids) if order.ids else None
+
+
+def _condition(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals or not column:
+        raise ProductsError(f"--where {text!r} is no condition", '--where category="Dimmer Switches"')
+    return column, value
+
+
+def _warn_of_untitled(run: Run) -> None:
+    count = run.document["input"]["untitled"]
+    if count:
+        allowed = run.parameters.max_unassigned
+        more = "" if count <= allowed else f"; the run will fail unless --max-unassigned {count} allows them"
+        typer.echo(f"{count} products have no title: they are not sent and stay unassigned{more}", err=True)
+
+
+def _ask_for_consent(run: Run) -> None:
+    """Say what goes where before anything is sent or paid."""
+    count = run.document["input"]["products"]
+    calls = sum(planned_calls(count - run.document["input"]["untitled"], run.parameters).values())
+    where = f"{run.parameters.model} at {run.parameters.endpoint}"
+    if not typer.confirm(f"Send {count} product titles to {where} in about {calls} calls?", default=True, err=True):
+        raise StoppedError("nothing was sent", f"segkit resume {run.id}")

@@ -1,0 +1,146 @@
+"""What the other commands show: runs, one run, the way of a product, rows of Postgres."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segkit.errors import RunError
+from segkit.runs import Run, current_state, list_runs, open_run
+from segkit.settings import Settings, load_settings
+
+
+def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Table:
+    """Sum up a run in a dozen lines, the last of them where to look next."""
+    from segkit.syncing import database_name
+
+    cost = "unknown" if summary["cost_usd"] is None else f"${float(summary['cost_usd']):.4f}"
+    tokens = f"{summary['input_tokens']:,} in, {summary['output_tokens']:,} out"
+    unknown = f" ({summary['unknown_usage']} calls not told)" if summary["unknown_usage"] else ""
+    rows = {
+        "state": summary["state"],
+        "products": f"{summary['products']:,}",
+        "categories": f"{summary['categories']:,}",
+        "out of scope": f"{summary['out_of_scope']:,}",
+        "unassigned": f"{summary['unassigned']:,}",
+        "calls": f"{summary['calls']:,} (and {summary['cached']:,} from the cache, {summary['retries']:,} retries)",
+        "tokens": tokens + unknown,
+        "cost": cost,
+        "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",
+        "rows": f'{database_name(settings)}: segkit db query "SELECT …"' if synced else f"segkit sync {run.id}",
+        "report": str(run.folder / "report.html"),
+    }
+    if summary["model"] == "offline":
+        rows["note"] = "offline groups by words; it is no language model"
+    return _pairs(rows)
+
+
+def show_runs(runs_dir: Path | None, as_json: bool) -> None:
+    """List the runs of a folder."""
+    place = runs_dir or load_settings().storage_root
+    frame = list_runs(place)
+    if as_json:
+        _write_json(frame.to_dict("records"))
+    elif frame.empty:
+        Console().print(
+            f"no runs in {place}; start one: segkit run sample --category 'Coffee Makers' --model offline"
+        )
+    else:
+        Console(soft_wrap=True).print(_table(frame))
+
+
+def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
+    """Show one run: what it was told, how far it is, what it found."""
+    run = open_run(name, runs_dir or load_settings().storage_root)
+    status = {**run.status, "state": current_state(run.folder)}
+    taxonomies = run.result("taxonomies") if run.has_result("taxonomies") else pd.DataFrame()
+    if as_json:
+        _write_json({"run": run.document, "status": status, "taxonomies": taxonomies.to_dict("records")})
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(_pairs({"run": run.id, "state": status["state"], "reason": status.get("reason", "")}))
+    console.print(_pairs({**run.document["parameters"], "products": run.document["input"]["products"]}))
+    if status.get("stages"):
+        from segkit.watching import progress_table
+
+        console.print(progress_table({**status, "notebook": "stages"}, 0))
+    if not taxonomies.empty:
+        console.print(_table(taxonomies[["id", "category_name", "product_count", "definition"]]))
+
+
+def show_explanation(name: str, product_id: int, runs_dir: Path | None, as_json: bool) -> None:
+    """Show the way of one product through a run."""
+    from segkit.tables import explain
+
+    run = open_run(name, runs_dir or load_settings().storage_root)
+    frame = explain(run, product_id)
+    _write_json(frame.to_dict("records")) if as_json else Console(soft_wrap=True).print(_table(frame))
+
+
+def sync_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
+    """Load a run into Postgres and say how many rows each table holds of it."""
+    from segkit.syncing import database_name, sync_run
+
+    settings = load_settings()
+    run = open_run(name, runs_dir or settings.storage_root)
+    if not run.has_result("ledger"):
+        raise RunError(f"{run.id} has no results to sync", f"segkit resume {run.id}")
+    rows = sync_run(run, settings)
+    _write_json(rows) if as_json else Console().print(
+        _pairs({"run": run.id, "server": database_name(settings), **rows})
+    )
+
+
+def show_query(sql: str, as_json: bool) -> None:
+    """Show the rows of a query on Postgres."""
+    from segkit.syncing import read_postgres
+
+    frame = read_postgres(sql)
+    _write_json(frame.to_dict("records")) if as_json else Console(soft_wrap=True).print(_table(frame))
+
+
+def migrate_and_show() -> None:
+    """Apply the migrations that are not applied yet and name them."""
+    from segkit import postgres
+    from segkit.syncing import database_name, database_url
+
+    settings = load_settings()
+    applied = postgres.migrate(database_url(settings))
+    Console().print(f"{database_name(settings)}: {', '.join(applied) or 'nothing to do'}")
+
+
+def _stage_seconds(summary: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
+
+
+def _pairs(rows: Mapping[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value not in ("", None):
+            table.add_row(str(name), escape(str(value)))
+    return table
+
+
+def _table(frame: pd.DataFrame) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if value is None or value != value else escape(str(value)) for value in row))
+    return table
+
+
+def _write_json(value: Any) -> None:
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))

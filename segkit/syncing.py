@@ -1,0 +1,48 @@
+"""A run and its copy in Postgres: which server it is, loading the run into it, reading it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from segkit import postgres
+from segkit.embedded_postgres import embedded_url
+from segkit.logs import interaction_index
+from segkit.runs import Run
+from segkit.settings import Settings, load_settings
+
+
+def sync_run(run: Run, settings: Settings | None = None) -> dict[str, int]:
+    """Load a run into Postgres, in one transaction that can be repeated; gives the rows of each table.
+
+    Raises DatabaseError when the server cannot be used; the run folder is untouched and `segkit sync` can be run
+    again.
+    """
+    url = database_url(settings or load_settings())
+    postgres.migrate(url)
+    return postgres.sync(run.folder, url, interaction_index(run))
+
+
+def read_postgres(sql: str, settings: Settings | None = None) -> pd.DataFrame:
+    """Read a query from the server of the settings into a frame."""
+    return postgres.query(database_url(settings or load_settings()), sql)
+
+
+def products_from_postgres(product_ids: Sequence[int], settings: Settings | None = None) -> pd.DataFrame:
+    """Read products from `amazon_products`; raise ProductsError for ids that are not there."""
+    return postgres.load_products(database_url(settings or load_settings()), list(product_ids))
+
+
+def database_url(settings: Settings) -> str:
+    """Give the URL of the server: `DATABASE_URL`, or an embedded server that lives as long as it is used."""
+    if settings.database_url and settings.database_url.get_secret_value():
+        return settings.database_url.get_secret_value()
+    return embedded_url(settings.segkit_home)
+
+
+def database_name(settings: Settings) -> str:
+    """Name the server for people, without its password."""
+    if settings.database_url and settings.database_url.get_secret_value():
+        return postgres.named(settings.database_url.get_secret_value())
+    return f"embedded PostgreSQL in {settings.segkit_home / 'postgres'}"

@@ -1,0 +1,79 @@
+"""What several test modules need, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from endpoint import Endpoint
+
+from segkit import postgres
+from segkit.embedded_postgres import embedded_url
+from segkit.preparing import prepare_run
+from segkit.runs import Run
+from segkit.settings import load_settings
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+KEY = "sk-test-9f8e7d6c5b4a-not-a-real-key"
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real PostgreSQL server with segkit's tables, which stops when the test process ends."""
+    url = embedded_url(tmp_path_factory.mktemp("home"))
+    postgres.migrate(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def shared_endpoint() -> Iterator[Endpoint]:
+    with Endpoint() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def endpoint(shared_endpoint: Endpoint, place: Path, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """A fake endpoint over real HTTP without a history, which the settings point to."""
+    shared_endpoint.reset()
+    monkeypatch.setenv("OPENAI_BASE_URL", shared_endpoint.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.02")
+    return shared_endpoint
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own, with no settings but those of the test."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "DATABASE_URL", "DEFAULT_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.fixture
+def new_run(place: Path) -> Callable[..., Run]:
+    """Make a run over some products whose last word is their kind."""
+
+    def make(products: int | pd.DataFrame = 12, model: str = "gpt-4o", **parameters: object) -> Run:
+        frame = catalogue(products) if isinstance(products, int) else products
+        given = {"products_per_prompt": 6, "products_per_refinement": 6, **parameters}
+        return prepare_run(frame, "Kitchen Things", model=model, settings=load_settings(), **given)
+
+    return make
+
+
+def catalogue(count: int) -> pd.DataFrame:
+    kinds = ("kettle", "toaster", "ladle", "whisk")
+    titles = [f"Solid number {i} {kinds[i % len(kinds)]}" for i in range(count)]
+    return pd.DataFrame({"product_id": range(100, 100 + count), "title": titles})
+
+
+def data(name: str) -> Path:
+    """A real catalogue; the test is skipped where it is absent."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"{name} is not in ../shared/data")
+    return path

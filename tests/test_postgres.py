@@ -1,0 +1,637 @@
+"""The copy in Postgres, against a real server: repeated, interrupted, raced, refused."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from segkit import postgres
+from segkit.errors import DatabaseError, ProductsError, RunError
+
+TABLES = [
+    "segmentation_runs",
+    "run_products",
+    "product_taxonomies",
+    "product_segments",
+    "refined_product_segments",
+    "llm_interaction_index",
+]
+NOON = "2025-06-18T12:0"
+NAMES = ("Dimmers", "Switches", "OUT_OF_SCOPE")
+_numbers = count(1)
+
+
+@pytest.fixture
+def make_database(postgres_url: str) -> Callable[..., str]:
+    """Make an empty database on the server of the tests and return its URL."""
+
+    def make(options: str = "") -> str:
+        name = f"database_{next(_numbers)}"
+        execute(postgres_url, f"CREATE DATABASE {name} {options}")
+        return f"{postgres_url.rpartition('/')[0]}/{name}"
+
+    return make
+
+
+@pytest.fixture
+def url(make_database: Callable[..., str]) -> str:
+    """A database with the tables and nothing in them."""
+    url = make_database()
+    postgres.migrate(url)
+    return url
+
+
+def execute(url: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def make_run(
+    folder: Path, run_id: str = "RUN_20250618T120301Z_8d24", names: Sequence[str] = NAMES, products: int = 59
+) -> Path:
+    """Write the parts of a run folder that sync reads: a completed run, or with no names one that failed early."""
+    results = folder / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    parameters = {"model": "gpt-4o", "temperature": 0.2, "category": "Dimmer Switches", "seed": 7, "budget": None}
+    run = {"run_id": run_id, "created_at": "2025-06-18T12:03:01Z", "parameters": parameters}
+    state, done = ("completed", products) if names else ("failed", 0)
+    status = {"state": state, "summary": {"share": 0.1}, "products": products, "processed": done}
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "status.json").write_text(json.dumps(status))
+    ids = pd.Series(range(products, 0, -1), dtype="int64")
+    frame = pd.DataFrame({"product_id": ids, "title": "title " + ids.astype(str), "price_usd": ids / 4})
+    frame.to_parquet(folder / "products.parquet")
+    if names:
+        write_results(results, ids, names)
+    return folder
+
+
+def write_results(results: Path, ids: pd.Series, names: Sequence[str]) -> None:
+    rows = [(number, name, f"about {name}", 1) for number, name in enumerate(names, 1)]
+    taxonomies = pd.DataFrame(rows, columns=["id", "category_name", "definition", "product_count"])
+    taxonomies.to_parquet(results / "taxonomies.parquet")
+    first = pd.DataFrame({"product_id": ids, "taxonomy_id": ids % len(names) + 1})
+    first.assign(confidence=(ids / 97).where(ids % 5 > 0)).to_parquet(results / "segments.parquet")
+    first.assign(taxonomy_id=1).to_parquet(results / "refined_segments.parquet")
+
+
+def interactions(rows: int = 3) -> pd.DataFrame:
+    columns = ["interaction_type", "batch_id", "attempt", "file_path", "prompt_file", "cache_key", "created_at"]
+    values = [
+        ("segmentation", batch, 1, f"segmentation/b{batch}_a1.json", "prompts/x.txt", "ab" * 16, f"{NOON}{batch}:00Z")
+        for batch in range(1, rows + 1)
+    ]
+    return pd.DataFrame(values, columns=columns)
+
+
+def keep(url: str) -> None:
+    """Copy all tables into kept_<table>."""
+    for table in TABLES:
+        execute(url, f"DROP TABLE IF EXISTS kept_{table}; CREATE TABLE kept_{table} AS TABLE {table}")
+
+
+def changes(url: str) -> int:
+    """The rows by which the tables differ from their copies: EXCEPT both ways."""
+    both = "((TABLE {0} EXCEPT ALL TABLE kept_{0}) UNION ALL (TABLE kept_{0} EXCEPT ALL TABLE {0}))"
+    return sum(len(execute(url, both.format(table))) for table in TABLES)
+
+
+def story(url: str) -> list[list[tuple[Any, ...]]]:
+    """What the tables say, without the ids that a sequence gave."""
+    joined = (
+        "SELECT s.run_id, s.product_id, confidence, category_name, definition FROM {} AS s"
+        " JOIN product_taxonomies t ON t.id = taxonomy_id ORDER BY 1, 2"
+    )
+    index = "SELECT run_id, interaction_type, batch_id, attempt, file_path, cache_key, created_at"
+    questions = [
+        "SELECT * FROM segmentation_runs ORDER BY id",
+        "SELECT * FROM run_products ORDER BY 1, 2",
+        "SELECT run_id, category_name, definition, product_count FROM product_taxonomies ORDER BY run_id, id",
+        joined.format("product_segments"),
+        joined.replace("confidence, ", "").format("refined_product_segments"),
+        f"{index} FROM llm_interaction_index ORDER BY run_id, id",
+    ]
+    return [execute(url, question) for question in questions]
+
+
+def rows(url: str) -> int:
+    return sum(execute(url, f"SELECT count(*) FROM {table}")[0][0] for table in TABLES)
+
+
+# Migrations
+
+
+def test_migrations_make_the_tables_of_the_seed(url: str) -> None:
+    columns = execute(
+        url,
+        "SELECT relname, string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod),"
+        " '= ' || pg_get_expr(adbin, adrelid)), ', ' ORDER BY attnum) FROM pg_attribute"
+        " JOIN pg_class ON pg_class.oid = attrelid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
+        " WHERE relkind = 'r' AND attnum > 0 AND relnamespace = 'public'::regnamespace GROUP BY relname",
+    )
+    run, product = "run_id character varying(50)", "product_id bigint"
+    assert dict(columns) == {
+        "segmentation_runs": "id character varying(50), created_at timestamp with time zone = now(),"
+        " status character varying(20) = 'running'::character varying, model_config jsonb, processing_params jsonb,"
+        " total_products integer, processed_products integer = 0, result_summary jsonb",
+        "run_products": f"{run}, {product}",
+        "product_taxonomies": "id bigint = nextval('product_taxonomies_id_seq'::regclass), "
+        f"{run}, category_name character varying(255), definition text, product_count integer = 0",
+        "product_segments": f"{run}, {product}, taxonomy_id bigint, confidence double precision",
+        "refined_product_segments": f"{run}, {product}, taxonomy_id bigint",
+        "llm_interaction_index": "id bigint = nextval('llm_interaction_index_id_seq'::regclass), "
+        f"{run}, interaction_type character varying(50), batch_id integer, attempt integer, file_path text,"
+        " prompt_file text, cache_key character varying(32), created_at timestamp with time zone = now()",
+        "amazon_products": "id bigint, title text, brand text, price_usd numeric, category text",
+        "segkit_migrations": "name text, sha256 text, applied_at timestamp with time zone",
+    }
+    constraints = "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f'"
+    references = {(table, text.replace("FOREIGN KEY ", "")) for table, text in execute(url, constraints)}
+    assert len(references) == 10
+    assert ("run_products", "(run_id) REFERENCES segmentation_runs(id) ON DELETE CASCADE") in references
+    assert ("product_segments", "(taxonomy_id) REFERENCES product_taxonomies(id)") in references
+
+
+def test_migrations_are_applied_once_also_by_several_at_once(make_database: Callable[..., str]) -> None:
+    url = make_database()
+    with ThreadPoolExecutor(4) as pool:
+        applied = [name for names in pool.map(postgres.migrate, [url] * 4) for name in names]
+    assert len(applied) == len(set(applied)) == 2
+    assert postgres.migrate(url) == []
+
+
+def test_a_migration_that_was_changed_is_named(make_database: Callable[..., str], tmp_path: Path) -> None:
+    url, file = make_database(), tmp_path / "20250101000000_a.sql"
+    file.write_text("CREATE TABLE a (x int)")
+    assert postgres.migrate(url, tmp_path) == [file.name]
+    file.write_text("CREATE TABLE a (x text)")
+    with pytest.raises(DatabaseError, match=r"20250101000000_a\.sql was changed"):
+        postgres.migrate(url, tmp_path)
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(make_database: Callable[..., str], tmp_path: Path) -> None:
+    url = make_database()
+    (tmp_path / "1_a.sql").write_text("CREATE TABLE a (x int)")
+    (tmp_path / "2_b.sql").write_text("CREATE TABLE b (x int); SELECT 1/0")
+    with pytest.raises(DatabaseError, match=r"2_b.sql failed .* division by zero"):
+        postgres.migrate(url, tmp_path)
+    (tmp_path / "2_b.sql").write_text("CREATE TABLE b (x int)")
+    assert postgres.migrate(url, tmp_path) == ["2_b.sql"]
+
+
+# Sync
+
+
+def test_a_run_is_in_the_tables_as_it_is_in_its_folder(url: str, tmp_path: Path) -> None:
+    counts = postgres.sync(make_run(tmp_path), url, interactions())
+    assert counts == dict(zip(TABLES, [1, 59, 3, 59, 59, 3], strict=True))
+    run = postgres.query(url, "SELECT * FROM segmentation_runs").iloc[0]
+    assert run["model_config"] == {"model": "gpt-4o", "temperature": 0.2}
+    assert run["processing_params"] == {"category": "Dimmer Switches", "seed": 7, "budget": None}
+    assert (run["status"], run["total_products"], run["result_summary"]) == ("completed", 59, {"share": 0.1})
+    assert str(run["created_at"]) == "2025-06-18 12:03:01+00:00"
+    names = postgres.query(url, "SELECT category_name FROM product_taxonomies ORDER BY id")["category_name"]
+    assert tuple(names) == NAMES
+    segments = (
+        "SELECT confidence, category_name FROM product_segments s JOIN product_taxonomies t ON t.id = taxonomy_id"
+    )
+    assert execute(url, f"{segments} WHERE product_id IN (4, 5) ORDER BY product_id") == [
+        (4 / 97, "Switches"),
+        (None, "OUT_OF_SCOPE"),
+    ]
+    assert postgres.check(tmp_path, url, interactions()) == []
+
+
+def test_a_second_sync_changes_nothing(url: str, tmp_path: Path) -> None:
+    """P1: EXCEPT both ways is empty, ids of serial columns included."""
+    postgres.sync(make_run(tmp_path), url, interactions())
+    keep(url)
+    assert postgres.sync(tmp_path, url, interactions().iloc[::-1])["run_products"] == 59
+    assert changes(url) == 0
+
+
+def test_the_order_of_syncs_does_not_matter(make_database: Callable[..., str], tmp_path: Path) -> None:
+    """P1: runs in any order, an unfinished run first or not, some runs first and then all: the same tables."""
+    one, two, other = make_database(), make_database(), tmp_path / "other"
+    postgres.migrate(one), postgres.migrate(two)
+    make_run(other, "RUN_20250618T120301Z_ffff", products=12)
+    postgres.sync(make_run(tmp_path / "run", names=()), one, interactions(0))
+    postgres.sync(other, one, interactions(1))
+    postgres.sync(make_run(tmp_path / "run"), one, interactions())
+    for folder, index in ((tmp_path / "run", interactions()), (other, interactions(1))):
+        postgres.sync(folder, two, index)
+    assert story(one) == story(two)
+
+
+def test_categories_keep_their_ids_as_far_as_their_order_allows(url: str, tmp_path: Path) -> None:
+    """P1: what stays the same in a changed run stays the same in the tables, in the order of the run."""
+    question = "SELECT id, category_name FROM product_taxonomies ORDER BY id"
+    postgres.sync(make_run(tmp_path), url, interactions(1))
+    before = execute(url, question)
+    postgres.sync(make_run(tmp_path, names=(*NAMES, "Plates")), url, interactions(2))
+    after = execute(url, question)
+    assert after[:3] == before
+    assert after[3][1] == "Plates"
+    postgres.sync(make_run(tmp_path, names=("Plates", *NAMES)), url, interactions(2))
+    assert [name for _, name in execute(url, question)] == ["Plates", *NAMES]
+    assert postgres.check(tmp_path, url, interactions(2)) == []
+
+
+def test_a_run_without_results_is_loaded_as_far_as_it_got(url: str, tmp_path: Path) -> None:
+    counts = postgres.sync(make_run(tmp_path, names=()), url, pd.DataFrame())
+    assert counts == dict(zip(TABLES, [1, 59, 0, 0, 0, 0], strict=True))
+    assert execute(url, "SELECT status, processed_products FROM segmentation_runs") == [("failed", 0)]
+
+
+def test_two_runs_do_not_touch_each_other(url: str, tmp_path: Path) -> None:
+    postgres.sync(make_run(tmp_path / "a", "RUN_A"), url, interactions())
+    keep(url)
+    postgres.sync(make_run(tmp_path / "b", "RUN_B", names=("Plates",)), url, interactions())
+    assert execute(url, "SELECT count(*) FROM product_taxonomies") == [(4,)]
+    for table in TABLES:
+        assert execute(url, f"TABLE kept_{table} EXCEPT ALL TABLE {table}") == []
+
+
+# Interruptions
+
+
+SYNC = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_postgres import interactions
+from segkit import postgres
+postgres.sync(Path(sys.argv[1]), sys.argv[2], interactions())
+"""
+
+
+def in_the_middle_of_copy(url: str) -> Iterator[int]:
+    """The processes of the server that are in the middle of a COPY into product_segments."""
+    question = (
+        "SELECT pid FROM pg_stat_progress_copy WHERE datname = current_database() AND tuples_processed > 100"
+        " AND relid = 'product_segments'::regclass"
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+        while True:
+            yield from (pid for (pid,) in connection.execute(question))
+
+
+def wait_for_silence(url: str) -> None:
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    )
+    end = time.monotonic() + 20
+    while execute(url, others) != [(0,)]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_sync_that_is_killed_in_the_middle_leaves_no_row(url: str, tmp_path: Path) -> None:
+    """P3: `kill -9` of the client mid-COPY, then the backend terminated mid-COPY; a third sync completes."""
+    make_run(tmp_path, products=15_000)
+    client = subprocess.Popen([sys.executable, "-c", SYNC, tmp_path, url, Path(__file__).parent])
+    next(in_the_middle_of_copy(url))
+    client.kill()
+    client.wait()
+    wait_for_silence(url)
+    assert rows(url) == 0
+    killer = threading.Thread(
+        target=lambda: execute(url, f"SELECT pg_terminate_backend({next(in_the_middle_of_copy(url))})")
+    )
+    killer.start()
+    with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
+        postgres.sync(tmp_path, url, interactions())
+    killer.join()
+    assert rows(url) == 0
+    postgres.sync(tmp_path, url, interactions())
+    assert postgres.check(tmp_path, url, interactions()) == []
+
+
+def cut_at_commit(server: tuple[str, int]) -> int:
+    """A proxy before a server that passes on the first COMMIT and then cuts the line; returns its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket, last: bytes) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if last and last in data:
+                    source.shutdown(socket.SHUT_RDWR)  # the answer will find nobody
+                    sink.sendall(data)
+                    time.sleep(0.5)  # the server commits
+                    return
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        client, upstream = listener.accept()[0], socket.create_connection(server)
+        threading.Thread(target=pump, args=(upstream, client, b""), daemon=True).start()
+        pump(client, upstream, b"Q\0\0\0\x0bCOMMIT\0")
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+def test_a_line_that_is_cut_during_commit_is_settled_by_the_next_sync(url: str, tmp_path: Path) -> None:
+    """P4: the outcome is unknown to the client; the same call again gives each row once."""
+    address = psycopg.conninfo.conninfo_to_dict(url)
+    port = cut_at_commit(("127.0.0.1", int(str(address["port"]))))
+    make_run(tmp_path)
+    with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
+        postgres.sync(tmp_path, url.replace(str(address["port"]), str(port)), interactions())
+    wait_for_silence(url)
+    assert rows(url) == 184
+    keep(url)
+    postgres.sync(tmp_path, url, interactions())
+    assert changes(url) == 0
+
+
+def test_two_syncs_of_a_run_at_once_are_one(url: str, tmp_path: Path) -> None:
+    """P9: the second waits for the first, and then has nothing to do."""
+    make_run(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda _: postgres.sync(tmp_path, url, interactions()), range(4)))
+    assert counts == counts[:1] * 4
+    assert rows(url) == 184
+    assert postgres.check(tmp_path, url, interactions()) == []
+
+
+def test_syncs_of_several_runs_at_once(url: str, tmp_path: Path) -> None:
+    """P8, P9: runs with the same new products neither block nor disturb each other."""
+    folders = [make_run(tmp_path / str(number), f"RUN_{number}", products=500) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda folder: postgres.sync(folder, url, interactions()), folders))
+    assert [postgres.check(folder, url, interactions()) for folder in folders] == [[]] * 4
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+def test_a_transaction_that_lost_is_tried_again(url: str, tmp_path: Path, code: str) -> None:
+    """P8: serialization failure and deadlock are tried again as a whole, a bounded number of times."""
+    execute(
+        url,
+        "CREATE SEQUENCE tries; CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF nextval('tries') < 3 THEN RAISE EXCEPTION 'lost' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER lose BEFORE INSERT ON segmentation_runs FOR EACH ROW EXECUTE FUNCTION lose()",
+    )
+    postgres.sync(make_run(tmp_path), url, interactions())
+    assert execute(url, "SELECT last_value FROM tries") == [(3,)]
+    assert rows(url) == 184
+
+
+# Refusals
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_a_server_that_is_down_is_told_and_nothing_local_changes(tmp_path: Path, host: str) -> None:
+    """P2, P12: host and database are named, the password is not."""
+    make_run(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    url = f"postgresql://me:canary-4711@{host}:{closed_port()}/shop"
+    for call in (postgres.sync, postgres.check):
+        with pytest.raises(DatabaseError, match=f"shop at {host}") as error:
+            call(tmp_path, url, interactions())
+        assert "run `segkit sync RUN` again" in str(error.value)
+        assert "canary" not in f"{error.value}{error.value.__cause__}"
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:canary-4711@host:port/shop",
+        "me:canary-4711@host",
+        "postgresql://me:canary-4711@host/shop?canary=4711",
+        "postgresql://me:canary%zz@host/shop",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_being_quoted(url: str) -> None:
+    """P12: the parser's own message quotes the URL, and with it the password."""
+    with pytest.raises(DatabaseError) as error:
+        postgres.connect(url)
+    assert "canary" not in f"{error.value}{error.value.__cause__}"
+
+
+def test_a_wrong_password_is_not_repeated(url: str) -> None:
+    """P12: the message names the user's mistake and not the password."""
+    password = str(psycopg.conninfo.conninfo_to_dict(url)["password"])
+    with pytest.raises(DatabaseError, match="password authentication failed") as error:
+        postgres.connect(url.replace(password, "canary-4711"))
+    assert "canary" not in f"{error.value}{error.value.__cause__}"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_is_not_utf8_is_refused(make_database: Callable[..., str], encoding: str) -> None:
+    """P16: such a database would lose names or mix them up."""
+    url = make_database(f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    with pytest.raises(DatabaseError, match=f"encoding {encoding}, not UTF8"):
+        postgres.migrate(url)
+
+
+def test_products_missing_from_a_users_own_table_are_found_before_loading(
+    make_database: Callable[..., str], tmp_path: Path
+) -> None:
+    """P5: count and first ids are told, nothing is loaded, the user's table is as it was."""
+    url = make_database()
+    execute(url, "CREATE TABLE amazon_products (id int PRIMARY KEY, title text NOT NULL, asin text NOT NULL)")
+    execute(url, "INSERT INTO amazon_products SELECT n, 'mine', 'B0' FROM generate_series(1, 57) AS n")
+    postgres.migrate(url)
+    make_run(tmp_path)
+    with pytest.raises(DatabaseError, match="2 products of the run are not in amazon_products: 58, 59"):
+        postgres.sync(tmp_path, url, interactions())
+    assert rows(url) == 0
+    execute(url, "INSERT INTO amazon_products VALUES (58, 'mine', 'B0'), (59, 'mine', 'B0')")
+    postgres.sync(tmp_path, url, interactions())
+    assert execute(url, "SELECT DISTINCT title, asin FROM amazon_products") == [("mine", "B0")]
+    assert rows(url) == 184
+
+
+def test_a_product_table_of_our_own_is_filled(url: str, tmp_path: Path) -> None:
+    """P5: the table that the migration made gets the products of the runs, each once."""
+    postgres.sync(make_run(tmp_path), url, interactions())
+    postgres.sync(make_run(tmp_path / "b", "RUN_B", products=60), url, interactions())
+    products = postgres.load_products(url, [60, 2])
+    assert products["product_id"].tolist() == [60, 2]
+    assert products["title"].tolist() == ["title 60", "title 2"]
+    assert products["price_usd"].tolist() == [15.0, 0.5]
+
+
+def test_the_same_product_twice_is_found_before_the_database(tmp_path: Path) -> None:
+    """P6: never first wins or last wins; no server is asked."""
+    make_run(tmp_path)
+    segments = pd.read_parquet(tmp_path / "results/segments.parquet")
+    pd.concat([segments, segments[segments["product_id"] == 7]]).to_parquet(tmp_path / "results/segments.parquet")
+    with pytest.raises(RunError, match=r"segments.parquet has ids more than once, or none: \[7\]"):
+        postgres.sync(tmp_path, "postgresql://nowhere", interactions())
+
+
+@pytest.mark.parametrize("column", ["product_id", "taxonomy_id"])
+def test_an_assignment_of_what_the_run_does_not_have_is_refused(tmp_path: Path, column: str) -> None:
+    make_run(tmp_path)
+    segments = pd.read_parquet(tmp_path / "results/segments.parquet")
+    segments.loc[3, column] = 4711
+    segments.to_parquet(tmp_path / "results/segments.parquet")
+    with pytest.raises(RunError, match=r"does not have: \[4711\]"):
+        postgres.sync(tmp_path, "postgresql://nowhere", interactions())
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=str(tmp_path)):
+        postgres.sync(tmp_path, "postgresql://nowhere", interactions())
+    (make_run(tmp_path) / "results/segments.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(RunError, match=r"segments.parquet cannot be read"):
+        postgres.check(tmp_path, "postgresql://nowhere", interactions())
+
+
+hard_names = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=255),
+    min_size=1,
+    max_size=20,
+    unique=True,
+)
+SQL_NAMES = ["'; DROP TABLE segmentation_runs; --", "$1", "%s", "%(x)s", '"', "''", "$$", "E'\\x00'", ":x", "{0}"]
+COPY_NAMES = ["\\N", "\\.", "\\", "\t", "\n", "\r\n", "\\t", "a\\", "", " ", "NULL", "\ufeff", "\x7f\x01", "\u202e"]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(names=hard_names)
+@example(names=COPY_NAMES)
+@example(names=SQL_NAMES)
+@example(names=["\N{DROMEDARY CAMEL}" * 255, "ﬁ", "fi", "é", "é", "日本語", "a", "A", "𝕏"])
+def test_any_name_comes_back_as_it_was(url: str, tmp_path: Path, names: list[str]) -> None:
+    """P7, SEC-8: names reach the tables through the driver's row writer only."""
+    postgres.sync(make_run(tmp_path, names=names, products=20), url, interactions())
+    stored = execute(url, "SELECT category_name, definition FROM product_taxonomies ORDER BY id")
+    assert stored == [(name, f"about {name}") for name in names]
+    assert rows(url) == 1 + 3 * 20 + len(names) + 3
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 256])
+def test_a_name_that_postgres_cannot_hold_is_refused(url: str, tmp_path: Path, name: str) -> None:
+    """P7: NUL and a 256th character are told, and the tables stay as they were."""
+    postgres.sync(make_run(tmp_path), url, interactions())
+    keep(url)
+    with pytest.raises(DatabaseError, match=r"NUL|too long"):
+        postgres.sync(make_run(tmp_path, names=("Dimmers", name)), url, interactions())
+    assert changes(url) == 0
+
+
+def test_a_title_with_nul_does_not_stop_a_run(url: str, tmp_path: Path) -> None:
+    """P7: titles are not the model's words; in Postgres a NUL stands as U+FFFD."""
+    products = pd.read_parquet(make_run(tmp_path) / "products.parquet")
+    products.loc[products["product_id"] == 1, "title"] = "a\0\\N\tb"
+    products.to_parquet(tmp_path / "products.parquet")
+    postgres.sync(tmp_path, url, interactions())
+    assert postgres.load_products(url, [1])["title"].tolist() == ["a\ufffd\\N\tb"]
+
+
+def test_a_read_only_server_is_told(url: str, tmp_path: Path) -> None:
+    """P10: a replica, or a server after its failover."""
+    with pytest.raises(DatabaseError, match="read-only transaction"):
+        postgres.sync(make_run(tmp_path), f"{url}?options=-cdefault_transaction_read_only%3Don", interactions())
+    assert rows(url) == 0
+
+
+def test_missing_tables_and_rights_are_told_with_what_helps(url: str, make_database: Any, tmp_path: Path) -> None:
+    """P11: migrate makes the tables; GRANT gives the rights."""
+    with pytest.raises(DatabaseError, match=r"does not exist.*segkit\.postgres\.migrate"):
+        postgres.sync(make_run(tmp_path), make_database(), interactions())
+    execute(url, "DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN PASSWORD 'canary'")
+    head, _, tail = url.partition("@")
+    with pytest.raises(DatabaseError, match=r"permission denied for table.*GRANT SELECT, INSERT"):
+        postgres.sync(tmp_path, f"{head.partition('://')[0]}://guest:canary@{tail}", interactions())
+
+
+@pytest.mark.parametrize("does", ["RETURN NULL", "NEW.confidence = 1; RETURN NEW"])
+def test_rows_that_a_trigger_changed_are_found_before_commit(url: str, tmp_path: Path, does: str) -> None:
+    """P13: everything is read back and compared inside the transaction."""
+    execute(
+        url,
+        f"CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; END $$;"
+        "CREATE TRIGGER meddle BEFORE INSERT ON product_segments FOR EACH ROW WHEN (NEW.product_id = 7)"
+        " EXECUTE FUNCTION meddle()",
+    )
+    with pytest.raises(DatabaseError, match=r"do not hold what was sent: product_segments: \d+ rows differ"):
+        postgres.sync(make_run(tmp_path), url, interactions())
+    assert rows(url) == 0
+
+
+def test_check_names_the_tables_that_differ(url: str, tmp_path: Path) -> None:
+    postgres.sync(make_run(tmp_path), url, interactions())
+    execute(url, "UPDATE product_segments SET confidence = 0.5 WHERE product_id = 3")
+    execute(url, "DELETE FROM llm_interaction_index WHERE batch_id = 2")
+    execute(url, "UPDATE segmentation_runs SET result_summary = '{}'")
+    found = postgres.check(tmp_path, url, interactions())
+    assert [text.split(":")[0] for text in found] == [
+        "segmentation_runs",
+        "product_segments",
+        "llm_interaction_index",
+    ]
+    assert "1 rows differ" in found[1]
+    postgres.sync(tmp_path, url, interactions())
+    assert postgres.check(tmp_path, url, interactions()) == []
+
+
+@pytest.mark.long
+def test_a_million_products_need_little_memory(url: str, tmp_path: Path) -> None:
+    """P14: rows are streamed; what a process needs above its imports is the numbers as Arrow arrays."""
+    make_run(tmp_path, products=1_000_000)
+    code = f"{SYNC}\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-c", code, str(tmp_path), url, str(Path(__file__).parent)]
+    kilobytes = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert kilobytes < 700_000
+    assert rows(url) == 3_000_007
+
+
+# Frames out of the database
+
+
+def test_products_come_in_the_order_asked_for_and_missing_ones_are_named(url: str) -> None:
+    execute(url, "INSERT INTO amazon_products SELECT n, 'title ' || n FROM generate_series(1, 9) AS n")
+    frame = postgres.load_products(url, [5, 1, 9])
+    assert frame["product_id"].tolist() == [5, 1, 9]
+    assert list(frame.columns) == ["product_id", "title", "brand", "price_usd", "category"]
+    with pytest.raises(ProductsError, match=r"2 products are not in amazon_products: \[10, 11\]"):
+        postgres.load_products(url, [5, 11, 10])
+
+
+def test_a_product_table_needs_a_title(make_database: Callable[..., str]) -> None:
+    url = make_database()
+    execute(url, "CREATE TABLE amazon_products (id bigint PRIMARY KEY); INSERT INTO amazon_products VALUES (1)")
+    with pytest.raises(ProductsError, match="no column `title`"):
+        postgres.load_products(url, [1])
+
+
+def test_a_query_gives_a_frame_and_cannot_write(url: str) -> None:
+    frame = postgres.query(url, "SELECT 'a%b:c' AS text, 1.5 AS number WHERE 'a%b' LIKE '%b'")
+    assert frame.to_dict("records") == [{"text": "a%b:c", "number": 1.5}]
+    with pytest.raises(DatabaseError, match="read-only transaction"):
+        postgres.query(url, "DELETE FROM run_products")
+    with pytest.raises(DatabaseError, match='syntax error at or near "SELEKT"'):
+        postgres.query(url, "SELEKT 1")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_the_usual_forms_of_a_url_will_do(url: str, scheme: str) -> None:
+    assert postgres.query(f"{scheme}{url[len('postgresql') :]}", "SELECT 1 AS one")["one"].tolist() == [1]
