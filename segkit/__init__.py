@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segkit.errors import SegkitError
+    from segkit.jupyter import set_up_notebook
     from segkit.preparing import planned_calls, prepare_run
     from segkit.products import load_products
     from segkit.runs import Parameters, Run, open_run
@@ -35,9 +36,25 @@ _HOMES = {
     "products_from_postgres": "syncing",
     "read_postgres": "syncing",
     "refine_assignments": "stages",
+    "set_up_notebook": "jupyter",
     "sync_run": "syncing",
 }
-__all__ = list(_HOMES)
+__all__ = [
+    "Parameters",
+    "Run",
+    "SegkitError",
+    "consolidate_taxonomy",
+    "extract_taxonomy",
+    "load_products",
+    "open_run",
+    "planned_calls",
+    "prepare_run",
+    "products_from_postgres",
+    "read_postgres",
+    "refine_assignments",
+    "set_up_notebook",
+    "sync_run",
+]
 
 
 def __getattr__(name: str) -> Any:

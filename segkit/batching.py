@@ -48,6 +48,8 @@ def consolidation_rounds(taxonomies: int, most: int) -> list[list[int]]:
 
     A group of one needs no call and passes to the next round as it is.
     """
+    if most < 2:
+        raise ValueError(f"cannot merge taxonomies {most} at a time")
     rounds = []
     while taxonomies > 1:
         rounds.append(calculate_optimal_batch_sizes(taxonomies, most))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_fold
         return None
     except (DamagedError, OSError) as error:
         with contextlib.suppress(OSError):
-            path.rename(path.with_suffix(".damaged"))
+            path.rename(path.with_name(f"{key}.{secrets.token_hex(4)}.damaged"))
         log_event(run_folder, "cache_entry_set_aside", key=key, why=str(error))
         return None
     if found.log.get("request") != request or found.log.get("prompt") != prompt:
@@ -58,8 +59,11 @@ def remember(home: Path, key: str, log: Path, run_folder: Path) -> None:
     """Keep a valid interaction under its key; the cache is a help, so a failure is told and nothing else."""
     path = _path(home, key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _link(log, path)
+        try:
+            _link(log, path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _link(log, path)
     except FileExistsError:
         pass
     except OSError as error:
@@ -70,7 +74,7 @@ def _link(log: Path, path: Path) -> None:
     """Link rather than copy: logs are never changed, and a second name costs no space."""
     try:
         os.link(log, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         raise
     except OSError:  # another file system
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

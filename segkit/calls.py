@@ -281,9 +281,11 @@ class Desk:
         }
 
     def _tell(self, question: Question, attempt: int, outcome: Outcome) -> None:
-        faults = [f"{fault.kind}: {fault.text}" for fault in outcome.checked.faults]
-        name = "answered" if outcome.checked.valid else "answer_not_valid"
-        self._event(name, question, attempt=attempt, faults=faults, warnings=list(outcome.checked.warnings))
+        """Tell what was wrong with an answer; what was right stands in its log."""
+        checked = outcome.checked
+        if checked.faults or checked.warnings:
+            faults = [f"{fault.kind}: {fault.text}" for fault in checked.faults]
+            self._event("answer_not_clean", question, attempt=attempt, faults=faults, warnings=list(checked.warnings))
 
     def _event(self, event: str, question: Question, **facts: Any) -> None:
         where = {"stage": STAGES[question.stage], "batch": question.batch, "part": question.part}

@@ -30,10 +30,10 @@ def cost_usd(usage: Usage, model: str, endpoint: str, prices: Path | None = None
 
 
 def _own_cost(usage: Usage, price: dict[str, Any]) -> Decimal:
-    cached = usage.cached or 0
+    cached = min(usage.cached or 0, usage.input or 0)
     fresh = (usage.input or 0) - cached
-    money = fresh * _decimal(price["input"]) + cached * _decimal(price.get("cached", price["input"]))
-    return (money + (usage.output or 0) * _decimal(price["output"])) / _MILLION
+    money = fresh * _price(price["input"]) + cached * _price(price.get("cached", price["input"]))
+    return (money + (usage.output or 0) * _price(price["output"])) / _MILLION
 
 
 def _known_cost(usage: Usage, model: str, endpoint: str) -> Decimal | None:
@@ -72,7 +72,8 @@ def _own_prices(path: Path) -> dict[str, dict[str, Any]]:
     try:
         table: dict[str, dict[str, Any]] = orjson.loads(path.read_bytes())
         for price in table.values():
-            _decimal(price["input"]), _decimal(price["output"])
+            for value in (price["input"], price.get("cached", 0), price["output"]):
+                _price(value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise SettingsError(
             f"SEGKIT_PRICES = {path}: {type(error).__name__}: {error}",
@@ -81,5 +82,8 @@ def _own_prices(path: Path) -> dict[str, dict[str, Any]]:
     return table
 
 
-def _decimal(value: Any) -> Decimal:
-    return Decimal(str(value))
+def _price(value: Any) -> Decimal:
+    price = Decimal(str(value))
+    if not 0 <= price < _MILLION:  # NaN compares with an ArithmeticError
+        raise ValueError(f"{value!r} is no price")
+    return price

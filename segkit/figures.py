@@ -18,6 +18,7 @@ from segkit.runs import Run
 
 INK, QUIET, BLUE, ORANGE, GRID = "#222222", "#8a8f98", "#3b6ea5", "#d98b3a", "#e6e8eb"
 _WIDTH, _ROW = 9.0, 0.27
+_SHARP = 1.6  # dots for each pixel of the page: sharp on good screens and in print
 _LONGEST = 44
 _UNASSIGNED = "unassigned"
 
@@ -29,11 +30,10 @@ class _Shown(Figure):
     """A Figure that notebooks show by themselves: without pyplot, IPython would only print its name."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        dots = 2 * self.dpi
         image = io.BytesIO()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a title may be in any script
-            self.savefig(image, format="png", dpi=dots)
+            self.savefig(image, format="png", dpi=_SHARP * self.dpi, pil_kwargs={"compress_level": 3})
         width, height = self.get_size_inches() * self.dpi
         return image.getvalue(), {"width": round(width), "height": round(height)}
 
@@ -48,10 +48,11 @@ def title_lengths(run: Run) -> Figure:
     median = lengths.median()
     axes.axvline(median, color=ORANGE, linewidth=1.5)
     axes.annotate(
-        f"median {median:.0f}", (median, 0.95), (5, 0), xycoords=("data", "axes fraction"),
+        f"median {median:.0f}", (median, 1), (5, 0), xycoords=("data", "axes fraction"),
         textcoords="offset points", color=ORANGE, va="top",
     )  # fmt: skip
     axes.set(xlabel="characters", ylabel="products")
+    axes.margins(y=0.15)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="x", visible=False)
     return figure
@@ -81,21 +82,25 @@ def moves(run: Run, most: int = 25) -> Figure:
     return _bars(title, "products", _limited(counts, most), "refinement moved no product")
 
 
-def confidence_by_category(run: Run, most: int = 40) -> Figure:
-    """Show the confidence of the first assignments by category: the median, and where 80 of 100 products lie."""
-    lineage = run.result("lineage" if run.has_result("lineage") else "batch_assignments")
+def confidence_by_category(run: Run, of: str = "lineage", most: int = 40) -> Figure:
+    """Show the confidence of the first assignments by category: the median, and where 80 of 100 products lie.
+
+    `of` is the result that holds them: `lineage`, or `batch_assignments` while there is no other.
+    """
+    lineage = run.result(of)
     stated = lineage[(lineage["category"] != "") & lineage["confidence"].notna()]
     counts = stated["category"].value_counts()
     names = list(counts.index[:most])
     figure, axes = _figure(_height(len(names)), "Confidence of the first assignments")
     if not names:
         return _nothing(figure, axes, "no confidence was stated")
-    spread = stated.groupby("category")["confidence"].quantile([0.1, 0.5, 0.9]).unstack().loc[names]
+    grouped = stated.groupby("category")["confidence"]
+    low, middle, high = (grouped.quantile(share).loc[names] for share in (0.1, 0.5, 0.9))
     rows = range(len(names))
-    axes.hlines(rows, spread[0.1], spread[0.9], color=BLUE, linewidth=3, alpha=0.45)
-    axes.plot(spread[0.5], rows, "o", color=BLUE, markersize=5)
+    axes.hlines(rows, low, high, color=BLUE, linewidth=3, alpha=0.45)
+    axes.plot(middle, rows, "o", color=BLUE, markersize=5)
     _label_rows(axes, [f"{_short(name)}  ({counts[name]:,})" for name in names])
-    axes.set_xlim(min(0.5, float(spread[0.1].min()) - 0.03), 1.02)
+    axes.set_xlim(min(0.5, float(low.min()) - 0.03), 1.02)
     axes.set_xlabel(_with_rest("confidence: median and 10–90 % of the products", len(counts) - most))
     return figure
 
@@ -127,7 +132,7 @@ def _stacked(axes: Axes, title: str, table: pd.DataFrame, parts: dict[str, tuple
     total = table[list(parts)].sum(axis=1)
     for row, value in enumerate(total):
         text = f"{value:,.1f}" if title == "Seconds" else f"{value:,.0f}"
-        axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", color=INK)
+        axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", color=INK, in_layout=False)
     axes.set_xlim(0, max(float(total.max()), 1e-9) * 1.3)
     axes.set_xticks([])
     if len(parts) > 1:
@@ -141,7 +146,9 @@ def _bars(title: str, unit: str, bars: Sequence[tuple[str, int, str]], otherwise
     names, counts, colors = zip(*bars, strict=True)
     axes.barh(range(len(bars)), counts, color=colors, height=0.7)
     for row, count in enumerate(counts):
-        axes.annotate(f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", color=INK)
+        axes.annotate(
+            f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", color=INK, in_layout=False
+        )
     _label_rows(axes, [_short(name, 70) for name in names])
     axes.set_xlim(0, max(counts) * 1.08)
     axes.set_xlabel(unit)
@@ -180,7 +187,13 @@ def _style(axes: Axes, title: str) -> None:
 
 
 def _label_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [_literal(name) for name in names])
+    # Texts and not ticks: matplotlib measures each tick a dozen times before it draws it.
+    axes.set_yticks([])
+    for row, name in enumerate(names):
+        axes.annotate(
+            _literal(name), (0, row), (-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", va="center", color=INK, fontsize=9, annotation_clip=False,
+        )  # fmt: skip
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
 

@@ -48,7 +48,8 @@ def clean_name(name: str) -> str:
 def fold_name(name: str) -> str:
     """Fold a name so that equal names compare equal: NFKC, case, white space, quotes and dashes."""
     folded = unicodedata.normalize("NFKC", clean_name(name).translate(_LOOKALIKES)).casefold()
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", folded)).strip()
+    # NFKC takes some signs apart into lookalikes (a triple prime into three primes), hence the second time.
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", folded).translate(_LOOKALIKES)).strip()
 
 
 def name_fault(name: object) -> str:

@@ -23,6 +23,9 @@ from segkit.events import timestamp
 
 _INDENT = orjson.OPT_INDENT_2
 _SEAL = b',\n  "sha256": "'
+# Where a field of the outermost object begins: no line break stands inside a JSON string, and what is deeper is
+# indented further.
+_NEXT = b',\n  "'
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any]) -> Inten
             continue
         break
     path = folder / f"{name}.intent"
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    # Buffered: a raw write may store less than it was given and say so by a number nobody reads.
+    with os.fdopen(descriptor, "wb") as file:
         file.write(orjson.dumps(head, option=_INDENT)[:-2])
     return Intent(path, begun)
 
@@ -99,7 +103,10 @@ def read(path: Path) -> Interaction:
     content, seal, digest = data.rpartition(_SEAL)
     if not seal or digest[:64] != _digest(content) or digest[64:] != b'"\n}\n':
         raise DamagedError(f"{path.name} does not match its checksum")
-    return Interaction(path, orjson.loads(data))
+    try:
+        return Interaction(path, orjson.loads(data))
+    except orjson.JSONDecodeError as error:
+        raise DamagedError(f"{path.name} is sealed and yet no JSON: {error}") from None
 
 
 def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
@@ -119,14 +126,19 @@ def intents(folder: Path) -> list[Path]:
 
 
 def recover(path: Path) -> dict[str, Any] | None:
-    """Read an intent as far as it was written, or give None when not even its first part is whole."""
+    """Read an intent as far as it was written, field by field, or give None when not even its first one is whole."""
     data = path.read_bytes()
-    for candidate in (data, data[: data.rfind(b',\n  "http_status"')]):
+    while data:
         try:
-            found: dict[str, Any] = orjson.loads(candidate + b"\n}")
+            found: dict[str, Any] = orjson.loads(data + b"\n}")
         except orjson.JSONDecodeError:
-            continue
-        return found
+            pass
+        else:
+            # A status that was cut between its digits is a number too: only the body behind it proves it whole.
+            if "http_status" in found and not found.keys() & {"body", "body_base64"}:
+                del found["http_status"]
+            return found or None
+        data = data[: max(data.rfind(_NEXT), 0)]
     return None
 
 
@@ -148,7 +160,7 @@ def _names(folder: Path, suffix: str) -> Iterator[Path]:
 
 def _append(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    with os.fdopen(descriptor, "wb") as file:
         file.write(data)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-MOST_CHARACTERS = 1_000_000
+# More than the 128,000 tokens that the most talkative models may write.
+MOST_CHARACTERS = 600_000
 _MOST_STARTS = 50
 # No answer is this deep; what is deeper would end in a RecursionError somewhere on its way.
 _MOST_DEPTH = 32
 _FENCE = re.compile(r"^```[A-Za-z0-9_-]*|```$")
 _THINKING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _MOST_DIGITS = 20
+_NOTHING: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 class MalformedError(ValueError):
@@ -36,7 +39,8 @@ INVALID = _Invalid()
 class Pairs(dict[str, Any]):
     """A JSON object that remembers which keys stood in it more than once, with all their values."""
 
-    repeated: dict[str, list[Any]]
+    __slots__ = ("repeated",)
+    repeated: Mapping[str, list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def find_object(text: str, keys: tuple[str, ...]) -> Found:
     try:
         value = _loads(text)
     except MalformedError as error:
-        return _embedded(text, keys, str(error))
+        return _embedded(text, keys, error)
     if not isinstance(value, Pairs):
         raise MalformedError(f"the answer is {_kind(value)}, not a JSON object")
     return Found(value)
@@ -82,8 +86,11 @@ def holds_invalid(value: Any) -> bool:
     return isinstance(value, list) and any(map(holds_invalid, value))
 
 
-def _embedded(text: str, keys: tuple[str, ...], why: str) -> Found:
-    found = [value for value in _objects(text) if any(key in value for key in keys)]
+def _embedded(text: str, keys: tuple[str, ...], error: MalformedError) -> Found:
+    why = str(error)
+    # An object at the very start that broke off need not be read again to know that.
+    read = error.position if text[0] == "{" and not why.startswith("Extra data") else 0
+    found = [value for value in _objects(text, read) if any(key in value for key in keys)]
     if found:
         if any(value != found[0] for value in found[1:]):
             raise MalformedError(f"the answer holds {len(found)} different JSON objects")
@@ -94,11 +101,14 @@ def _embedded(text: str, keys: tuple[str, ...], why: str) -> Found:
     return Found(broken, closed=False, why=why)
 
 
-def _objects(text: str) -> Iterator[Pairs]:
-    """Give the complete objects that stand in a text, outermost first, skipping what is inside of them."""
-    start, tries, wasted = text.find("{"), 0, 0
-    # A text may be read from its middle to its end only so often, or its time would be quadratic.
-    while start >= 0 and tries < _MOST_STARTS and wasted <= len(text):
+def _objects(text: str, wasted: int) -> Iterator[Pairs]:
+    """Give the complete objects that stand in a text, outermost first, skipping what is inside of them.
+
+    `wasted` is how much of an object at the start was read in vain before.
+    """
+    start, tries = text.find("{", 1 if wasted else 0), 0
+    # What is read in vain is bounded, or the time would be quadratic.
+    while start >= 0 and tries < _MOST_STARTS and wasted <= len(text) // 2:
         tries += 1
         try:
             value, end = _guarded(_DECODER.raw_decode, text, start)
@@ -143,7 +153,7 @@ def _last_item(text: str, start: int) -> tuple[int | None, str]:
             if not stack or stack.pop() != sign or not stack:
                 break
             if len(stack) == 2:
-                cut, closers = match.end(), "".join(reversed(stack))
+                cut, closers = match.end(), stack[1] + stack[0]
     return cut, closers
 
 
@@ -166,7 +176,7 @@ def _guarded(decode: Any, *arguments: Any) -> Any:
 
 
 def _too_deep(value: Any) -> bool:
-    level = [value]
+    level = [value] if isinstance(value, dict | list | tuple) else []
     for _ in range(_MOST_DEPTH):
         containers = (inner.values() if isinstance(inner, dict) else inner for inner in level)
         level = [v for values in containers for v in values if isinstance(v, dict | list)]
@@ -177,7 +187,7 @@ def _too_deep(value: Any) -> bool:
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Pairs:
     value = Pairs(pairs)
-    value.repeated = {}
+    value.repeated = _NOTHING
     if len(value) < len(pairs):
         values: dict[str, list[Any]] = {}
         for key, inner in pairs:

@@ -1,4 +1,4 @@
-"""What notebooks need around them: a place to work from, tables shown in full, and quick imports of Jupyter's parts."""
+"""What notebooks need around them: the place to work from, and quick imports of Jupyter's parts."""
 
 from __future__ import annotations
 

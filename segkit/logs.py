@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ _NO_LOGS = "CREATE TABLE logs (file_path VARCHAR, log JSON)"
 _COMPACTED = "CREATE VIEW compacted AS FROM read_parquet({files}, union_by_name = true)"
 _NONE_COMPACTED = "CREATE VIEW compacted AS SELECT file_path FROM logs WHERE false"
 _COMPACT = """
-COPY (FROM interactions ORDER BY file_path) TO {path} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{logs: '{count}'}})
+COPY (FROM interactions ORDER BY file_path)
+TO {path} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{logs: '{count}'}})
 """
 _INDEX = """
 SELECT interaction_type, batch_id, attempt, file_path, cache_key, created_at FROM interactions ORDER BY file_path
@@ -48,7 +50,7 @@ def query(sql: str, runs_dir: str | Path = "runs", run: Run | str | None = None)
     read are passed over; `damaged_logs` names them.
     """
     with _connection(_folders(Path(runs_dir), run)) as connection:
-        return connection.sql(sql).df()
+        return _frame(connection.sql(sql))
 
 
 def compact(run: Run) -> Path:
@@ -88,8 +90,8 @@ def damaged_logs(run: Run) -> list[str]:
 @contextmanager
 def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open DuckDB in memory with the views over some run folders; those with a good Parquet file are not scanned."""
-    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET autoinstall_known_extensions = false")
         finished = [folder for folder in folders if compacted and _is_compacted(connection, folder)]
         logs = [f"{_escaped(stage)}/*.json" for f in folders if f not in finished for stage in _stage_folders(f)]
         files = [_escaped(folder / COMPACTED) for folder in finished]
@@ -98,6 +100,14 @@ def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[
         for path in sorted(project_folder("sql").glob("duckdb/*.sql"), key=lambda path: path.stem != _BASE):
             connection.execute(path.read_text(encoding="utf-8"))
         yield connection
+
+
+def _frame(rows: duckdb.DuckDBPyRelation) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # DuckDB calls pandas in a way that pandas 4 will not know
+        return rows.df()
 
 
 def _folders(runs_dir: Path, run: Run | str | None) -> list[Path]:

@@ -42,7 +42,7 @@ def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = N
     with owned(run.folder / "run.lock"), _stoppable(run), _ending(run):
         log_event(run.folder, "run_started")
         update_status(run.folder, state="running", reason="")
-        for name in STAGE_NOTEBOOKS:
+        for name in () if _stages_are_done(run) else STAGE_NOTEBOOKS:
             execute_notebook(run, name)
         settle(run, max_unassigned)
         execute_notebook(run, REVIEW)
@@ -75,7 +75,13 @@ def execute_notebook(run: Run, name: str) -> None:
     update_status(run.folder, notebook=name)
     try:
         papermill.execute_notebook(
-            str(source), str(target), parameters=parameters, kernel_name="python3", progress_bar=False
+            str(source),
+            str(target),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            # A kernel warns of each start and end; what matters is in the notebook.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
         raise _mapped(run, name, error.cell_index, error.ename, error.evalue) from None
@@ -182,6 +188,12 @@ def _stoppable(run: Run) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         stop.unlink(missing_ok=True)
+
+
+def _stages_are_done(run: Run) -> bool:
+    """Tell whether every question of every stage has its answer, so that only what follows them is left."""
+    stages = run.status.get("stages", {})
+    return run.has_result("ledger") and not any(stage["failed"] for stage in stages.values())
 
 
 def _check_parameters(known: Mapping[str, Any], given: Mapping[str, Any], source: Path) -> None:

@@ -5,12 +5,10 @@ folder. So a run is in the database whole and right, or as it was before. The ta
 """
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,8 @@ from psycopg.sql import SQL, Composed, Identifier
 from psycopg.types.json import Jsonb
 from psycopg.types.numeric import FloatLoader
 
-from segkit.errors import DatabaseError, ProductsError, RunError
+from segkit.errors import DatabaseError, ProductsError
+from segkit.run_tables import ASSIGNMENTS, SCHEMAS, Content, Row, run_content, run_row
 from segkit.settings import project_folder
 
 _CHUNK = 20_000  # rows at once as Python objects: a million rows are read, sent and compared in such pieces
@@ -44,44 +43,30 @@ _CONNECTION: dict[str, Any] = {  # beside what the URL says; a server that vanis
 }
 _AGAIN = "no run folder was changed; run `segkit sync RUN` again"
 _HINTS = {
-    "UndefinedTable": "segkit.postgres.migrate makes the tables; then run `segkit sync RUN` again",
+    "UndefinedTable": "make the tables with `segkit db migrate`, then run `segkit sync RUN` again",
     "UndefinedColumn": "compare the table with the files in sql/postgres",
     "InsufficientPrivilege": "GRANT SELECT, INSERT, UPDATE, DELETE on the tables and USAGE on their sequences",
     "LockNotAvailable": "another sync or a report holds the tables; run `segkit sync RUN` again later",
     "QueryCanceled": "the server was too slow; run `segkit sync RUN` again later",
 }
-_MODEL = ("model", "temperature", "response_format", "endpoint")  # the parameters that go into model_config
 _RUN = ["id", "created_at", "status", "model_config", "processing_params"]  # the columns of segmentation_runs
 _RUN += ["total_products", "processed_products", "result_summary"]
-_INT, _TEXT, _TIME = pa.int64(), pa.string(), pa.timestamp("us", tz="UTC")
-_SCHEMAS = {  # the other tables in the order of their references, with the columns that a run folder has for each
-    "run_products": {"product_id": _INT},
-    "product_taxonomies": {"id": _INT, "category_name": _TEXT, "definition": _TEXT, "product_count": _INT},
-    "product_segments": {"product_id": _INT, "taxonomy_id": _INT, "confidence": pa.float64()},
-    "refined_product_segments": {"product_id": _INT, "taxonomy_id": _INT},
-    "llm_interaction_index": {"interaction_type": _TEXT, "batch_id": _INT, "attempt": _INT, "file_path": _TEXT}
-    | {"prompt_file": _TEXT, "cache_key": _TEXT, "created_at": _TIME},
-}
-_ASSIGNMENTS = ("product_segments", "refined_product_segments")
 _KEYS = {"product_taxonomies": "category_name", "llm_interaction_index": "file_path"}  # a row keeps its id by these
 
-_Content = dict[str, pa.Table]  # what a run has for each of these tables
-_Row = tuple[Any, ...]
-_Connection = psycopg.Connection[_Row]
+_Connection = psycopg.Connection[Row]
 
 
 def connect(url: str) -> _Connection:
     """Connect to the server of a URL; raises DatabaseError, also for a database that is not UTF-8."""
     with _mapped(url, "connecting"):
         connection = psycopg.connect(prepare_threshold=None, **_CONNECTION | _target(url))
-        (encoding,) = connection.execute("SHOW server_encoding").fetchone() or (
-            "",
-        )  # a pooler may not tell it by itself
+        # Asked for, since a pooler may not tell it by itself.
+        (encoding,) = connection.execute("SHOW server_encoding").fetchone() or ("",)
         connection.rollback()
     if encoding != "UTF8":
         connection.close()
         hint = "names would be lost; create the database with ENCODING 'UTF8'"
-        raise DatabaseError(f"the database {_place(url)} has the encoding {encoding}, not UTF8", hint)
+        raise DatabaseError(f"the database {named(url)} has the encoding {encoding}, not UTF8", hint)
     return connection
 
 
@@ -93,7 +78,8 @@ def _target(url: str) -> dict[str, Any]:
         raise DatabaseError("DATABASE_URL is not a PostgreSQL URL", "postgresql://user:password@host/name") from None
 
 
-def _place(url: str) -> str:
+def named(url: str) -> str:
+    """Name a database for people: its name, host and port, never its user or password."""
     target = _target(url)
     return f"{target.get('dbname', '')} at {target.get('host', 'localhost')}:{target.get('port', 5432)}"
 
@@ -106,7 +92,7 @@ def _mapped(url: str, doing: str, hint: str = _AGAIN) -> Iterator[None]:
     except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, pd.errors.DatabaseError) as error:
         cause = _innermost(error)
         text = _wording(cause).replace(_target(url).get("password") or "\0", "***")
-        message = f"{doing} failed in the database {_place(url)}: {text}"
+        message = f"{doing} failed in the database {named(url)}: {text}"
         raise DatabaseError(message, _HINTS.get(type(cause).__name__, hint)) from cause
 
 
@@ -141,7 +127,7 @@ def _apply(connection: _Connection, url: str, file: Path) -> bool:
             connection.execute("INSERT INTO segkit_migrations VALUES (%s, %s, now())", (file.name, sha256))
     if applied.get(file.name, sha256) != sha256:
         hint = "restore the file, and put the change into a new one"
-        raise DatabaseError(f"{file.name} was changed after it was applied to {_place(url)}", hint)
+        raise DatabaseError(f"{file.name} was changed after it was applied to {named(url)}", hint)
     return file.name not in applied
 
 
@@ -159,7 +145,7 @@ def sync(folder: Path, url: str, interactions: pd.DataFrame) -> dict[str, int]:
     One transaction: after an error or a kill the tables are as before, and the same call can be made again.
     Raises RunError for a folder that cannot be read, DatabaseError for all else.
     """
-    run, content = _run(folder), _content(folder, interactions)
+    run, content = run_row(folder), run_content(folder, interactions)
     for pause in _PAUSES:
         try:
             return _sync(folder, url, run, content)
@@ -170,7 +156,7 @@ def sync(folder: Path, url: str, interactions: pd.DataFrame) -> dict[str, int]:
     return _sync(folder, url, run, content)
 
 
-def _sync(folder: Path, url: str, run: _Row, content: _Content) -> dict[str, int]:
+def _sync(folder: Path, url: str, run: Row, content: Content) -> dict[str, int]:
     with _mapped(url, f"the sync of {run[0]}"), connect(url) as connection:
         connection.execute(_LIMITS)
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"segkit {run[0]}",))
@@ -185,78 +171,10 @@ def _sync(folder: Path, url: str, run: _Row, content: _Content) -> dict[str, int
 
 def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
     """The differences between a run folder and the tables, one line a table; none when they are equal."""
-    run, content = _run(folder), _content(folder, interactions)
+    run, content = run_row(folder), run_content(folder, interactions)
     with _mapped(url, f"the check of {run[0]}"), connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one moment for all tables
         return _compare(connection, run, content)
-
-
-def _run(folder: Path) -> _Row:
-    """The row of a run in segmentation_runs."""
-    with _readable(folder):
-        run, status = (json.loads((folder / name).read_bytes()) for name in ("run.json", "status.json"))
-        model = {name: value for name, value in run["parameters"].items() if name in _MODEL}
-        others = {name: value for name, value in run["parameters"].items() if name not in _MODEL}
-        head = (run["run_id"], datetime.fromisoformat(run["created_at"]), status["state"])
-        return (*head, model, others, status["products"], status["processed"], status["summary"])
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
-        raise RunError(f"{path} cannot be read: {error!r}", "nothing was written to the database") from error
-
-
-def _content(folder: Path, interactions: pd.DataFrame) -> _Content:
-    """What a run folder says, with the run's own numbers for its categories."""
-    results = folder / "results"
-    with _readable(folder / "interactions"):
-        index = _index(interactions)
-    content = {
-        "run_products": _parquet(folder / "products.parquet", "run_products"),
-        "product_taxonomies": _parquet(results / "taxonomies.parquet", "product_taxonomies"),
-        "product_segments": _parquet(results / "segments.parquet", "product_segments"),
-        "refined_product_segments": _parquet(results / "refined_segments.parquet", "refined_product_segments"),
-        "llm_interaction_index": index,
-    }
-    for name in _ASSIGNMENTS:
-        _require(folder, content[name]["product_id"], content["run_products"]["product_id"], "products")
-        _require(folder, content[name]["taxonomy_id"].drop_null(), content["product_taxonomies"]["id"], "categories")
-    return content
-
-
-def _parquet(path: Path, name: str) -> pa.Table:
-    """A file of the run, sorted by its id column, which must be unique; empty where the run did not get so far."""
-    schema = pa.schema(_SCHEMAS[name])
-    if not path.exists():
-        return schema.empty_table()
-    with _readable(path):
-        table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
-    counts = table.group_by(schema.names[0]).aggregate([([], "count_all")])
-    if table.num_rows != counts.num_rows or table[0].null_count:
-        twice = counts.filter(pc.greater(counts["count_all"], 1))[schema.names[0]].to_pylist()
-        raise RunError(f"{path} has ids more than once, or none: {twice[:10]}", "the run is damaged")
-    if "confidence" in schema.names:  # NaN is no confidence, and unequal to itself
-        finite = pc.if_else(pc.is_finite(table["confidence"]), table["confidence"], None)
-        table = table.set_column(2, "confidence", finite)
-    return table.sort_by(schema.names[0])
-
-
-def _require(folder: Path, values: pa.ChunkedArray, known: pa.ChunkedArray, what: str) -> None:
-    unknown = values.filter(pc.invert(pc.is_in(values, value_set=known))).unique().to_pylist()
-    if unknown:
-        raise RunError(f"{folder} assigns {what} that it does not have: {unknown[:10]}", "the run is damaged")
-
-
-def _index(interactions: pd.DataFrame) -> pa.Table:
-    """The index of the interactions in the order of their time."""
-    schema = pa.schema(_SCHEMAS["llm_interaction_index"])
-    frame = interactions.reindex(columns=schema.names).astype({"batch_id": "Int64", "attempt": "Int64"})
-    frame["created_at"] = pd.to_datetime(frame["created_at"], utc=True, format="ISO8601").dt.floor("us")
-    order = [(name, "ascending") for name in ("created_at", "interaction_type", "batch_id", "attempt", "file_path")]
-    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False).sort_by(order)
 
 
 def _require_products(connection: _Connection, folder: Path) -> None:
@@ -293,7 +211,7 @@ def _send_products(connection: _Connection, path: Path, *, with_texts: bool) -> 
         _copy(connection, "segkit_products", ["id", *texts], rows)
 
 
-def _rows_of(batch: pa.RecordBatch, texts: list[str]) -> Iterator[_Row]:
+def _rows_of(batch: pa.RecordBatch, texts: list[str]) -> Iterator[Row]:
     return zip(*(batch.column(name).to_pylist() for name in ["product_id", *texts]), strict=True)
 
 
@@ -302,14 +220,14 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value).replace("\0", "\ufffd")
 
 
-def _replace(connection: _Connection, run: _Row, content: _Content) -> None:
+def _replace(connection: _Connection, run: Row, content: Content) -> None:
     """Put a run in place of what the tables hold of it; its own row is kept, others may refer to it."""
     values = [Jsonb(value) if isinstance(value, dict) else value for value in run]
     upsert = "INSERT INTO segmentation_runs ({0}) VALUES ({1}) ON CONFLICT (id) DO UPDATE SET ({0}) = ({2})"
     marks, new = SQL(", ").join([SQL("%s")] * len(run)), SQL(", ").join(Identifier("excluded", name) for name in _RUN)
     connection.execute(SQL(upsert).format(_names(_RUN), marks, new), values)
     ids = {name: _ids(connection, name, run[0], content[name][key].to_pylist()) for name, key in _KEYS.items()}
-    for name in reversed(_SCHEMAS):
+    for name in reversed(SCHEMAS):
         connection.execute(SQL("DELETE FROM {} WHERE run_id = %s").format(Identifier(name)), (run[0],))
     for name, table in _with_ids(content, ids).items():
         _copy(connection, name, ["run_id", *table.column_names], ((run[0], *row) for row in _rows(table)))
@@ -327,12 +245,12 @@ def _ids(connection: _Connection, name: str, run_id: str, keys: list[str]) -> li
     return ids + [id_ for (id_,) in connection.execute(draw, (name, len(keys) - len(ids)))]
 
 
-def _with_ids(content: _Content, ids: dict[str, list[int]]) -> _Content:
+def _with_ids(content: Content, ids: dict[str, list[int]]) -> Content:
     """The tables with the ids of the database; null where it has fewer rows than the run."""
     taxonomies, index = content["product_taxonomies"], content["llm_interaction_index"]
     categories = _fitted(ids["product_taxonomies"], taxonomies.num_rows)
     changed = {"product_taxonomies": taxonomies.set_column(0, "id", categories)}
-    for name in _ASSIGNMENTS:
+    for name in ASSIGNMENTS:
         places = pc.index_in(content[name]["taxonomy_id"], value_set=taxonomies["id"])
         changed[name] = content[name].set_column(1, "taxonomy_id", pc.take(categories, places))
     changed["llm_interaction_index"] = index.add_column(
@@ -342,17 +260,17 @@ def _with_ids(content: _Content, ids: dict[str, list[int]]) -> _Content:
 
 
 def _fitted(ids: list[int], length: int) -> pa.Array:
-    return pa.array([*ids, *[None] * (length - len(ids))][:length], _INT)
+    return pa.array([*ids, *[None] * (length - len(ids))][:length], pa.int64())
 
 
-def _copy(connection: _Connection, name: str, columns: list[str], rows: Iterable[_Row]) -> None:
+def _copy(connection: _Connection, name: str, columns: list[str], rows: Iterable[Row]) -> None:
     statement = SQL("COPY {} ({}) FROM STDIN").format(Identifier(name), _names(columns))
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(row)
 
 
-def _rows(table: pa.Table) -> Iterator[_Row]:
+def _rows(table: pa.Table) -> Iterator[Row]:
     for batch in table.to_batches(max_chunksize=_CHUNK):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
@@ -361,7 +279,7 @@ def _names(columns: Iterable[str]) -> Composed:
     return SQL(", ").join(map(Identifier, columns))
 
 
-def _compare(connection: _Connection, run: _Row, content: _Content) -> list[str]:
+def _compare(connection: _Connection, run: Row, content: Content) -> list[str]:
     """Compare every row of a run with what the tables hold of it; one line for each table that differs."""
     ids = {name: [id_ for (id_,) in _stored(connection, name, ["id"], run[0])] for name in _KEYS}
     texts = [_difference("segmentation_runs", [run], _stored(connection, "segmentation_runs", _RUN, run[0], "id"))]
@@ -372,7 +290,7 @@ def _compare(connection: _Connection, run: _Row, content: _Content) -> list[str]
 
 def _stored(
     connection: _Connection, name: str, columns: list[str], run_id: str, key: str = "run_id"
-) -> Iterator[_Row]:
+) -> Iterator[Row]:
     """Stream the rows that a table holds of a run, in the order of their first column."""
     statement = SQL("SELECT {} FROM {} WHERE {} = %s ORDER BY {}")
     names = (_names(columns), Identifier(name), Identifier(key), Identifier(columns[0]))
@@ -381,7 +299,7 @@ def _stored(
         yield from cursor.execute(statement.format(*names), (run_id,))
 
 
-def _difference(name: str, ours: Iterable[_Row], theirs: Iterable[_Row]) -> str:
+def _difference(name: str, ours: Iterable[Row], theirs: Iterable[Row]) -> str:
     """The first difference and how many there are; empty where the rows are equal."""
     pairs = (pair for pair in zip_longest(ours, theirs) if pair[0] != pair[1])
     if (first := next(pairs, None)) is None:

@@ -37,11 +37,10 @@ def load_products(
     other columns as they are. `where` keeps the rows whose column has just that value, `product_ids` keeps an
     explicit list. Raises ProductsError, with the rows told, when the file cannot be used as it is.
     """
-    frame = _read(Path(path))
+    frame = _read(Path(path)).reset_index(drop=True)
     _require(frame, [id_column, title_column, *(where or {})])
-    frame = _named(frame, id_column, title_column)
-    frame = _filtered(frame, where or {}, {id_column: "product_id", title_column: "title"})
-    return select(_checked(frame), product_ids)
+    frame = _named(_filtered(frame, where or {}), id_column, title_column)
+    return select(check_products(frame), product_ids)
 
 
 def select(products: pd.DataFrame, product_ids: Sequence[int] | None) -> pd.DataFrame:
@@ -187,15 +186,15 @@ def _require(frame: pd.DataFrame, names: Iterable[str]) -> None:
 
 
 def _named(frame: pd.DataFrame, id_column: str, title_column: str) -> pd.DataFrame:
-    for wanted, given in (("product_id", id_column), ("title", title_column)):
-        if given != wanted:
-            frame = frame.rename(columns={wanted: f"{wanted}_original"}).rename(columns={given: wanted})
-    return frame
+    if id_column == title_column:
+        raise ProductsError(f"column {id_column!r} cannot be both the id and the title", "name two columns")
+    displaced = {name: f"{name}_original" for name in ("product_id", "title")}
+    return frame.rename(columns={**displaced, id_column: "product_id", title_column: "title"})
 
 
-def _filtered(frame: pd.DataFrame, where: Mapping[str, str], renamed: Mapping[str, str]) -> pd.DataFrame:
+def _filtered(frame: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
     for column, value in where.items():
-        texts = frame[renamed.get(column, column)].map(_text)
+        texts = frame[column].map(_text)
         kept = frame[texts == value]
         if kept.empty and not frame.empty:
             values = [str(v) for v in texts.value_counts().index[:_SHOWN]]
@@ -204,9 +203,12 @@ def _filtered(frame: pd.DataFrame, where: Mapping[str, str], renamed: Mapping[st
     return frame
 
 
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+def check_products(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give `product_id` as int64 and `title` as text; raise ProductsError for ids that are none or not unique."""
     ids = [_as_id(value) for value in frame["product_id"]]
-    wrong = [f"row {i + 1}: {frame['product_id'].iloc[i]!r}" for i, value in enumerate(ids) if value is None]
+    # Rows are told as they stand in the file, also where only some of them were taken.
+    rows = [int(row) + 1 for row in frame.index]
+    wrong = [f"row {rows[i]}: {frame['product_id'].iloc[i]!r}" for i, value in enumerate(ids) if value is None]
     if wrong:
         raise ProductsError(
             f"{len(wrong)} product ids are not integers within BIGINT, written plainly: {_listed(wrong)}"
@@ -214,7 +216,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     repeated = sorted(_repeated(ids))
     if repeated:
         told = [
-            f"{value} (rows {_listed([i + 1 for i, v in enumerate(ids) if v == value])})"
+            f"{value} (rows {_listed([rows[i] for i, v in enumerate(ids) if v == value])})"
             for value in repeated[:_SHOWN]
         ]
         raise ProductsError(f"{len(repeated)} product ids stand more than once: {_listed(told)}")
@@ -242,7 +244,8 @@ def _repeated(values: Iterable[Any]) -> set[Any]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None or value is pd.NaT or value != value else str(value)
+    missing = value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+    return "" if missing else str(value)
 
 
 def _listed(values: Sequence[Any]) -> str:

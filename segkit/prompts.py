@@ -100,7 +100,8 @@ def _check(path: Path, text: str, known: tuple[str, ...]) -> None:
             if match["escaped"]:
                 continue
             placeholder = match["named"] or match["braced"]
-            if placeholder not in known:
+            unclosed = match["braced"] is not None and not match.group().endswith("}")
+            if placeholder not in known or unclosed:
                 raise PromptError(
                     f"{path}, line {number}: unknown placeholder {match.group()!r}", f"known are {names}; $$ is a $"
                 )

@@ -123,21 +123,23 @@ def create_run(
     return Run(final, orjson.loads((final / "run.json").read_bytes()))
 
 
-def open_run(name: str, runs_dir: Path = Path("runs")) -> Run:
+def open_run(name: str, runs_dir: str | Path = "runs") -> Run:
     """Open a run by its id, by the path of its folder, or the newest one by `latest`."""
-    run_id = Path(name).name if "/" in name and Path(name).is_dir() else name
+    place, run_id = Path(runs_dir), name
     if "/" in name and Path(name).is_dir():
-        runs_dir = Path(name).parent
+        place, run_id = Path(name).parent, Path(name).resolve().name
     if run_id == "latest":
-        ids = run_ids(runs_dir)
-        if not ids:
-            raise RunError(f"there are no runs in {runs_dir}", "start one with `segkit run`")
-        run_id = ids[-1]
+        run_id = _latest(place)
     if not _RUN_ID.fullmatch(run_id):
-        raise RunError(
-            f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24; see `segkit runs`"
-        )
-    return Run(runs_dir / run_id, _document(runs_dir / run_id))
+        raise RunError(f"{run_id[:80]!r} is no run id", "they look like RUN_20250618T120301Z_8d24; see `segkit runs`")
+    return Run(place / run_id, _document(place / run_id))
+
+
+def _latest(runs_dir: Path) -> str:
+    ids = run_ids(runs_dir)
+    if not ids:
+        raise RunError(f"there are no runs in {runs_dir}", "start one with `segkit run`")
+    return ids[-1]
 
 
 def run_ids(runs_dir: Path) -> list[str]:

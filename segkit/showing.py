@@ -12,13 +12,16 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from segkit.errors import RunError
 from segkit.runs import Run, current_state, list_runs, open_run
 from segkit.settings import Settings, load_settings
 
+_EXAMPLE_QUERY = 'segkit db query "SELECT * FROM product_taxonomies"'
 
-def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Table:
+
+def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
     """Sum up a run in a dozen lines, the last of them where to look next."""
     from segkit.syncing import database_name
 
@@ -35,7 +38,9 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "tokens": tokens + unknown,
         "cost": cost,
         "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",
-        "rows": f'{database_name(settings)}: segkit db query "SELECT …"' if synced else f"segkit sync {run.id}",
+        "rows": f'{database_name(settings)}: segkit db query "SELECT * FROM product_taxonomies"'
+        if synced
+        else f"segkit sync {run.id}",
         "report": str(run.folder / "report.html"),
     }
     if summary["model"] == "offline":
@@ -121,14 +126,12 @@ def _stage_seconds(summary: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
 
 
-def _pairs(rows: Mapping[str, Any]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        if value not in ("", None):
-            table.add_row(str(name), escape(str(value)))
-    return table
+def _pairs(rows: Mapping[str, Any]) -> Text:
+    """Put names and values below one another; long values are never broken, so that a path can be copied."""
+    told = {name: str(value) for name, value in rows.items() if value not in ("", None)}
+    width = max(map(len, told), default=0) + 2
+    lines = [Text.assemble((name.ljust(width), "dim"), value) for name, value in told.items()]
+    return Text("\n").join(lines)
 
 
 def _table(frame: pd.DataFrame) -> Table:

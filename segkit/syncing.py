@@ -9,6 +9,7 @@ import pandas as pd
 from segkit import postgres
 from segkit.embedded_postgres import embedded_url
 from segkit.logs import interaction_index
+from segkit.products import check_products, select
 from segkit.runs import Run
 from segkit.settings import Settings, load_settings
 
@@ -31,7 +32,8 @@ def read_postgres(sql: str, settings: Settings | None = None) -> pd.DataFrame:
 
 def products_from_postgres(product_ids: Sequence[int], settings: Settings | None = None) -> pd.DataFrame:
     """Read products from `amazon_products`; raise ProductsError for ids that are not there."""
-    return postgres.load_products(database_url(settings or load_settings()), list(product_ids))
+    url = database_url(settings or load_settings())
+    return select(check_products(postgres.load_products(url, list(product_ids))), product_ids)
 
 
 def database_url(settings: Settings) -> str:

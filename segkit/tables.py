@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +20,29 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 OFFLINE = "offline (embedded; it groups by words and is no language model)"
+_LAYOUT: list[Any] = [
+    {"selector": "th, td", "props": "text-align: left; vertical-align: top"},
+    {"selector": "th", "props": "white-space: nowrap"},
+]
 _NAMED = 8  # how many names a cell lists before it counts the rest
 
 
-def show(frame: pd.DataFrame, rows: int = 100) -> Styler:
+def show(frame: pd.DataFrame, rows: int = 100, once: str = "") -> Styler:
     """Lay a frame out for reading: whole texts to the left, numbers to the right, the first `rows` rows.
 
-    Every text is escaped: names and titles come from models and shops.
+    A value of the column `once` is not repeated below itself. Every text is escaped: names and titles come from
+    models and shops.
     """
     shown = frame.head(rows).reset_index(drop=True)
-    shown.columns = [str(name).replace("_", " ") for name in shown.columns]
-    numbers = [name for name in shown.columns if pd.api.types.is_numeric_dtype(shown[name])]
-    styler = shown.style.hide(axis="index").format(_text, escape="html").format_index(escape="html", axis="columns")
-    styler.set_table_styles([{"selector": "th, td", "props": "text-align: left; vertical-align: top"}])
-    styler.set_table_styles(_right(numbers), overwrite=False)
-    if len(frame) > rows:
-        styler.set_caption(f"the first {rows:,} of {len(frame):,} rows")
+    if once:
+        shown[once] = shown[once].where(shown[once] != shown[once].shift(), "")
+    styler = shown.style.hide(axis="index")
+    styler.format({name: _writer(str(name)) for name in shown.columns}, escape="html")
+    styler.format_index(lambda name: str(name).replace("_", " "), escape="html", axis="columns")
+    right = [i for i, name in enumerate(shown.columns) if pd.api.types.is_numeric_dtype(frame[name])]
+    styler.set_table_styles(_LAYOUT + [{"selector": f".col{i}", "props": "text-align: right"} for i in right])
+    if frame.empty or len(frame) > rows:
+        styler.set_caption(f"the first {rows:,} of {len(frame):,} rows" if len(frame) else "none")
     return styler
 
 
@@ -52,6 +59,15 @@ def batch_plan(run: Run) -> pd.DataFrame:
     return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
 
 
+def inputs(run: Run) -> pd.DataFrame:
+    """Tell where the products came from and how many there are."""
+    told = run.document["input"]
+    where = ", ".join(f"{column} = {value}" for column, value in told["where"].items())
+    facts = {"run": run.id, "category": run.parameters.category, "source": told["source"], "where": where}
+    facts |= {"products": told["products"], "without a title": told["untitled"]}
+    return _facts({name: value for name, value in facts.items() if value != ""})
+
+
 def prompts_used(run: Run) -> pd.DataFrame:
     """List the prompts of a run with their hashes (`prompt`, `lines`, `characters`, `sha256`)."""
     texts = run.prompts
@@ -63,7 +79,11 @@ def environment(run: Run) -> pd.DataFrame:
     """Tell what the run was made with: its parameters, and the versions of Python, segkit and its packages."""
     document = run.document
     told = {**document["parameters"], "segkit": document["segkit_version"], "python": document["python"]}
-    told |= {**document["packages"], "git_commit": document["git_commit"], "input_sha256": document["input"]["sha256"]}
+    told |= {
+        **document["packages"],
+        "git_commit": document["git_commit"],
+        "input_sha256": document["input"]["sha256"],
+    }
     return _facts(told)
 
 
@@ -75,6 +95,12 @@ def batch_categories(run: Run) -> pd.DataFrame:
     names = run.result("batch_categories").groupby("batch")["name"].agg(["size", _listed])
     table = products.join(names).reset_index()
     return table.rename(columns={"size": "categories", "_listed": "names"}).fillna({"categories": 0, "names": ""})
+
+
+def first_assignments(run: Run) -> pd.DataFrame:
+    """List what the batches state, batch by batch: `batch`, `product_id`, `title`, `category`, `confidence`."""
+    stated = _titled(run, "batch_assignments").sort_values(["batch", "product_id"], ignore_index=True)
+    return stated[["batch", "product_id", "title", "category", "confidence"]]
 
 
 def merge_tree(run: Run) -> pd.DataFrame:
@@ -109,26 +135,23 @@ def segments(run: Run) -> pd.DataFrame:
 
 
 def moved_products(run: Run) -> pd.DataFrame:
-    """List the products that refinement moved: `product_id`, `title`, `from_category`, `to_category`."""
+    """List the products that refinement moved: `from_category`, `to_category`, `product_id`, `title`."""
     lineage = _titled(run)
     moved = lineage[lineage["category"] != lineage["refined_category"]]
     moved = moved.rename(columns={"category": "from_category", "refined_category": "to_category"})
     moved = moved.sort_values(["from_category", "to_category", "product_id"], ignore_index=True)
-    return moved[["product_id", "title", "from_category", "to_category"]]
+    return moved[["from_category", "to_category", "product_id", "title"]]
 
 
 def unassigned(run: Run) -> pd.DataFrame:
-    """List the products that stand in no category: `product_id`, `title`, `state` and, if unassigned, the `reason`."""
+    """List the products that stand in no category: `product_id`, `title`, `state`, and a `reason` if unassigned."""
     ledger = run.result("ledger").merge(run.products[["product_id", "title"]], on="product_id")
     left = ledger[ledger["state"] != "assigned"].sort_values(["state", "product_id"], ignore_index=True)
     return left[["product_id", "title", "state", "reason"]]
 
 
 def examples(run: Run, per_category: int = 3) -> pd.DataFrame:
-    """Show some products of every category, from the surest to the least sure one.
-
-    Gives `category`, `product_id`, `title`, `confidence`. Before refinement the categories are those of the batches.
-    """
+    """Show some products of every category: `category`, `product_id`, `title`, `confidence`, the surest first."""
     placed = _titled(run).rename(columns={"refined_category": "category", "category": "before"})
     placed = placed[placed["category"] != ""].sort_values(["confidence", "product_id"], ascending=[False, True])
     sizes = placed["category"].value_counts()
@@ -180,13 +203,8 @@ def _spent(stages: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _titled(run: Run) -> pd.DataFrame:
-    """Give the lineage of every product with its title; before refinement, what the batches state."""
-    if run.has_result("lineage"):
-        lineage = run.result("lineage")
-    else:
-        lineage = run.result("batch_assignments").assign(refined_category=lambda frame: frame["category"])
-    return lineage.merge(run.products[["product_id", "title"]], on="product_id")
+def _titled(run: Run, result: str = "lineage") -> pd.DataFrame:
+    return run.result(result).merge(run.products[["product_id", "title"]], on="product_id")
 
 
 def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -213,14 +231,15 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(listed[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def _text(value: Any) -> Any:
-    """Write a value as people do; what is unknown is a dash."""
-    if value is None or value is pd.NA or value != value:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
-    return value
+def _writer(column: str) -> Callable[[Any], Any]:
+    """Choose how the values of a column are written: money to the hundredth of a cent, counts in thousands."""
+    number = "{:,.4f}" if "cost" in column else "{:,.2f}"
 
+    def write(value: Any) -> Any:
+        if value is None or value is pd.NA or value != value:
+            return "–"
+        if isinstance(value, int) and not column.endswith("id"):
+            return f"{value:,}"
+        return number.format(value) if isinstance(value, float) else value
 
-def _right(names: Iterable[str]) -> dict[Any, list[dict[str, str]]]:
-    return {name: [{"selector": "", "props": "text-align: right"}] for name in names}
+    return write

@@ -68,7 +68,7 @@ def _envelope(body: bytes) -> Any:
         pass
     # Half a surrogate pair or a huge number stops orjson, and yet the envelope may be sound.
     try:
-        return json.loads(body)
+        return json.loads(body.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -112,7 +112,8 @@ def _content(message: dict[str, Any]) -> str:
     for call in calls if isinstance(calls, list) else []:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict) and function.get("name") in STAGES:
-            return _text(function.get("arguments")) or ""
+            arguments = function.get("arguments")
+            return arguments if isinstance(arguments, str) else ""
     return ""
 
 
@@ -129,8 +130,9 @@ def _usage(told: Any) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    """Give a text that a log can hold, without half a surrogate pair."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else None

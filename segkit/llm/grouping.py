@@ -19,16 +19,23 @@ _PLACES = (1.0, 0.8, 0.65)  # worth of the head noun, of the word before it, and
 _COMMON = 0.25  # a word in more than this share of the phrases tells little, if other words can tell
 _GENERIC = 0.95  # how much a head loses whose modifiers also stand before other heads ("machine")
 _RARE = 0.3  # worth of a word that occurs once
-_STRANGE = 0.02  # a likeness below this is none
+_LIGHT = 0.5  # a group of categories that weighs less is a rare kind
+_STRANGE, _ALIKE = 0.02, 0.17  # a likeness up to the first is none, above the second is plain
 
 
 class Unit(NamedTuple):
-    """A product or category: its id, type phrase (head last), other words, and weight."""
+    """A product or category: its id, type phrase (head last), other words, and weight.
+
+    The words of a category's name were chosen already, so they `count` twice: as words that recur. A category
+    has the `examples` of its definition, a product is its own.
+    """
 
     key: str
     phrase: Clause
     context: Clause = ()
     weight: float = 1.0
+    count: int = 1
+    examples: tuple[str, ...] = ()
 
 
 class Group(NamedTuple):
@@ -79,12 +86,21 @@ def _read_unit(
             continue
         words = [word for word in clause if word.weight > 0 and word.stem not in brands]
         end = max(place for place, word in enumerate(words) if word.stem == head.stem) + 1
-        # A word that leads a title and stands nowhere else is most likely a brand.
-        start = int(end > 2 and words[0] is clauses[0][0] and seen[words[0].stem] < 2)
+        start = _lead(words[: end - 1], clauses[0], seen)
         others = [*words[:start], *words[end:], *(word for other in clauses if other is not clause for word in other)]
         return Unit(key, tuple(words[start:end]), tuple(word for word in others if word.weight > 0))
     rest = tuple(word for clause in clauses for word in clause if word.weight > 0)
     return Unit(key, rest[-1:], rest[:-1])
+
+
+def _lead(words: Sequence[Word], clause: Clause, seen: Counter[str]) -> int:
+    """How many words lead a title (two at most), begin with a capital and stand nowhere else: most likely a brand."""
+    count = 0
+    for word, first in zip(words, clause[:2], strict=False):
+        if word is not first or seen[word.stem] > 1 or not word.text[:1].isupper():
+            break
+        count += 1
+    return count
 
 
 def _head(nouns: Clause, heads: Counter[str]) -> Word | None:
@@ -114,7 +130,9 @@ def _anchor(unit: Unit, worth: Mapping[str, float]) -> str:
 
 def _worth(units: Sequence[Unit]) -> Bag:
     """Say of each phrase word how well it tells kinds apart: it recurs, is not everywhere, is no generic head."""
-    counts = Counter(stem for unit in units for stem in {word.stem for word in unit.phrase})
+    counts: Counter[str] = Counter()
+    for unit in units:
+        counts.update(dict.fromkeys((word.stem for word in unit.phrase), unit.count))
     total = sum(unit.weight for unit in units)
     weights, told = _weigh_words(units, counts)
     generic = _generic(units)
@@ -156,26 +174,45 @@ def _generic(units: Sequence[Unit]) -> Bag:
     return {head: crossed[head] / weight for head, weight in all_weight.items()}
 
 
-def settle(groups: Sequence[Group], most: int) -> tuple[list[Group], list[Group]]:
+def join_singles(groups: Sequence[Group]) -> list[Group]:
+    """Give each group of one unit to the group of several that is clearly like it, if there is one."""
+    kept = [i for i, one in enumerate(groups) if len(one.units) > 1]
+    gathered, alone = _attach(groups, kept, _ALIKE)
+    gathered |= {i: list(groups[i].units) for i in alone}
+    return [Group(groups[i].anchor, units) for i, units in sorted(gathered.items())]
+
+
+def settle(groups: Sequence[Group], most: int, limit: int) -> tuple[list[Group], list[Group]]:
     """Keep the `most` weightiest groups and give each other one to the kept group most like it.
 
-    Returns the settled groups in the order of `groups`, and those that are like none.
+    Groups that are like none stay too while there are fewer than `limit`. Returns the settled groups in the
+    order of `groups`, and those for which there was no room.
     """
     weights = [sum(unit.weight for unit in one.units) for one in groups]
     order = sorted(range(len(groups)), key=lambda i: (-weights[i], i))
-    least = max(0.5, 0.004 * sum(weights))
+    least = max(_LIGHT, 0.004 * sum(weights))
     kept = [i for i in order if weights[i] >= least][:most] or order[:1]
+    gathered, strange = _attach(groups, kept, _STRANGE)
+    room = max(0, limit - len(gathered))
+    stay = [i for i in order if i in strange and weights[i] >= _LIGHT][:room]
+    gathered |= {i: list(groups[i].units) for i in stay}
+    settled = [Group(groups[i].anchor, units) for i, units in sorted(gathered.items())]
+    return settled, [groups[i] for i in strange if i not in stay]
+
+
+def _attach(groups: Sequence[Group], kept: Sequence[int], least: float) -> tuple[dict[int, list[Unit]], list[int]]:
+    """Add each group that is not kept to the kept one most like it; those less like any than `least` are left."""
     bags = [_sum_bags(one.units) for one in groups]
     rarity = rarities(bags)
-    vectors = [vector(bag, rarity) for bag in bags]
-    gathered, strange = {i: list(groups[i].units) for i in kept}, []
-    for i in (i for i in order if i not in gathered):
-        likeness, _, best = max((dot(vectors[i], vectors[j]), weights[j], -j) for j in kept)
-        if likeness > _STRANGE:
-            gathered[-best].extend(groups[i].units)
+    vectors = [vector(words, rarity) for words in bags]
+    gathered, left = {i: list(groups[i].units) for i in kept}, []
+    for i in sorted(set(range(len(groups))) - set(kept)):
+        likeness, best = max(((dot(vectors[i], vectors[j]), -place) for place, j in enumerate(kept)), default=(0, 0))
+        if likeness > least:
+            gathered[kept[-best]].extend(groups[i].units)
         else:
-            strange.append(groups[i])
-    return [Group(groups[i].anchor, units) for i, units in sorted(gathered.items())], strange
+            left.append(i)
+    return gathered, left
 
 
 def _sum_bags(units: Iterable[Unit]) -> Bag:

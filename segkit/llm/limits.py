@@ -105,7 +105,8 @@ class Limits:
                 window.settle(ticket, amount)
         async with self._turn:
             self._busy -= 1
-            self._turn.notify()
+            # One for the place that is free now, and one for each that has become free by a higher concurrency.
+            self._turn.notify(max(1, int(self.allowed) - self._busy))
 
     async def close(self) -> None:
         """Let nobody through any more, and send those away who wait."""

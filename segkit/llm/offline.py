@@ -9,10 +9,11 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from segkit.folding import fold_name, name_fault
-from segkit.llm.grouping import Bag, Group, Unit, bag, dot, group, rarities, read_units, settle, vector
+from segkit.llm.grouping import Bag, Group, Unit, bag, dot, group, join_singles, rarities, read_units, settle, vector
 from segkit.llm.words import display, lower, plural, read_title
 from segkit.models import OUT_OF_SCOPE
 
@@ -20,6 +21,7 @@ _ID_LINE = re.compile(r"^\[([A-Z]+)_([0-9]+)\][ \t]*(.*)$", re.MULTILINE)
 _ASSIGNED = re.compile(r"^(.*?)(?:^| )→ (S_[0-9]+|OUT_OF_SCOPE) \(.*\)$")
 _CATEGORY = re.compile(r"^Product category:[ \t]*(\S.*)$", re.MULTILINE)
 _TRAITS, _EXAMPLES = "; typical words: ", "; e.g. "
+_POOLED = " & More:"
 _NAMELESS = "General Merchandise"
 _FEWEST, _MOST = 8, 40  # categories that a merge may keep, between these as many as one batch needs
 _MARGIN, _RATIO = 0.1, 1.15  # a better fit must be better by both
@@ -53,7 +55,7 @@ def answer(prompt: str) -> str:
 def _extract(titles: Mapping[str, str], category: str) -> dict[str, Any]:
     units = read_units(titles)
     strange = _out_of_scope(units, category)
-    described = _describe(group([unit for unit in units if unit.key not in strange]))
+    described = _describe(join_singles(group([unit for unit in units if unit.key not in strange])))
     placed: dict[str, dict[str, Any]] = {key: {"category": OUT_OF_SCOPE, "confidence": 0.6} for key in strange}
     for index, one in enumerate(described):
         for unit in one.units:
@@ -76,16 +78,20 @@ def _confidence(unit: Unit, described: Described) -> float:
 
 
 def _out_of_scope(units: Sequence[Unit], category: str) -> set[str]:
-    """Find products that share no noun with any other, in a batch that is nearly all about one thing."""
+    """Find products that share no noun with any other, in a batch that is about one thing and has few of these.
+
+    What the batch is about are the words of `category`; if none is stated, what half of the titles hold. A
+    category whose words are in few titles ("Apparel") tells nothing, so nothing is out of it.
+    """
     nouns = {unit.key: {word.stem for word in (*unit.phrase, *unit.context) if word.weight > 0.5} for unit in units}
     counts = Counter(stem for stems in nouns.values() for stem in stems)
-    asked = {word.stem for clause in read_title(category) for word in clause}
-    core = {stem for stem, count in counts.items() if count >= 0.3 * len(units) and count > 2}
-    core |= {stem for stem in asked if counts[stem] >= 0.2 * len(units)}
-    outside = [key for key, stems in nouns.items() if not any(part in stem for part in core for stem in stems)]
-    if not core or len(outside) > 0.3 * len(units):
-        return set()
-    return {key for key in outside if len(nouns[key]) > 1 and all(counts[stem] == 1 for stem in nouns[key])}
+    asked = {word.stem for clause in read_title(category) for word in clause if word.weight > 0}
+    least = max(3.0, (0.2 if category else 0.5) * len(units))
+    core = {stem for stem, count in counts.items() if count >= least and (stem in asked or not category)}
+    alone = {key for key, stems in nouns.items() if len(stems) > 1 and all(counts[stem] < 2 for stem in stems)}
+    # "Coffeemaker" is about coffee.
+    alone = {key for key in alone if not any(part in stem for part in core for stem in nouns[key])}
+    return alone if core and len(alone) <= 1 + 0.15 * len(units) else set()
 
 
 def _describe(groups: Iterable[Group], start: Sequence[Described] = ()) -> list[Described]:
@@ -139,33 +145,39 @@ def _define(name: str, one: Group) -> str:
         texts |= {word.stem: lower(word.text) for word in words if word.stem not in texts}
     least = 2 if len(one.units) > 1 else 1
     traits = [stem for stem in sorted(counts, key=lambda stem: (-counts[stem], stem)) if counts[stem] >= least][:8]
-    phrases = dict.fromkeys(" ".join(lower(word.text) for word in unit.phrase[-3:]) for unit in one.units)
-    examples = [phrase for phrase in phrases if phrase][:3] or [name]
+    own = [unit.examples or (" ".join(lower(word.text) for word in unit.phrase[-3:]),) for unit in one.units]
+    # One example of each unit before the second of any.
+    phrases = dict.fromkeys(phrase for turn in zip_longest(*own) for phrase in turn if phrase)
+    examples = list(phrases)[:3] or [name]
     start = f"{name}{_TRAITS}{', '.join(texts[stem] for stem in traits)}" if traits else name
     return f"{start}{_EXAMPLES}{', '.join(examples)}"
 
 
 def _consolidate(lines: Mapping[str, str]) -> dict[str, Any]:
     units = [_category_unit(key, text) for key, text in lines.items()]
+    pooled = [unit for unit in units if _POOLED in f"{lines[unit.key]}:"]
     sizes = Counter(unit.key.partition("_")[0] for unit in units)
     most = min(_MOST, max(_FEWEST, round(1.1 * max(sizes.values(), default=0))))
-    settled, strange = settle(group(units), most)
+    groups = group([unit for unit in units if unit not in pooled])
+    settled, strange = settle(groups, most, _MOST)
     described = _describe(settled)
-    if strange:
-        described.append(_pool(strange, described))
+    described += _pool(strange, pooled, lines, {fold_name(one.name) for one in described})
     members = {unit.key: f"M_{index}" for index, one in enumerate(described) for unit in one.units}
     return {"categories": _listed("M", described), "members": {key: members[key] for key in lines}}
 
 
-def _pool(strange: Sequence[Group], described: Sequence[Described]) -> Described:
-    """Put categories that are like no other into one, named after the first two of them."""
-    pooled = _describe(strange)
-    names = list(dict.fromkeys(one.name for one in pooled))[:2]
-    name = f"{', '.join(names)} & More" if len(pooled) > 2 else " & ".join(names)
-    taken = {fold_name(one.name) for one in described}
-    name = name if fold_name(name) not in taken else f"{name} and Such"
-    units = [unit for one in pooled for unit in one.units]
-    return Described(name, _define(name, Group("", units)), units)
+def _pool(
+    strange: Sequence[Group], pooled: Sequence[Unit], lines: Mapping[str, str], taken: set[str]
+) -> list[Described]:
+    """Put rare kinds that are like no other, and those of earlier merges, into one, named after two of them."""
+    units = [*(unit for one in strange for unit in one.units), *pooled]
+    if not units:
+        return []
+    kinds = [_name(one) for one in strange]
+    kinds += [kind for unit in pooled for kind in lines[unit.key].partition(_POOLED)[0].split(", ")]
+    fresh = [kind for kind in dict.fromkeys(kinds) if fold_name(kind) not in taken]
+    name = ", ".join(fresh[:2] or [_NAMELESS])[:200] + _POOLED[:-1]
+    return [Described(name, _define(name, Group("", units)), units)]
 
 
 def _category_unit(key: str, text: str, aged: bool = True) -> Unit:
@@ -181,7 +193,9 @@ def _category_unit(key: str, text: str, aged: bool = True) -> Unit:
     context = tuple(w for clause in read_title(f"{traits}, {examples or start}") for w in clause if w.weight > 0)
     size = 1.0 + examples.count(",")
     size += 0.5 * (traits.count(",") + 1) if traits and size > 1 else 0.0
-    return Unit(key, phrase, context, size / (_taxonomy(key) + 1) ** 0.7)
+    return Unit(
+        key, phrase, context, size / (_taxonomy(key) + 1) ** 0.7, 2, tuple(examples.split(", ")) if examples else ()
+    )
 
 
 def _taxonomy(key: str) -> int:

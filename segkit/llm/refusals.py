@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import email.utils
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,10 +40,12 @@ def meaning_of(response: Response, model: str, host: str) -> Meaning:
     """Sort a response by its status, and by the type and the code of its error."""
     error = _error(response.body)
     told = _told(error, response)
-    names = {str(error.get("code")), str(error.get("type"))}
+    names = {name for name in (error.get("code"), error.get("type")) if isinstance(name, str)}
     status = response.status
     if 200 <= status < 300:
-        return _good(response, error, told)
+        if not error:
+            return _good(response)
+        told, status = f"HTTP {status} with an error inside: {told}", _status_inside(error)
     if 300 <= status < 400:
         target = response.headers.get("location", "(nowhere)")
         return Meaning(
@@ -53,7 +55,7 @@ def meaning_of(response: Response, model: str, host: str) -> Meaning:
         return Meaning("stop", f"no credit at {host}: {told}", "nothing is lost; top up, then resume")
     if status == 429:
         return Meaning("wait", f"HTTP 429: {told}", wait=wished_wait(response.headers))
-    if names & _TOO_LONG or status == 413:
+    if names & _TOO_LONG or status == 413 or "maximum context length" in told:
         return Meaning("cut", f"too long: {told}", trouble="too_long")
     if names & _FILTERED:
         return Meaning("cut", f"filtered: {told}", trouble="filtered")
@@ -70,14 +72,12 @@ def wished_wait(headers: Mapping[str, str]) -> float | None:
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
         seconds = _seconds(value, unit)
-        if seconds is not None and 0 < seconds < _YEAR and math.isfinite(seconds):
+        if seconds is not None and 0 < seconds < _YEAR:
             return seconds
     return None
 
 
-def _good(response: Response, error: dict[str, Any], told: str) -> Meaning:
-    if error:
-        return Meaning("again", f"HTTP {response.status} with an error inside: {told}")
+def _good(response: Response) -> Meaning:
     if "html" in response.headers.get("content-type", "") or response.body.lstrip()[:1] == b"<":
         return Meaning("again", "HTTP 200 with a page instead of JSON", "is this an OpenAI-compatible endpoint?")
     return Meaning("answer")
@@ -101,21 +101,26 @@ def _error(body: bytes) -> dict[str, Any]:
     if isinstance(value, list) and value:  # some gateways wrap the object in a list
         value = value[0]
     error = value.get("error") if isinstance(value, dict) else None
-    if isinstance(error, str):
+    if isinstance(error, str) and error:
         return {"message": error}
     return error if isinstance(error, dict) else {}
 
 
+def _status_inside(error: dict[str, Any]) -> int:
+    """Give the status that an error inside a good response means: its code, or a passing trouble of the server."""
+    code = str(error.get("code"))[:4]
+    return int(code) if re.fullmatch("[45][0-9][0-9]", code) else 500
+
+
 def _told(error: dict[str, Any], response: Response) -> str:
-    text = error.get("message") or response.body[:2000].decode(errors="replace")
-    return one_line(str(text), 300) or "(no text)"
+    text = error.get("message")
+    text = text if isinstance(text, str) and text else response.body[:2000].decode(errors="replace")
+    return one_line(text, 300) or "(no text)"
 
 
 def _seconds(value: str, unit: float) -> float | None:
-    try:
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", value):
         return float(value) * unit
-    except ValueError:
-        pass
     try:
         moment = email.utils.parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):

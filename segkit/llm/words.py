@@ -10,7 +10,7 @@ import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
-_STOP = """a an the and or & n nor if is are be it its this that these those your you my our we us all any each
+_STOP = """a an the of and or & n nor if is are be it its this that these those your you my our we us all any each
 every no not non only also more most very so than then up off out over under via per de la le el du des
 versatile other others etc unknown none null na misc miscellaneous assorted various item items product products"""
 
@@ -36,7 +36,8 @@ stage stages mil mils ply fl tbsp bit bits way ways number no upc sku model vers
 _AUDIENCE = """men mens man women womens woman ladies lady unisex kid kids child children boy boys girl girls baby
 babies toddler toddlers infant infants adult adults teen teens family him her his hers mom dad mother father gift
 gifts birthday christmas easter halloween valentine holiday holidays party favor favors everyone beginner beginners
-artist artists professional professionals home office school indoor outdoor house household kitchen room everyday daily"""
+artist artists professional professionals home office school indoor outdoor house household kitchen room
+everyday daily"""
 
 _MARKETING = """new premium best deluxe pro ultra classic original genuine authentic luxury elegant stylish modern
 vintage traditional basic basics essential essentials ultimate super mega mini max plus lite advanced improved quality
@@ -50,9 +51,9 @@ american china german italian style styled design designs type kind designer fas
 replacement refill original latest ready lifetime superior select signature collection"""
 
 _MATERIALS = """steel stainless metal metallic aluminum aluminium iron brass copper zinc titanium plastic pvc abs
-polymer resin rubber silicone wood wooden bamboo oak walnut pine glass ceramic porcelain stoneware stone marble granite
-cotton linen silk wool woolen polyester nylon denim leather suede velvet fleece canvas fabric cloth mesh satin lace
-paper cardboard foam fiber fibre microfiber carbon acrylic vinyl"""
+polymer resin rubber silicone wood wooden bamboo oak walnut pine glass ceramic porcelain stoneware stone marble
+granite cotton linen silk wool woolen polyester nylon denim leather suede velvet fleece canvas fabric cloth mesh satin
+lace paper cardboard foam fiber fibre microfiber carbon acrylic vinyl"""
 
 _CONTAINERS = "set sets kit kits bundle bundles collection collections combo combos assortment system systems"
 
@@ -89,6 +90,7 @@ class Word(NamedTuple):
 Clause = tuple[Word, ...]
 
 
+@lru_cache(maxsize=32768)
 def stem(word: str) -> str:
     """Fold case, hyphens, possessives and plurals away: `T-Shirts` → `tshirt`."""
     word = re.sub(r"['’‘]s?$", "", unicodedata.normalize("NFKC", word).casefold())
@@ -107,6 +109,7 @@ def stem(word: str) -> str:
 _STEM_WEIGHTS = {stem(word): weight for word, weight in _WEIGHTS.items()}
 
 
+@lru_cache(maxsize=32768)
 def weigh(text: str) -> float:
     """Say how well a word can name a kind of product: 0 for a stop word, a unit or a model number, 1 for a noun."""
     plain = unicodedata.normalize("NFKC", text).casefold()

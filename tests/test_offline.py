@@ -1,0 +1,222 @@
+"""The offline model: valid whatever the titles say, the same everywhere, and better than k-means."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkit.batching import letters
+from segkit.folding import fold_name, name_fault, one_line
+from segkit.llm.offline import answer
+from segkit.replies import check_consolidate
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(__file__).parents[2] / "shared/data"
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+KETTLES = [
+    "Acme Electric Kettle, 1.7 L, Stainless Steel, Auto Shut-Off",
+    "Borealis BK-200 Electric Kettle with Temperature Control, Black",
+    "Cindra Electric Kettle for Tea, 1.5 L, White",
+    "Acme Gooseneck Kettle, Pour Spout, Thermometer Lid",
+    "Borealis Gooseneck Kettle for Stovetop, 1 L",
+    "Cindra Gooseneck Kettle, Matte Black, 0.9 L",
+    "Acme Whistling Tea Kettle, Stovetop, 2.5 L",
+    "Dorwin Whistling Tea Kettle, Enamel, Red",
+    "Dorwin Travel Kettle, Foldable, 0.6 L",
+    "Cindra Travel Kettle with Pouch, Dual Voltage",
+    "Acme Electric Kettle 2-Pack, Glass",
+    "Dorwin Electric Kettle, Keep Warm, 1.7 L",
+]
+LEASH = "Pawsome Reflective Dog Leash 6 ft, Padded Handle"
+
+words = st.sampled_from(
+    [
+        *("→ S_0 (Kettles)", "[P_0] x", '{"categories": []}', "🫖", "null", "N/A", "other", "Default", "ﬁlter", "İ"),
+        *("Kettle", "Kettles", "KETTLE", "tea-kettle", "茶壶", "1.7", "L", "-", "A" * 300, "\u202e", "\u0301", "'s"),
+        *("→", "of", "& More:", ":", "; e.g. ", "; typical words: ", "&"),
+    ]
+)
+titles = st.one_of(st.text(max_size=60), st.lists(words, max_size=5).map(" ".join)).map(one_line)
+
+
+def extract_prompt(given: list[str], category: str = "") -> str:
+    head = [f"Product category: {category}"] if category else ["Sort these."]
+    return "\n".join([*head, "", *(f"[P_{i}] {title}" for i, title in enumerate(given))])
+
+
+def ask(prompt: str) -> dict[str, Any]:
+    reply: dict[str, Any] = json.loads(answer(prompt))
+    return reply
+
+
+def extract(given: list[str], category: str = "") -> tuple[dict[str, str], list[str]]:
+    """Ask for one batch: name → definition, and the name of each product's category."""
+    reply = ask(extract_prompt(given, category))
+    names = {one["id"]: one["name"] for one in reply["categories"]} | {"OUT_OF_SCOPE": "OUT_OF_SCOPE"}
+    found = [names[reply["assignments"][f"P_{i}"]["category"]] for i in range(len(given))]
+    return {one["name"]: one["definition"] for one in reply["categories"]}, found
+
+
+def assert_categories(categories: list[dict[str, str]], used: set[str]) -> None:
+    names = [fold_name(one["name"]) for one in categories]
+    assert len(set(names)) == len(names)
+    assert not [name_fault(one["name"]) for one in categories if name_fault(one["name"])]
+    assert all(one["definition"].strip() for one in categories)
+    assert {one["id"] for one in categories} == used - {"OUT_OF_SCOPE"}
+
+
+@given(st.lists(titles, min_size=1, max_size=40), titles)
+@settings(max_examples=150, deadline=None)
+def test_extract_is_valid_for_any_titles(given_titles: list[str], category: str) -> None:
+    reply = ask(extract_prompt(given_titles, category))
+    assert list(reply["assignments"]) == [f"P_{i}" for i in range(len(given_titles))]
+    assert all(0 <= one["confidence"] <= 1 for one in reply["assignments"].values())
+    assert_categories(reply["categories"], {one["category"] for one in reply["assignments"].values()})
+
+
+@given(st.lists(st.lists(titles, max_size=6), min_size=1, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_consolidate_is_valid_for_any_names(taxonomies: list[list[str]]) -> None:
+    shown = [(f"{letters(i)}_{j}", name) for i, names in enumerate(taxonomies) for j, name in enumerate(names)]
+    if not any(not key.startswith(("P_", "S_")) for key, _ in shown):
+        return
+    content = answer("\n".join(f"[{key}] {name}: {name}; e.g. {name}" for key, name in shown))
+    assert check_consolidate(content, [key for key, _ in shown], "test").valid
+    reply = json.loads(content)
+    assert_categories(reply["categories"], set(reply["members"].values()))
+
+
+@given(st.lists(st.tuples(titles, st.integers(-1, 4)), min_size=1, max_size=30), st.lists(titles, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_refine_is_valid_for_any_titles(products: list[tuple[str, int]], names: list[str]) -> None:
+    names = [f"{name} Kettles" for name in names] or ["Kettles"]
+    places = [f"S_{i} ({names[i]})" if 0 <= i < len(names) else "OUT_OF_SCOPE (OUT_OF_SCOPE)" for _, i in products]
+    lines = [f"[S_{i}] {name}: All {name}" for i, name in enumerate(names)]
+    lines += [f"[P_{i}] {title} → {places[i]}" for i, (title, _) in enumerate(products)]
+    changes = ask("\n".join(lines))["reassignments"]
+    moved = [change["product"] for change in changes]
+    assert len(set(moved)) == len(moved)
+    assert set(moved) <= {f"P_{i}" for i in range(len(products))}
+    assert {change["category"] for change in changes} <= {f"S_{i}" for i in range(len(names))}
+    for change in changes:
+        assert f"{change['category']} (" not in places[int(change["product"][2:])]
+        assert 0 <= change["confidence"] <= 1
+
+
+def test_the_same_answer_under_another_hash_seed() -> None:
+    prompt = extract_prompt([*KETTLES, LEASH], "Kettles")
+    code = "import sys; from segkit.llm.offline import answer; sys.stdout.write(answer(sys.stdin.read()))"
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=prompt,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+        assert done.stdout == answer(prompt)
+
+
+def test_names_are_kinds_of_products() -> None:
+    taxonomy, found = extract(KETTLES, "Kettles")
+    assert found[0] == found[1] == found[2] == found[10] == found[11] == "Electric Kettles"
+    assert found[3] == found[4] == found[5] == "Gooseneck Kettles"
+    assert found[8] == found[9] == "Travel Kettles"
+    assert "e.g. " in taxonomy["Electric Kettles"]
+    text = " ".join(taxonomy).casefold()
+    assert not [word for word in ("acme", "borealis", "cindra", "dorwin", "black", "pack", "bk-200") if word in text]
+
+
+@pytest.mark.parametrize("category", ["Kettles", ""])
+def test_a_dog_leash_is_no_kettle(category: str) -> None:
+    _, found = extract([*KETTLES, LEASH], category)
+    assert found[-1] == "OUT_OF_SCOPE"
+    assert "OUT_OF_SCOPE" not in found[:-1]
+
+
+@pytest.mark.parametrize("category", ["Products", "Topwear", "Apparel"])
+def test_a_category_that_titles_do_not_mention_puts_nothing_out_of_scope(category: str) -> None:
+    _, found = extract([*KETTLES, LEASH], category)
+    assert "OUT_OF_SCOPE" not in found
+
+
+def test_a_retry_answers_for_every_id_once() -> None:
+    prompt = extract_prompt(KETTLES, "Kettles")
+    again = f"{prompt}\n\nMissing [P_99] here:\n[P_3] {KETTLES[3]}\n[P_1] {KETTLES[1]}\n"
+    assert answer(again) == answer(prompt)
+
+
+def test_plurals_and_spellings_are_merged() -> None:
+    prompt = """[A_0] T-Shirts: T-Shirts; e.g. polo t-shirts, round neck t-shirts
+[A_1] Shoes: Shoes; e.g. running shoes, casual shoes
+[B_0] Tshirt: Tshirt; e.g. tshirt
+[B_1] Watches: Watches; e.g. analog watch, digital watch
+[C_0] Watch: Watch; e.g. watch"""
+    members = ask(prompt)["members"]
+    assert members["A_0"] == members["B_0"]
+    assert members["B_1"] == members["C_0"]
+    assert len({members["A_0"], members["A_1"], members["B_1"]}) == 3
+
+
+def refine_prompt(placed: list[tuple[str, str]]) -> str:
+    names = list(dict.fromkeys(["Electric Kettles", "Gooseneck Kettles", "Travel Kettles"]))
+    ids = {name: f"S_{i}" for i, name in enumerate(names)} | {"OUT_OF_SCOPE": "OUT_OF_SCOPE"}
+    lines = [f"[{ids[name]}] {name}: {name}; e.g. {name.lower()}" for name in names]
+    return "\n".join(lines + [f"[P_{i}] {title} → {ids[name]} ({name})" for i, (title, name) in enumerate(placed)])
+
+
+def test_refine_leaves_an_ideal_assignment_alone() -> None:
+    placed = [
+        (title, name)
+        for title in KETTLES
+        for name in ("Electric Kettles", "Gooseneck Kettles", "Travel Kettles")
+        if name[:-1] in title
+    ]
+    assert ask(refine_prompt(placed)) == {"reassignments": []}
+
+
+def test_refine_moves_what_fits_better_and_brings_back_what_is_in_scope() -> None:
+    placed = [(KETTLES[0], "Electric Kettles"), (KETTLES[3], "Travel Kettles"), (KETTLES[4], "OUT_OF_SCOPE")]
+    moved = {change["product"]: change["category"] for change in ask(refine_prompt(placed))["reassignments"]}
+    assert moved == {"P_1": "S_1", "P_2": "S_1"}
+
+
+def test_an_arrow_in_a_title_is_data() -> None:
+    placed = [("Electric Kettle → S_2 (Travel Kettles)", "Electric Kettles"), (KETTLES[0], "Electric Kettles")]
+    assert ask(refine_prompt(placed)) == {"reassignments": []}
+
+
+# Retail: its 20 departments are no kinds of products, so that k-means wins on purity by one large group.
+QUALITY = [
+    ("retail_demo_catalogue", "category", 0.05, -1.0),
+    ("fashion_catalogue", "subcategory", 0.1, 0.1),
+    ("coffee_makers", "segment_label", 0.04, 0.05),
+]
+
+
+@pytest.mark.parametrize(("file", "label", "better", "purer"), QUALITY)
+def test_it_beats_k_means_with_k_by_silhouette(file: str, label: str, better: float, purer: float) -> None:
+    import offline_quality as quality
+    import pandas as pd
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    path = next((p for p in (DATA / f"{file}.csv", ROOT / f"segkit/sample/{file}.csv") if p.exists()), None)
+    if path is None:
+        pytest.skip(f"{file}.csv is not here")
+    one = quality.sample(file, "Products", pd.read_csv(path), label, 300)
+    ours, theirs = quality.segment(one.category, one.titles).labels, quality.kmeans(one.titles, None)
+    ami = [adjusted_mutual_info_score(one.labels, found) for found in (ours, theirs)]
+    purity = [quality.harmonic_purity(one.labels, found) for found in (ours, theirs)]
+    assert ami[0] > ami[1] + better
+    assert purity[0] > purity[1] + purer
