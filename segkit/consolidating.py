@@ -3,55 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from segkit.batching import consolidation_rounds, letters
-from segkit.folding import fold_name
+from segkit.batching import cut, letters
+from segkit.folding import fold_name, one_line
 from segkit.models import Answer, Asking, Category, Checked, Question
 from segkit.replies import Merged, check_consolidate, consolidate_schema
 from segkit.runs import Parameters
 from segkit.wording import Wording, id_lines
 
-Taxonomy = Sequence[Category]
+
+@dataclass(frozen=True, slots=True)
+class Taxonomy:
+    """The categories of one batch, or of all batches from the first to the last one that were merged into it."""
+
+    first: int
+    last: int
+    categories: tuple[Category, ...]
+
+    @property
+    def span(self) -> str:
+        return f"batch {self.first}" if self.first == self.last else f"batches {self.first} to {self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Some taxonomies that become one, and the question about them; a single taxonomy needs none."""
+
+    members: tuple[Taxonomy, ...]
+    question: Question | None
 
 
 def taxonomies_of(batch_categories: pd.DataFrame) -> list[Taxonomy]:
     """Give the taxonomy of each batch, in the order of the batches; parts of a batch belong to its taxonomy."""
-    taxonomies: list[Taxonomy] = []
-    for _, rows in batch_categories.groupby("batch", sort=True):
+    taxonomies = []
+    for batch, rows in batch_categories.groupby("batch", sort=True):
         named: dict[str, Category] = {}
         for name, definition in zip(rows["name"], rows["definition"], strict=True):
             named.setdefault(fold_name(name), Category("", name, definition))
-        taxonomies.append(list(named.values()))
+        taxonomies.append(Taxonomy(int(str(batch)), int(str(batch)), tuple(named.values())))
     return taxonomies
 
 
-def consolidate_questions(
-    taxonomies: Sequence[Taxonomy], first_number: int, prompts: Mapping[str, str], parameters: Parameters
-) -> list[Question | Taxonomy]:
-    """Make the questions of one round; a group of one taxonomy needs none and is given back as it is."""
-    sizes = consolidation_rounds(len(taxonomies), parameters.taxonomies_per_consolidation)[0]
+def merge_round(
+    taxonomies: Sequence[Taxonomy], asked: int, prompts: Mapping[str, str], parameters: Parameters
+) -> list[Merge]:
+    """Make the merges of one round; `asked` questions of earlier rounds have the numbers before."""
     wording = Wording(prompts, parameters.category)
-    groups: list[Question | Taxonomy] = []
-    start, number = 0, first_number
-    for size in sizes:
-        group = taxonomies[start : start + size]
-        start += size
-        if size == 1:
-            groups.append(group[0])
-        else:
-            groups.append(_consolidate_question(wording, number, group))
-            number += 1
-    return groups
+    merges = []
+    for members in cut(taxonomies, parameters.taxonomies_per_consolidation):
+        question = None
+        if len(members) > 1:
+            asked += 1
+            question = _question(wording, asked, members)
+        merges.append(Merge(tuple(members), question))
+    return merges
 
 
-def _consolidate_question(wording: Wording, number: int, group: Sequence[Taxonomy]) -> Question:
-    shown = distinct_categories(group)
+def merged(merge: Merge, answer: Answer | None) -> tuple[Taxonomy, dict[str, str]]:
+    """Give the taxonomy that a merge makes, and for each folded name among its members the name it went into.
+
+    Without a valid answer the merge by name takes its place: equal folded names are one category.
+    """
+    shown = distinct_categories(merge.members)
+    span = merge.members[0].first, merge.members[-1].last
+    if answer is None or answer.checked is None or not answer.checked.valid:
+        return Taxonomy(*span, tuple(shown)), {fold_name(category.name): category.name for category in shown}
+    value: Merged = answer.checked.value
+    names = {category.id: category.name for category in value.categories}
+    return Taxonomy(*span, value.categories), {fold_name(c.name): names[value.members[c.id]] for c in shown}
+
+
+def distinct_categories(members: Sequence[Taxonomy]) -> list[Category]:
+    """Number categories by the letter of their taxonomy and their place in it; of equal folded names, the first."""
+    seen: dict[str, Category] = {}
+    for number, taxonomy in enumerate(members):
+        for place, category in enumerate(taxonomy.categories):
+            seen.setdefault(fold_name(category.name), replace(category, id=f"{letters(number)}_{place}"))
+    return list(seen.values())
+
+
+def _question(wording: Wording, number: int, members: Sequence[Taxonomy]) -> Question:
+    shown = distinct_categories(members)
     lines = {category.id: f"{category.name}: {category.definition}" for category in shown}
     schema = consolidate_schema(list(lines))
-    first = wording.ask("consolidate_taxonomy", schema, taxonomies=id_lines(lines))
+    first = wording.ask("consolidate_taxonomy", schema, taxonomies=_lists(members, lines))
 
     def check(content: str, source: str, before: Checked | None) -> Checked:
         return check_consolidate(content, list(lines), source)
@@ -63,30 +101,20 @@ def _consolidate_question(wording: Wording, number: int, group: Sequence[Taxonom
         "batch_size": len(shown),
         "expected_ids": list(lines),
         "product_category": wording.category,
-        "taxonomies": len(group),
+        "batches": [members[0].first, members[-1].last],
         "categories": [category.name for category in shown],
     }
     return Question("consolidate_taxonomy", number, first, context, check, again, lambda checked, trouble: [])
 
 
-def distinct_categories(group: Sequence[Taxonomy]) -> list[Category]:
-    """Number the categories of a group of taxonomies with letters; equal folded names are shown once, the first."""
-    seen: dict[str, Category] = {}
-    for number, taxonomy in enumerate(group):
-        for category in taxonomy:
-            identifier = f"{letters(number)}_{sum(c.id.startswith(letters(number) + '_') for c in seen.values())}"
-            seen.setdefault(fold_name(category.name), replace(category, id=identifier))
-    return list(seen.values())
-
-
-def merged(answer: Answer, group: Sequence[Taxonomy]) -> tuple[list[Category], dict[str, str]]:
-    """Give the categories of a merge, and for each folded input name the name it went into.
-
-    Without a valid answer the merge by name takes its place: equal folded names are one category.
-    """
-    shown = distinct_categories(group)
-    if answer.checked is None or not answer.checked.valid:
-        return shown, {fold_name(category.name): category.name for category in shown}
-    value: Merged = answer.checked.value
-    names = {category.id: category.name for category in value.categories}
-    return list(value.categories), {fold_name(c.name): names[value.members[c.id]] for c in shown}
+def _lists(members: Sequence[Taxonomy], lines: Mapping[str, str]) -> list[str]:
+    """Render each list under a heading; of what an earlier list has, only the name: it tells how common that is."""
+    rendered = []
+    for number, taxonomy in enumerate(members):
+        ids = {f"{letters(number)}_{place}": category for place, category in enumerate(taxonomy.categories)}
+        rendered.append(f"List {letters(number)}, from {taxonomy.span}:")
+        rendered += id_lines({i: lines[i] for i in ids if i in lines})
+        known = [category.name for i, category in ids.items() if i not in lines]
+        if known:
+            rendered.append(one_line(f"List {letters(number)} also has: {'; '.join(known)}", 2000))
+    return rendered

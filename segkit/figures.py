@@ -19,7 +19,7 @@ from segkit.runs import Run
 INK, QUIET, BLUE, ORANGE, GRID = "#222222", "#8a8f98", "#3b6ea5", "#d98b3a", "#e6e8eb"
 _WIDTH, _ROW = 9.0, 0.27
 _SHARP = 1.6  # dots for each pixel of the page: sharp on good screens and in print
-_LONGEST = 44
+_LONGEST = 48
 _UNASSIGNED = "unassigned"
 
 # The first figure on a machine would tell every notebook that fonts are being counted.
@@ -44,7 +44,10 @@ def title_lengths(run: Run) -> Figure:
     figure, axes = _figure(3.0, "Title lengths")
     if lengths.empty:
         return _nothing(figure, axes, "no products")
-    axes.hist(lengths, bins=min(40, max(5, lengths.nunique())), color=BLUE, edgecolor="white", linewidth=0.6)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    width = max(1, round((longest - shortest) / 40))
+    bins = [edge - 0.5 for edge in range(shortest, longest + width + 1, width)]
+    axes.hist(lengths, bins=bins, color=BLUE, edgecolor="white", linewidth=0.6)
     median = lengths.median()
     axes.axvline(median, color=ORANGE, linewidth=1.5)
     axes.annotate(
@@ -54,6 +57,7 @@ def title_lengths(run: Run) -> Figure:
     axes.set(xlabel="characters", ylabel="products")
     axes.margins(y=0.15)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.grid(axis="x", visible=False)
     return figure
 
@@ -65,8 +69,9 @@ def segment_sizes(run: Run, most: int = 40) -> Figure:
     sizes = sizes[sizes > 0].drop(OUT_OF_SCOPE, errors="ignore")
     states = run.result("ledger")["state"].value_counts()
     rest = {OUT_OF_SCOPE: int(states.get("out_of_scope", 0)), _UNASSIGNED: int(states.get("unassigned", 0))}
-    bars = _limited(sizes, most) + [(name, count, QUIET) for name, count in rest.items() if count]
-    return _bars("Products in each category", "products", bars, "no product is in a category")
+    bars, unit = _limited(sizes, most, "categories")
+    bars += [(name, count, QUIET) for name, count in rest.items() if count]
+    return _bars("Products in each category", unit, bars, "no product is in a category")
 
 
 def moves(run: Run, most: int = 25) -> Figure:
@@ -79,7 +84,8 @@ def moves(run: Run, most: int = 25) -> Figure:
     ]
     counts = pd.Series(names, dtype="str").value_counts()
     title = f"Moved by refinement: {len(moved):,} of {len(lineage):,} products"
-    return _bars(title, "products", _limited(counts, most), "refinement moved no product")
+    bars, unit = _limited(counts, most, "moves")
+    return _bars(title, unit, bars, "refinement moved no product")
 
 
 def confidence_by_category(run: Run, of: str = "lineage", most: int = 40) -> Figure:
@@ -149,19 +155,19 @@ def _bars(title: str, unit: str, bars: Sequence[tuple[str, int, str]], otherwise
         axes.annotate(
             f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", color=INK, in_layout=False
         )
-    _label_rows(axes, [_short(name, 70) for name in names])
+    _label_rows(axes, [_short(name) for name in names])
     axes.set_xlim(0, max(counts) * 1.08)
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 
-def _limited(counts: pd.Series, most: int) -> list[tuple[str, int, str]]:
-    """Turn counts into the largest bars and one bar for all the rest."""
+def _limited(counts: pd.Series, most: int, what: str) -> tuple[list[tuple[str, int, str]], str]:
+    """Turn counts into the largest bars, and into words for all the rest: as one bar it would dwarf the others."""
     ordered = counts.sort_values(ascending=False, kind="stable")
-    bars = [(str(name), int(count), BLUE) for name, count in ordered.head(most).items()]
     rest = ordered.iloc[most:]
-    return bars + ([(f"and {len(rest):,} more", int(rest.sum()), QUIET)] if len(rest) else [])
+    unit = f"products; and {len(rest):,} more {what} with {rest.sum():,}" if len(rest) else "products"
+    return [(str(name), int(count), BLUE) for name, count in ordered.head(most).items()], unit
 
 
 def _figure(height: float, title: str) -> tuple[Figure, Axes]:

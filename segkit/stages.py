@@ -8,11 +8,11 @@ import pandas as pd
 
 from segkit.batching import consolidation_rounds
 from segkit.calls import ask_all
-from segkit.consolidating import Taxonomy, consolidate_questions, merged, taxonomies_of
+from segkit.consolidating import Merge, Taxonomy, merge_round, merged, taxonomies_of
 from segkit.events import log_event
 from segkit.extracting import extract_questions, extracted
 from segkit.folding import fold_name
-from segkit.models import OUT_OF_SCOPE, Answer, Category, Question
+from segkit.models import OUT_OF_SCOPE, Answer, Category
 from segkit.refining import refine_questions, refined
 from segkit.results import final_tables
 from segkit.runs import Run
@@ -44,16 +44,16 @@ def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataF
     taxonomies = taxonomies_of(run.result("batch_categories"))
     sizes = consolidation_rounds(len(taxonomies), run.parameters.taxonomies_per_consolidation)
     planned = sum(size > 1 for groups in sizes for size in groups)
-    merges: list[dict[str, object]] = []
+    steps: list[dict[str, object]] = []
     done = 0
-    for number, groups in enumerate(sizes, start=1):
-        asked = consolidate_questions(taxonomies, done + 1, run.prompts, run.parameters)
-        questions = [group for group in asked if isinstance(group, Question)]
+    for number in range(1, len(sizes) + 1):
+        merges = merge_round(taxonomies, done, run.prompts, run.parameters)
+        questions = [merge.question for merge in merges if merge.question]
         answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
-        taxonomies = _merge_round(run, number, asked, answers, taxonomies, groups, merges)
+        taxonomies = _apply(run, number, merges, answers, steps)
         done += len(questions)
-    taxonomy = taxonomies[0] if taxonomies else []
-    _save_merges(run, merges)
+    taxonomy = taxonomies[0].categories if taxonomies else ()
+    _save_steps(run, steps)
     frame = pd.DataFrame([(c.name, c.definition) for c in taxonomy], columns=["name", "definition"], dtype="str")
     run.save_result("taxonomy", frame)
     return frame
@@ -90,46 +90,28 @@ def consolidated_assignments(run: Run) -> pd.DataFrame:
     return assignments
 
 
-def _merge_round(
-    run: Run,
-    number: int,
-    asked: Sequence[Question | Taxonomy],
-    answers: Sequence[Answer],
-    taxonomies: Sequence[Taxonomy],
-    sizes: Sequence[int],
-    merges: list[dict[str, object]],
+def _apply(
+    run: Run, number: int, merges: Sequence[Merge], answers: Sequence[Answer], steps: list[dict[str, object]]
 ) -> list[Taxonomy]:
-    """Apply the answers of one round and note which category of which taxonomy went where."""
+    """Apply the answers of one round, and note which category of which taxonomy went where."""
     by_number = {answer.question.batch: answer for answer in answers}
     after: list[Taxonomy] = []
-    start = 0
-    for merge, (group, size) in enumerate(zip(asked, sizes, strict=True), start=1):
-        members = taxonomies[start : start + size]
-        if isinstance(group, Question):
-            answer = by_number[group.batch]
-            if answer.reason:
-                log_event(run.folder, "merged_by_name", round=number, merge=merge, why=answer.reason)
-            taxonomy, ends = merged(answer, members)
-        else:
-            taxonomy, ends = list(group), {fold_name(category.name): category.name for category in group}
-        for offset, member in enumerate(members):
-            merges += [
-                {
-                    "round": number,
-                    "merge": merge,
-                    "taxonomy": start + offset,
-                    "name": c.name,
-                    "into": ends[fold_name(c.name)],
-                }
-                for c in member
-            ]
+    place = 0
+    for position, merge in enumerate(merges):
+        answer = by_number[merge.question.batch] if merge.question else None
+        if answer and answer.reason:
+            log_event(run.folder, "merged_by_name", round=number, merge=position + 1, why=answer.reason)
+        taxonomy, ends = merged(merge, answer)
         after.append(taxonomy)
-        start += size
+        for member in merge.members:
+            where = {"round": number, "merge": position + 1, "taxonomy": place}
+            steps += [{**where, "name": c.name, "into": ends[fold_name(c.name)]} for c in member.categories]
+            place += 1
     return after
 
 
-def _save_merges(run: Run, merges: list[dict[str, object]]) -> None:
-    frame = pd.DataFrame(merges, columns=["round", "merge", "taxonomy", "name", "into"])
+def _save_steps(run: Run, steps: list[dict[str, object]]) -> None:
+    frame = pd.DataFrame(steps, columns=["round", "merge", "taxonomy", "name", "into"])
     numbers = dict.fromkeys(("round", "merge", "taxonomy"), "int64")
     run.save_result("merges", frame.astype({**numbers, "name": "str", "into": "str"}))
 

