@@ -37,19 +37,30 @@ def _own_cost(usage: Usage, price: dict[str, Any]) -> Decimal:
 
 
 def _known_cost(usage: Usage, model: str, endpoint: str) -> Decimal | None:
-    from genai_prices import Usage as Tokens
-    from genai_prices import calc_price
-
     provider = _provider(model, endpoint)
     if provider is None:
         return None
-    tokens = Tokens(
-        input_tokens=usage.input,
-        cache_read_tokens=min(usage.cached or 0, usage.input or 0),
-        output_tokens=usage.output,
-    )
+    rates = _flat_rates(model, provider)
+    return _own_cost(usage, rates) if rates else _priced(usage, model, provider)
+
+
+def _priced(usage: Usage, model: str, provider: str) -> Decimal:
+    from genai_prices import Usage as Tokens
+    from genai_prices import calc_price
+
+    cached = min(usage.cached or 0, usage.input or 0)
+    tokens = Tokens(input_tokens=usage.input, cache_read_tokens=cached, output_tokens=usage.output)
     total: Decimal = calc_price(tokens, model_ref=model, provider_id=provider).total_price
     return total
+
+
+@cache
+def _flat_rates(model: str, provider: str) -> dict[str, Decimal] | None:
+    """Find the dollars a million tokens where they do not depend on the amount, since asking takes long."""
+    probes = {"input": Usage(10**6, 0, 0), "cached": Usage(10**6, 10**6, 0), "output": Usage(0, 0, 10**6)}
+    rates = {name: _priced(probe, model, provider) for name, probe in probes.items()}
+    few = Usage(1000, 500, 100)
+    return rates if _own_cost(few, rates) == _priced(few, model, provider) else None
 
 
 @cache

@@ -69,7 +69,7 @@ def segment_sizes(run: Run, most: int = 40) -> Figure:
     sizes = sizes[sizes > 0].drop(OUT_OF_SCOPE, errors="ignore")
     states = run.result("ledger")["state"].value_counts()
     rest = {OUT_OF_SCOPE: int(states.get("out_of_scope", 0)), _UNASSIGNED: int(states.get("unassigned", 0))}
-    bars, unit = _limited(sizes, most, "categories")
+    bars, unit = _limited(sizes.rename(index=_short), most, "categories")
     bars += [(name, count, QUIET) for name, count in rest.items() if count]
     return _bars("Products in each category", unit, bars, "no product is in a category")
 
@@ -155,7 +155,7 @@ def _bars(title: str, unit: str, bars: Sequence[tuple[str, int, str]], otherwise
         axes.annotate(
             f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", color=INK, in_layout=False
         )
-    _label_rows(axes, [_short(name) for name in names])
+    _label_rows(axes, names)
     axes.set_xlim(0, max(counts) * 1.08)
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

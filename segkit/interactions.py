@@ -127,7 +127,7 @@ def intents(folder: Path) -> list[Path]:
 
 def recover(path: Path) -> dict[str, Any] | None:
     """Read an intent as far as it was written, field by field, or give None when not even its first one is whole."""
-    data = path.read_bytes()
+    data = path.read_bytes().rstrip(b" \n").removesuffix(b",")
     while data:
         try:
             found: dict[str, Any] = orjson.loads(data + b"\n}")

@@ -38,9 +38,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "tokens": tokens + unknown,
         "cost": cost,
         "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",
-        "rows": f'{database_name(settings)}: segkit db query "SELECT * FROM product_taxonomies"'
-        if synced
-        else f"segkit sync {run.id}",
+        "rows": f"{database_name(settings)}: {_EXAMPLE_QUERY}" if synced else f"segkit sync {run.id}",
         "report": str(run.folder / "report.html"),
     }
     if summary["model"] == "offline":

@@ -121,7 +121,7 @@ MENDED = {
 
 @pytest.mark.parametrize("fault", MENDED)
 def test_one_fault_is_mended(fault: str, endpoint: Endpoint, new_run: NewRun, transport: str) -> None:
-    """L16, L18, L21, L23-L26, L30-L35, V1, V2, V4-V9, V13, V16, V18-V24, I3, I4, I7: one fault, then right answers."""
+    """L16, L18, L21, L23-L26, L30-L35, V1, V2, V4-V9, V13, V16, V18-V24, I3, I4, I7: one fault is mended."""
     endpoint.queue(fault)
     run = new_run(6)
     frame = extracted(run)
@@ -184,7 +184,7 @@ def test_hopeless_errors_cost_one_request(fault: str, endpoint: Endpoint, new_ru
 def test_a_redirect_is_never_followed(endpoint: Endpoint, new_run: NewRun, transport: str) -> None:
     """L38: the key does not travel to another host."""
     endpoint.queue("redirect")
-    with pytest.raises(RefusedError, match="redirects to .*elsewhere"):
+    with pytest.raises(RefusedError, match=r"redirects to .*elsewhere"):
         extract_taxonomy(new_run(6))
     assert [entry["path"] for entry in endpoint.ledger()] == ["/v1/chat/completions"]
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from segkit.llm.words import Bag, display, dot, lower, plural, rarities, read_ti
 from segkit.models import OUT_OF_SCOPE
 
 _ID_LINE = re.compile(r"^\[([A-Z]+)_([0-9]+)\][ \t]*(.*)$", re.MULTILINE)
-_ASSIGNED = re.compile(r"^(.*?)(?:^| )→ (S_[0-9]+|OUT_OF_SCOPE) \(.*\)$")
+_ASSIGNED = re.compile(r"^(.*)→ (S_[0-9]+|OUT_OF_SCOPE) \(.*\)$")
 _CATEGORY = re.compile(r"^Product category:[ \t]*(\S.*)$", re.MULTILINE)
 _TRAITS, _EXAMPLES = "; typical words: ", "; e.g. "
 _POOLED = " & More:"
@@ -64,9 +65,8 @@ def _extract(titles: Mapping[str, str], category: str) -> dict[str, Any]:
 
 
 def _listed(letter: str, described: Sequence[Described]) -> list[dict[str, str]]:
-    return [
-        {"id": f"{letter}_{i}", "name": one.name, "definition": one.definition} for i, one in enumerate(described)
-    ]
+    found = enumerate(described)
+    return [{"id": f"{letter}_{i}", "name": one.name, "definition": one.definition} for i, one in found]
 
 
 def _confidence(unit: Unit, described: Described) -> float:
@@ -192,16 +192,9 @@ def _category_unit(key: str, text: str) -> Unit:
     context = tuple(w for clause in read_title(f"{traits}, {examples or start}") for w in clause if w.weight > 0)
     size = 1.0 + examples.count(",")
     size += 0.5 * (traits.count(",") + 1) if traits and size > 1 else 0.0
-    weight = size / (_taxonomy(key) + 1) ** 0.7
+    taxonomy = reduce(lambda number, letter: number * 26 + ord(letter) - 64, key.partition("_")[0][:6], 0)  # A is 1
+    weight = size / taxonomy**0.7
     return Unit(key, phrase, context, weight, 2, tuple(filter(None, examples.split(", "))))
-
-
-def _taxonomy(key: str) -> int:
-    """The number of the taxonomy that an id such as `AB_3` comes from, A being 0."""
-    number = 0
-    for letter in key.partition("_")[0][:6]:
-        number = number * 26 + ord(letter) - 64
-    return number - 1
 
 
 def _refine(products: Mapping[str, str], subcategories: Mapping[str, str]) -> dict[str, Any]:
@@ -221,11 +214,11 @@ def _refine(products: Mapping[str, str], subcategories: Mapping[str, str]) -> di
 def _shown(text: str, subcategories: Mapping[str, str]) -> tuple[str, str] | None:
     """Cut a product line into its title and present category; the name in it decides where a title ends."""
     for key, line in subcategories.items():
-        end = f"→ {key} ({line.partition(': ')[0]})"
-        if text.endswith(end):
-            return text[: -len(end)].strip(), key
+        title, mark, name = text.rpartition(f"→ {key} (")
+        if mark and line.startswith(f"{name[:-1]}: "):
+            return title.strip(), key
     found = _ASSIGNED.match(text)
-    return (found.group(1), found.group(2)) if found else None
+    return (found.group(1).strip(), found.group(2)) if found else None
 
 
 def _fits(

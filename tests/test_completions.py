@@ -1,0 +1,275 @@
+"""The envelope of a completion: whatever the body holds, the result says it and nothing is raised."""
+
+import json
+import random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segkit.llm.completions import Completion, read_completion, request_body
+from segkit.models import STAGES, Asking, Usage
+
+TOKENS = {
+    "prompt_tokens": 100,
+    "completion_tokens": 20,
+    "prompt_tokens_details": {"cached_tokens": 64},
+    "completion_tokens_details": {"reasoning_tokens": 5},
+}
+
+
+def envelope(message: Any = None, finish_reason: Any = "stop", **changes: Any) -> dict[str, Any]:
+    choice = {
+        "index": 0,
+        "message": {"content": "text"} if message is None else message,
+        "finish_reason": finish_reason,
+    }
+    return {"id": "req-1", "model": "gpt-4o-2024", "choices": [choice], "usage": TOKENS} | changes
+
+
+def completion(value: Any) -> Completion:
+    return read_completion(value if isinstance(value, bytes) else json.dumps(value).encode())
+
+
+def test_a_whole_completion() -> None:
+    """L35: the text, why it ended, the model that really answered, and the tokens."""
+    assert completion(envelope()) == Completion(
+        "text", "", "", "stop", "gpt-4o-2024", "req-1", Usage(input=100, cached=64, output=20, reasoning=5)
+    )
+
+
+@pytest.mark.parametrize(
+    "choices", [[], None, "no", 5, {}, [None], ["text"], [[]], {"index": 0, "message": {"content": "text"}}]
+)
+def test_no_choices(choices: Any) -> None:
+    """L23: paid for and empty; the tokens are told all the same."""
+    found = completion(envelope(choices=choices))
+    assert found.trouble == "empty"
+    assert found.usage.input == 100
+
+
+def test_choices_are_missing() -> None:
+    """L24: the same where the field is not there at all."""
+    assert completion({"id": "x"}).trouble == "empty"
+
+
+BODIES = {
+    "empty": b"",
+    "half": json.dumps(envelope()).encode()[:-20],
+    "html": b"<html></html>",
+    "list": b"[]",
+    "text": b'"text"',
+    "null": b"null",
+    "UTF-16": json.dumps(envelope()).encode("utf-16"),
+    "UTF-32": json.dumps(envelope()).encode("utf-32-le"),
+    "Latin-1": '{"choices": [{"message": {"content": "é"}}]}'.encode("latin-1"),
+    "deep lists": b"[" * 100_000,
+    "deep objects": b'{"a":' * 100_000,
+    "5,000 digits and half a character": b'{"a": "\\ud800", "b": ' + b"1" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_a_body_that_is_no_envelope(body: bytes) -> None:
+    """L25, L26, V23, V24: told as malformed, never raised, and nothing is read out of another encoding."""
+    found = completion(body)
+    assert found.trouble == "malformed"
+    assert found.content == ""
+    assert found.why
+
+
+def test_every_cut_of_an_envelope_is_malformed() -> None:
+    """L21, L26: half an envelope is no answer at any byte."""
+    data = json.dumps(envelope()).encode()
+    assert {completion(data[:end]).trouble for end in range(len(data))} == {"malformed"}
+
+
+def test_a_byte_order_mark_is_stripped() -> None:
+    """V23: UTF-8 with a mark is UTF-8."""
+    assert completion(b"\xef\xbb\xbf" + json.dumps(envelope()).encode()).content == "text"
+
+
+@pytest.mark.parametrize("content", ["", '{"categories": [', None])
+def test_an_answer_that_was_cut(content: Any) -> None:
+    """L27: `length` is told, with the text that came before."""
+    found = completion(envelope({"content": content}, "length"))
+    assert found.trouble == "truncated"
+    assert found.content == (content or "")
+
+
+def test_a_filtered_answer() -> None:
+    """L28: what a filter let through is no answer."""
+    assert completion(envelope({"content": "some"}, "content_filter")).trouble == "filtered"
+
+
+@pytest.mark.parametrize("content", [None, "", "I will not"])
+def test_a_refusal(content: Any) -> None:
+    """L29: refused, with the reason, cut."""
+    found = completion(envelope({"content": content, "refusal": "I cannot " * 100}))
+    assert found.trouble == "refused"
+    assert "I cannot" in found.why
+    assert len(found.why) < 400
+
+
+@pytest.mark.parametrize("refusal", [None, "", 5, []])
+def test_no_refusal(refusal: Any) -> None:
+    """L29: the field alone refuses nothing."""
+    assert completion(envelope({"content": "text", "refusal": refusal})).trouble == ""
+
+
+def call(name: Any, arguments: Any = '{"categories": []}') -> dict[str, Any]:
+    return {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_call_of_segkits_own_tool_is_an_answer(name: str) -> None:
+    """L30: its arguments are the text, like that of any answer."""
+    message = {"content": None, "tool_calls": [call("search"), call(name)]}
+    assert completion(envelope(message, "tool_calls")).content == '{"categories": []}'
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [call("search")],
+        [call(None)],
+        [call("extract_taxonomy", {"a": 1})],
+        [{}],
+        [None],
+        [{"function": "x"}],
+        {},
+        "x",
+        [],
+    ],
+)
+def test_a_call_of_any_other_tool_is_none(calls: Any) -> None:
+    """L30: nobody else's tool, and no arguments that are not text, are an answer."""
+    assert completion(envelope({"content": None, "tool_calls": calls}, "tool_calls")).trouble == "empty"
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
+        ({"content": [{"type": "output_text", "text": "a"}, {"type": "image_url", "text": "b"}, "c", None]}, "a"),
+        ({"content": [{"type": "thinking", "text": "hm"}, {"type": "text", "text": "a"}]}, "a"),
+        ({"content": [{"type": "text", "text": None}, {"type": "text"}, {"type": "text", "text": "a"}]}, "a"),
+        ({"reasoning_content": "hm", "content": "a"}, "a"),
+        ({"reasoning": "hm", "content": "a"}, "a"),
+    ],
+)
+def test_parts_are_joined_and_reasoning_is_passed_over(message: Any, content: str) -> None:
+    """L31: the text of an answer is its text parts, in order."""
+    assert completion(envelope(message)).content == content
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"content": ""}, {"content": " \n"}, {"content": None}, {}, None or [], "text", {"content": 5}, {"content": []}],
+)
+def test_an_empty_answer(message: Any) -> None:
+    """L32: no text with `stop` is empty, and is told so."""
+    assert completion(envelope(message)).trouble == "empty"
+
+
+@pytest.mark.parametrize(
+    ("indexes", "first"),
+    [([1, 0], 1), ([2, 1], 1), ([0, 0], 0), ([None, 3], 0), (["a", 5], 0), ([3], 0), ([1, -1], 1)],
+)
+def test_the_first_choice_by_index(indexes: list[Any], first: int) -> None:
+    """L33: several choices, in any order: the one with the lowest index."""
+    choices = [{"index": index, "message": {"content": str(i)}} for i, index in enumerate(indexes)]
+    assert completion(envelope(choices=choices)).content == str(first)
+
+
+@pytest.mark.parametrize("usage", [None, "many", [], 5, {}, {"prompt_tokens": None}])
+def test_missing_usage_is_unknown(usage: Any) -> None:
+    """L34: unknown is None, never zero."""
+    assert completion(envelope(usage=usage)).usage == Usage()
+    without = envelope()
+    del without["usage"]
+    assert completion(without).usage == Usage()
+
+
+@pytest.mark.parametrize("count", [-1, "100", 1.5, 1e30, True, None, [], {}, 10**30])
+def test_a_count_that_is_none_is_unknown(count: Any) -> None:
+    """L34, V24: negative, text, fractions and numbers that no log can hold."""
+    told = {**TOKENS, "prompt_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}
+    expected = Usage(input=None, cached=None, output=20, reasoning=5)
+    assert completion(envelope(usage=told)).usage == expected
+    # Half a character elsewhere sends the body through another parser.
+    assert completion(envelope(usage=told, note="\ud800")).usage == expected
+
+
+@pytest.mark.parametrize("details", [None, [], "x", {"cached_tokens": None}])
+def test_missing_details_leave_the_rest(details: Any) -> None:
+    """L34: each figure stands for itself."""
+    told = {**TOKENS, "prompt_tokens_details": details, "completion_tokens_details": details}
+    assert completion(envelope(usage=told)).usage == Usage(input=100, output=20)
+
+
+@pytest.mark.parametrize("field", ["model", "id"])
+@pytest.mark.parametrize("value", [None, 5, [], {}])
+def test_odd_names_are_unknown(field: str, value: Any) -> None:
+    """L35: a model or request id that is no text is not told."""
+    found = completion(envelope(**{field: value}))
+    assert (found.model, found.request_id).count(None) == 1
+    assert found.content == "text"
+
+
+def test_half_a_character_anywhere_leaves_a_completion_that_can_be_logged() -> None:
+    """V22: the answer is read, and what goes into the log beside it can be stored."""
+    body = envelope({"content": "ok \ud800"}, "st\ud800op", id="r\ud801", model="\udfffm")
+    found = completion(body)
+    assert found.content == "ok \ud800", "the text is judged later, as it is"
+    orjson.dumps([found.finish_reason, found.model, found.request_id, found.why])
+    refused = completion(envelope({"refusal": "no \ud800"}))
+    assert refused.trouble == "refused"
+    orjson.dumps(refused.why)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["choices", "usage", "model", "id"]), ANYTHING) | ANYTHING, st.randoms())
+def test_any_json_is_read(value: Any, chance: random.Random) -> None:
+    """V24: no envelope raises; what has no text says what its trouble is."""
+    if isinstance(value, dict) and chance.random() < 0.5:
+        value["choices"] = [{"message": value.get("choices"), "finish_reason": value.get("model")}]
+    found = completion(value)
+    assert found.content.strip() or found.trouble
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read(body: bytes) -> None:
+    """V24: nor do any bytes."""
+    assert completion(body).trouble or completion(body).content
+
+
+def test_a_request_asks_under_the_schema_of_its_prompt() -> None:
+    """C2: the whole body that is sent, and nothing that the contract does not name."""
+    asking = Asking("Sort these.", {"type": "object"})
+    assert request_body(asking, "extract_taxonomy", "gpt-4o", 0.2, "json_schema", 500) == {
+        "model": "gpt-4o",
+        "messages": [{"role": "user", "content": "Sort these."}],
+        "temperature": 0.2,
+        "max_completion_tokens": 500,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "extract_taxonomy", "strict": True, "schema": {"type": "object"}},
+        },
+    }
+
+
+@pytest.mark.parametrize("kind", ["json_object", "text"])
+def test_a_server_without_schemas_is_asked_without(kind: str) -> None:
+    """L14: the format is the one that was chosen, and an unset figure is left out."""
+    asked = request_body(Asking("x", {}), "extract_taxonomy", "m", None, kind, None)
+    assert set(asked) == {"model", "messages", "response_format"}
+    assert asked["response_format"] == {"type": kind}

@@ -1,0 +1,163 @@
+"""The notebooks: thin, stored clean, and each of them does its work when it is executed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page import Page
+
+from segkit.jupyter import quick_imports
+from segkit.report import write_report
+from segkit.runs import open_run
+from segkit.settings import project_folder
+
+NAMES = (
+    "00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments",
+    "40_review_run", "50_sync_postgres",
+)  # fmt: skip
+LOGIC = (
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.Lambda,
+    ast.For,
+    ast.While,
+    ast.If,
+    ast.Try,
+    ast.With,
+)
+TITLES = [
+    "Steel kettle <script>alert(1)</script>",
+    "Glass kettle ![x](http://evil.example/x.png)",
+    'Copper kettle "><img src=http://evil.example/y.png onerror=alert(1)>',
+    "Wooden ladle $5 and $6",
+    "Ladle for soup, 咖啡",
+    "Long ladle " + "very " * 60 + "long",
+    "Toaster with two slots",
+    "Toaster with four slots, red",
+]
+
+
+def load(name: str) -> dict[str, Any]:
+    notebook: dict[str, Any] = json.loads((project_folder("notebooks") / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return notebook
+
+
+def code_cells(name: str) -> list[dict[str, Any]]:
+    return [cell for cell in load(name)["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_are_stored_without_outputs(name: str) -> None:
+    for cell in code_cells(name):
+        assert cell["outputs"] == []
+        assert cell["execution_count"] is None
+    assert load(name)["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_has_a_comment(name: str) -> None:
+    tagged = [cell for cell in code_cells(name) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0]["source"]:
+        assert re.match(r"""[a-z_]+ = ("[^"]*"|\d+)  # .+""", line), line
+    given = {line.split(" = ")[0] for line in tagged[0]["source"]}
+    assert {"run_id" if name.startswith("00") else "run", "runs_dir"} <= given
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_define_nothing(name: str) -> None:
+    for cell in code_cells(name):
+        assert len(cell["source"]) <= 12
+        assert not [node for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, LOGIC)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_import_public_names_only(name: str) -> None:
+    for cell in code_cells(name):
+        for node in ast.walk(ast.parse("".join(cell["source"]))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom | ast.Import) else []
+            assert not [imported for imported in names if imported.startswith("_")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prose_stands_before_each_cell(name: str) -> None:
+    cells = load(name)["cells"]
+    kinds = [cell["cell_type"] for cell in cells]
+    assert kinds == ["markdown", "code"] * (len(cells) // 2)
+    assert "".join(cells[0]["source"]).startswith(f"# {name[:2]} · ")
+    assert len(cells) <= 20
+    assert len({cell["id"] for cell in cells}) == len(cells)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where 00 to 40 were executed, one after the other, over products with hostile titles."""
+    place = tmp_path_factory.mktemp("executed")
+    rows = [json.dumps({"product_id": number, "title": title}) for number, title in enumerate(TITLES * 2)]
+    (place / "products.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGKIT_HOME", str(place / "home"))
+        patch.setenv("SEGMENTATION_PRODUCTS_PER_PROMPT", "8")
+        first = {"products": str(place / "products.jsonl"), "category": "Kitchen <b>Things</b>"}
+        for name in NAMES[:5]:
+            execute(place, name, **(first if name.startswith("00") else {}))
+    return place
+
+
+def execute(place: Path, name: str, **parameters: str) -> None:
+    with quick_imports():
+        import papermill
+
+    source, target = project_folder("notebooks") / f"{name}.ipynb", place / f"{name}.ipynb"
+    given = {"runs_dir": str(place / "runs"), **parameters}
+    papermill.execute_notebook(
+        str(source), str(target), parameters=given, kernel_name="python3", progress_bar=False, cwd=str(place)
+    )
+
+
+def outputs(place: Path, name: str) -> list[dict[str, Any]]:
+    cells = json.loads((place / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("name", NAMES[:5])
+def test_executed_notebooks_show_tables_and_figures_only(executed: Path, name: str) -> None:
+    shown = outputs(executed, name)
+    assert shown
+    for output in shown:
+        assert output["output_type"] in ("execute_result", "display_data"), output
+        assert {"text/html", "image/png"} & set(output["data"]), output
+
+
+@pytest.mark.parametrize("name", NAMES[:5])
+def test_hostile_titles_stay_text_in_notebooks(executed: Path, name: str) -> None:
+    for output in outputs(executed, name):
+        page = Page("".join(output["data"].get("text/html", "")))
+        assert page.remote == page.events == []
+        assert set(page.tags) <= {"style", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_the_report_of_an_executed_run_loads_nothing(executed: Path) -> None:
+    run = open_run("latest", executed / "runs")
+    page = Page(write_report(run, executed / "40_review_run.ipynb").read_text(encoding="utf-8"))
+    assert page.remote == page.events == []
+    assert not {"script", "link", "iframe", "b"} & set(page.tags)
+    assert "<script>alert(1)</script>" in page.text
+    assert page.tags.count("img") == 4
+
+
+def test_a_notebook_alone_finds_the_newest_run(executed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in JupyterLab: no parameters are given, and the kernel starts in `notebooks/`."""
+    (executed / "notebooks").mkdir()
+    code = "\n".join("".join(cell["source"]) for cell in code_cells("20_consolidate_taxonomy"))
+    environment = {**os.environ, "SEGKIT_HOME": str(executed / "home")}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=executed / "notebooks", env=environment)
