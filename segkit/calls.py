@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,7 +19,7 @@ from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.events import log_event, timestamp
 from segkit.interactions import Interaction
 from segkit.llm import open_transport
-from segkit.llm.completions import Completion, read_completion, request_body
+from segkit.llm.completions import Completion, read_completion, request_body, user_messages
 from segkit.models import STAGES, Answer, Asking, Checked, Fault, Question
 from segkit.progress import Progress
 from segkit.runs import Run
@@ -168,9 +170,7 @@ class Desk:
         """Judge what came back, and finish its log before anybody relies on it."""
         completion = read_completion(sent.response.body)
         outcome = _judged(question, completion, key, before)
-        cost = cost_usd(
-            completion.usage, self.parameters.model, self.parameters.endpoint, self.settings.segkit_prices
-        )
+        cost = self._cost(completion)
         facts = {
             **letter.facts,
             "timestamp": interactions.started_at(sent.intent),
@@ -248,6 +248,7 @@ class Desk:
         logs, damaged = interactions.scan(self.folder)
         for path in damaged:
             log_event(self.run.folder, "damaged_log_passed_over", file=path.name)
+        logs += [adopted for path in interactions.intents(self.folder) if (adopted := self._adopt(path))]
         found: dict[str, list[Interaction]] = {}
         for logged in logs:
             facts = logged.log["metadata"]
@@ -257,10 +258,44 @@ class Desk:
             found.setdefault(facts["cache_key"], []).append(logged)
         return found
 
+    def _adopt(self, path: Path) -> Interaction | None:
+        """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""
+        begun = interactions.recover(path) or {}
+        if not 200 <= (begun.get("http_status") or 0) < 300:
+            log_event(self.run.folder, "outcome_unknown", file=path.name)
+            return None
+        batch, attempt = interactions.place_of(path)
+        completion = read_completion(interactions.raw_body(begun))
+        cost = self._cost(completion)
+        body = {"messages": user_messages(begun["prompt"]), **begun["request"]}
+        facts = {
+            "run_id": self.run.id,
+            "interaction_type": self.folder.name,
+            "batch_id": batch,
+            "attempt": attempt,
+            "model": self.parameters.model,
+            "temperature": self.parameters.temperature,
+            "category": self.parameters.category,
+            "cache_key": cache.cache_key(body.pop("endpoint"), body),
+            "timestamp": timestamp(),
+            "money": "paid",
+            "cost_usd": None if cost is None else str(cost),
+            **_envelope_facts(completion),
+            "outcome": "recovered",
+        }
+        log = interactions.write_whole(self.folder, batch, attempt, {**begun, "response": "", "metadata": facts})
+        path.unlink()
+        log_event(self.run.folder, "answer_recovered", file=path.name, log=log.name)
+        return interactions.read(log)
+
     def _cached(self, key: str, prompt: str, request: dict[str, Any]) -> Interaction | None:
         if not self.settings.segkit_cache:
             return None
         return cache.look_up(self.settings.segkit_home, key, prompt, request, self.run.folder)
+
+    def _cost(self, completion: Completion) -> Decimal | None:
+        p = self.parameters
+        return cost_usd(completion.usage, p.model, p.endpoint, self.settings.segkit_prices)
 
     def _body(self, question: Question, asking: Asking) -> dict[str, Any]:
         p = self.parameters
@@ -316,15 +351,20 @@ def _judged(question: Question, completion: Completion, key: str, before: Checke
 
 def _told(completion: Completion, outcome: Outcome) -> dict[str, Any]:
     """Say what came back and what it was worth, as the log tells it."""
-    state = completion.trouble or ("valid" if outcome.checked.valid else "invalid")
     return {
-        "outcome": state,
+        **_envelope_facts(completion),
+        "outcome": completion.trouble or ("valid" if outcome.checked.valid else "invalid"),
+        "faults": [f"{fault.kind}: {_storable(fault.text)}" for fault in outcome.checked.faults],
+        "warnings": [_storable(warning) for warning in outcome.checked.warnings],
+    }
+
+
+def _envelope_facts(completion: Completion) -> dict[str, Any]:
+    return {
         "finish_reason": completion.finish_reason,
         "response_model": completion.model,
         "request_id": completion.request_id,
         "usage": asdict(completion.usage),
-        "faults": [f"{fault.kind}: {_storable(fault.text)}" for fault in outcome.checked.faults],
-        "warnings": [_storable(warning) for warning in outcome.checked.warnings],
     }
 
 

@@ -125,6 +125,12 @@ def intents(folder: Path) -> list[Path]:
     return list(_names(folder, ".intent"))
 
 
+def place_of(path: Path) -> tuple[int, int]:
+    """Read the batch and the attempt from the name of a log or an intent."""
+    _, batch, attempt, _ = path.stem.split("_")
+    return int(batch[1:]), int(attempt[1:])
+
+
 def recover(path: Path) -> dict[str, Any] | None:
     """Read an intent as far as it was written, field by field, or give None when not even its first one is whole."""
     data = path.read_bytes().rstrip(b" \n").removesuffix(b",")

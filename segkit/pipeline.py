@@ -21,7 +21,7 @@ from segkit.events import log_event
 from segkit.jupyter import quick_imports
 from segkit.models import OUT_OF_SCOPE
 from segkit.report import write_report
-from segkit.runs import Run, update_status
+from segkit.runs import Run, is_finished, update_status
 from segkit.settings import project_folder
 from segkit.storage.local import owned, write_atomic
 
@@ -53,11 +53,6 @@ def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = N
     if summary["state"] != "completed":
         raise StageError(f"{run.id} failed: {summary['reason']}", f"segkit resume {run.id} --max-unassigned N")
     return summary
-
-
-def is_finished(run: Run) -> bool:
-    """Tell whether a run is completed and sealed, so that nothing is left to do."""
-    return run.status["state"] == "completed" and (run.folder / "checksums.sha256").exists()
 
 
 def execute_notebook(run: Run, name: str) -> None:

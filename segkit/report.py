@@ -50,7 +50,7 @@ p { margin: .3rem 0 .8rem; max-width: 46rem; }
 table { border-collapse: collapse; font-size: .86rem; line-height: 1.4; margin: .6rem 0 1rem; max-width: 100%; }
 caption { caption-side: bottom; text-align: left; color: var(--quiet); padding-top: .4rem; }
 th, td { padding: .32rem .6rem; border: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-th { border-bottom: 1.5px solid var(--ink); font-weight: 600; white-space: nowrap; }
+th { border-bottom: 1.5px solid var(--ink); font-weight: 600; overflow-wrap: normal; }
 td { border-bottom: 1px solid var(--line); }
 tbody tr:nth-child(even) { background: #f7f8f9; }
 img { max-width: 100%; height: auto; }

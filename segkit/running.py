@@ -14,9 +14,11 @@ import typer
 from rich.console import Console
 
 from segkit.errors import ProductsError, SettingsError, StoppedError
+from segkit.interactions import intents
+from segkit.models import STAGES
 from segkit.preparing import SAMPLE, choose_parameters, planned_calls, prepare_run
 from segkit.products import parse_ids
-from segkit.runs import Run, new_run_id, open_run
+from segkit.runs import Run, is_finished, new_run_id, open_run
 from segkit.settings import Settings, load_settings
 from segkit.watching import watched
 
@@ -70,6 +72,7 @@ def resume_and_show(
     settings = _settings(concurrency)
     run = open_run(name, runs_dir or settings.storage_root)
     manner.console.print(run.id)
+    _tell_unknown_outcomes(run)
     _work_and_show(run, manner, max_unassigned, settings)
 
 
@@ -144,6 +147,15 @@ def _warn_of_untitled(run: Run) -> None:
         allowed = run.parameters.max_unassigned
         more = "" if count <= allowed else f"; the run will fail unless --max-unassigned {count} allows them"
         typer.echo(f"{count} products have no title: they are not sent and stay unassigned{more}", err=True)
+
+
+def _tell_unknown_outcomes(run: Run) -> None:
+    """List the calls that were in flight when the run ended: each may have been paid, and is asked again."""
+    paths = [path for stage in STAGES for path in intents(run.stage_folder(stage))]
+    if paths and not is_finished(run):
+        typer.echo(f"{len(paths)} calls were in flight when the run ended; they may have been paid:", err=True)
+        for path in paths[:20]:
+            typer.echo(f"  {path.relative_to(run.folder)}", err=True)
 
 
 def _ask_for_consent(run: Run) -> None:

@@ -165,6 +165,11 @@ def current_state(folder: Path) -> str:
     return "failed" if state == "running" and not is_owned(folder) else state
 
 
+def is_finished(run: Run) -> bool:
+    """Tell whether a run is completed and sealed, so that nothing is left to do."""
+    return bool(run.status["state"] == "completed" and (run.folder / "checksums.sha256").exists())
+
+
 def is_owned(folder: Path) -> bool:
     """Tell whether a process works on a run."""
     return any(is_held(folder / name) for name in ("run.lock", "calls.lock"))

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 OFFLINE = "offline (embedded; it groups by words and is no language model)"
-_LAYOUT: list[Any] = [
-    {"selector": "th, td", "props": "text-align: left; vertical-align: top"},
-    {"selector": "th", "props": "white-space: nowrap"},
-]
+_FEW = 6  # columns whose names need not be broken
+_UNBROKEN = 22  # characters of a text that stay on one line in any table
 _NAMED = 8  # how many names a cell lists before it counts the rest
 
 
@@ -39,8 +37,7 @@ def show(frame: pd.DataFrame, rows: int = 100, once: str = "") -> Styler:
     styler = shown.style.hide(axis="index")
     styler.format({name: _writer(str(name)) for name in shown.columns}, escape="html")
     styler.format_index(lambda name: str(name).replace("_", " "), escape="html", axis="columns")
-    right = [i for i, name in enumerate(shown.columns) if pd.api.types.is_numeric_dtype(frame[name])]
-    styler.set_table_styles(_LAYOUT + [{"selector": f".col{i}", "props": "text-align: right"} for i in right])
+    styler.set_table_styles(_layout(shown))
     if frame.empty or len(frame) > rows:
         styler.set_caption(f"the first {rows:,} of {len(frame):,} rows" if len(frame) else "none")
     return styler
@@ -229,6 +226,19 @@ def _listed(names: Iterable[str]) -> str:
     listed = list(names)
     rest = len(listed) - _NAMED
     return ", ".join(listed[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _layout(shown: pd.DataFrame) -> list[Any]:
+    """Say in CSS how the columns stand; a short text is not broken to make room for a long one."""
+    header = "nowrap" if len(shown.columns) <= _FEW else "normal"
+    rules = [("th, td", "text-align: left; vertical-align: top"), ("th", f"white-space: {header}")]
+    for i, name in enumerate(shown.columns):
+        if pd.api.types.is_numeric_dtype(shown[name]):
+            rules.append((f".col{i}", "text-align: right"))
+        elif len(shown):
+            longest = int(shown[name].astype("str").str.len().max())
+            rules.append((f"td.col{i}", f"min-width: {min(longest, _UNBROKEN)}ch"))
+    return [{"selector": selector, "props": props} for selector, props in rules]
 
 
 def _writer(column: str) -> Callable[[Any], Any]:

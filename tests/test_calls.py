@@ -14,7 +14,7 @@ from endpoint import Endpoint
 
 from segkit.errors import EndpointError, RefusedError, SegkitError, StoppedError
 from segkit.events import read_events
-from segkit.interactions import intents, scan
+from segkit.interactions import begin, intents, keep_raw, scan
 from segkit.runs import Run
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
@@ -407,6 +407,31 @@ def test_a_log_tells_everything(endpoint: Endpoint, new_run: NewRun) -> None:
     assert log["context"]["expected_ids"] == [f"P_{i}" for i in range(6)]
     assert orjson.loads(log["body"])["choices"][0]["message"]["content"] == log["response"]
     assert logged.path.name.split("_")[1:3] == ["b1", "a1"]
+
+
+def test_an_answer_that_was_on_disk_is_recovered(endpoint: Endpoint, new_run: NewRun) -> None:
+    """I1, I3: a process that died between the raw answer and its log has paid; the answer is not bought again."""
+    run = new_run(12)
+    before = extracted(run)
+    log = scan(run.stage_folder(STAGE))[0][0]
+    head = {name: log.log[name] for name in ("context", "prompt", "request")}
+    intent = begin(run.stage_folder(STAGE), 1, 1, head)
+    keep_raw(intent, 200, log.log["body"].encode())
+    log.path.unlink()
+    pd.testing.assert_frame_equal(extracted(run), before)
+    assert endpoint.count() == 2
+    assert not intents(run.stage_folder(STAGE))
+    assert outcomes(run) == ["recovered", "valid"]
+
+
+def test_an_intent_without_an_answer_is_told_and_asked_again(endpoint: Endpoint, new_run: NewRun) -> None:
+    """S5: its outcome is unknown; it stays visible, and the question is asked once more."""
+    run = new_run(6)
+    begin(run.stage_folder(STAGE), 1, 1, {"context": {}, "prompt": "", "request": {}})
+    assert reasons(run) == {""}
+    assert endpoint.count() == 1
+    assert len(intents(run.stage_folder(STAGE))) == 1
+    assert "outcome_unknown" in {event["event"] for event in read_events(run.folder)}
 
 
 def test_a_consolidation_that_fails_is_merged_by_name(endpoint: Endpoint, new_run: NewRun) -> None:

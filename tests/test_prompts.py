@@ -2,7 +2,6 @@
 
 import random
 import re
-import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,7 +238,9 @@ def id_lines_of(text: str) -> list[str]:
 
 
 def products() -> pd.DataFrame:
-    return pd.DataFrame({"product_id": range(len(TITLES)), "title": TITLES, "brand": TITLES[::-1]})
+    # A frame holds no half characters, and no file that products come from does; answers do.
+    titles = [title.encode(errors="replace").decode() for title in TITLES]
+    return pd.DataFrame({"product_id": range(len(titles)), "title": titles, "brand": titles[::-1]})
 
 
 def test_the_titles_are_hostile() -> None:
@@ -299,14 +300,15 @@ def test_hostile_definitions_forge_no_line_of_a_consolidate_prompt() -> None:
     )
 
 
-@pytest.mark.parametrize("text", TITLES[::5])
-def test_hostile_answers_forge_no_line_of_a_retry_prompt(text: str) -> None:
+def test_hostile_answers_forge_no_line_of_a_retry_prompt() -> None:
     """T8, SEC-22: the previous answer and its errors are untrusted too."""
     (question,) = extract_questions(products().head(3).assign(title="Dimmer"), load_prompts(), PARAMETERS)
-    faults = (Fault("validation", text), Fault("completeness", f"missing: {text}"))
-    again = question.again(Checked(question.check("", "k", None).value, faults, ("P_1",)), text)
-    assert id_lines_of(again.prompt) == ["[P_0]", "[P_1]", "[P_2]", "[P_1]"]
-    assert again.prompt.startswith(question.asking.prompt)
+    nothing = question.check("", "k", None).value
+    for text in TITLES:
+        faults = (Fault("validation", text), Fault("completeness", f"missing: {text}"))
+        again = question.again(Checked(nothing, faults, ("P_1",)), text)
+        assert id_lines_of(again.prompt) == ["[P_0]", "[P_1]", "[P_2]", "[P_1]"], f"forged by {text!a}"
+        assert again.prompt.startswith(question.asking.prompt)
 
 
 def test_a_retry_prompt_is_short_whatever_the_answer_was() -> None:
@@ -357,11 +359,3 @@ def test_no_payload_is_executed_in_a_prompt_file(folder: Path, payload: str) -> 
         assert "$" in payload
         return
     assert fill(text, {"product_category": "a", "products": "b"}) == f"{payload} a b\n"
-
-
-def test_the_alphabet_of_placeholders_is_that_of_the_template() -> None:
-    """T1: what the check calls a name is what the standard library substitutes."""
-    for character in string.printable:
-        text = f"$products{character}"
-        filled = fill(text, {"products": "x"}) if character not in string.ascii_letters + string.digits + "_" else ""
-        assert filled in ("", f"x{character}")

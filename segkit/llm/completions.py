@@ -31,7 +31,7 @@ def request_body(
     asking: Asking, stage: str, model: str, temperature: float | None, response_format: str, most_tokens: int | None
 ) -> dict[str, Any]:
     """Make the body of a request: the prompt as one user message, and how the answer is asked for."""
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": asking.prompt}]}
+    body: dict[str, Any] = {"model": model, "messages": user_messages(asking.prompt)}
     if temperature is not None:
         body["temperature"] = temperature
     if most_tokens is not None:
@@ -40,6 +40,11 @@ def request_body(
     if response_format == "json_schema":
         body["response_format"]["json_schema"] = {"name": stage, "strict": True, "schema": asking.schema}
     return body
+
+
+def user_messages(prompt: str) -> list[dict[str, str]]:
+    """Put a prompt into the one message that a request has."""
+    return [{"role": "user", "content": prompt}]
 
 
 def read_completion(body: bytes) -> Completion:
