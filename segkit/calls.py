@@ -182,7 +182,7 @@ class Desk:
         tail = {"response": _storable(completion.content), "metadata": facts}
         path = await self._off_loop(interactions.finish, sent.intent, tail)
         self.progress.counts.add_call(completion.usage, cost)
-        self.sender.answered_well()
+        await self.sender.settle(sent, completion.usage, cost)
         if facts["outcome"] == "valid" and self.settings.segkit_cache and before is None:
             cache.remember(self.settings.segkit_home, key, path, self.run.folder)
         self._tell(question, letter.attempt, outcome)

@@ -35,43 +35,58 @@ NoSync = Annotated[bool, typer.Option("--no-sync", help="Leave Postgres alone; `
 Unassigned = Annotated[
     int | None, typer.Option("--max-unassigned", min=0, help="Products that may stay unassigned.  [default: 0]")
 ]
+MaxCalls = Annotated[int | None, typer.Option("--max-calls", min=0, help="Make no more calls than this in all.")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost-usd", min=0, help="Spend no more than this in all; what is in flight counts."),
+]
+Products = Annotated[
+    str, typer.Argument(metavar="PRODUCTS", help="A CSV, Parquet or JSONL file, or `sample` for the bundled one.")
+]
+Category = Annotated[str, typer.Option("--category", "-c", help='What the products are, such as "Dimmer Switches".')]
+Ids = Annotated[str, typer.Option("--product-ids", help="Take only these ids: 1,2,3.")]
+IdsFile = Annotated[Path | None, typer.Option("--ids-file", help="Take only the ids in this file.")]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", help="Take only rows whose COLUMN=VALUE; may be given again.")
+]
+FromPostgres = Annotated[
+    bool, typer.Option("--from-postgres", help="Take the products of the list from amazon_products.")
+]
+IdColumn = Annotated[str, typer.Option(help="The column with the ids.")]
+TitleColumn = Annotated[str, typer.Option(help="The column with the titles.")]
+ProductLine = Annotated[str, typer.Option(help="What a model sees of a product: '$title | $brand | $price_usd USD'.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="The model, or `offline`.  [default: DEFAULT_MODEL or gpt-4o]")
+]
+Prompts = Annotated[str, typer.Option(help="The set of prompts to use.")]
+Seed = Annotated[int, typer.Option(help="Shuffles the products into batches.")]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Questions asked at once.")]
 
 
 @app.command()
 def run(
-    products: Annotated[
-        str, typer.Argument(metavar="PRODUCTS", help="A CSV, Parquet or JSONL file, or `sample` for the bundled one.")
-    ] = "",
-    category: Annotated[
-        str, typer.Option("--category", "-c", help='What the products are, such as "Dimmer Switches".')
-    ] = "",
-    product_ids: Annotated[str, typer.Option("--product-ids", help="Take only these ids: 1,2,3.")] = "",
-    ids_file: Annotated[Path | None, typer.Option("--ids-file", help="Take only the ids in this file.")] = None,
-    where: Annotated[
-        list[str] | None, typer.Option("--where", help="Take only rows whose COLUMN=VALUE; may be given again.")
-    ] = None,
-    from_postgres: Annotated[
-        bool, typer.Option("--from-postgres", help="Take the products of the list from amazon_products.")
-    ] = False,
-    id_column: Annotated[str, typer.Option(help="The column with the ids.")] = "product_id",
-    title_column: Annotated[str, typer.Option(help="The column with the titles.")] = "title",
-    product_line: Annotated[
-        str, typer.Option(help="What a model sees of a product: '$title | $brand | $price_usd USD'.")
-    ] = "$title",
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="The model, or `offline`.  [default: DEFAULT_MODEL or gpt-4o]")
-    ] = "",
+    products: Products = "",
+    category: Category = "",
+    product_ids: Ids = "",
+    ids_file: IdsFile = None,
+    where: Where = None,
+    from_postgres: FromPostgres = False,
+    id_column: IdColumn = "product_id",
+    title_column: TitleColumn = "title",
+    product_line: ProductLine = "$title",
+    model: Model = "",
     temperature: Annotated[
         float | None, typer.Option(min=0, max=2, help="Sampling temperature.  [default: DEFAULT_TEMPERATURE or 0.2]")
     ] = None,
-    prompts: Annotated[str, typer.Option(help="The set of prompts to use.")] = "v0",
-    seed: Annotated[int, typer.Option(help="Shuffles the products into batches.")] = 0,
+    prompts: Prompts = "v0",
+    seed: Seed = 0,
     response_format: Annotated[
         Literal["json_schema", "json_object", "text"] | None,
         typer.Option(help="How an answer is asked for.  [default: json_schema]"),
     ] = None,
     concurrency: Concurrency = None,
+    max_calls: MaxCalls = None,
+    max_cost_usd: MaxCost = None,
     max_unassigned: Unassigned = None,
     runs_dir: RunsDir = None,
     no_sync: NoSync = False,
@@ -96,7 +111,6 @@ def run(
             from_postgres=from_postgres,
             columns=(id_column, title_column),
             runs_dir=runs_dir,
-            concurrency=concurrency,
         ),
         {
             "model": model,
@@ -107,7 +121,44 @@ def run(
             "response_format": response_format,
             "max_unassigned": max_unassigned,
         },
-        running.Manner(sync=not no_sync, yes=yes, as_json=as_json),
+        running.Manner(not no_sync, yes, as_json, concurrency, max_calls, max_cost_usd),
+    )
+
+
+@app.command()
+def plan(
+    products: Products = "",
+    category: Category = "",
+    product_ids: Ids = "",
+    ids_file: IdsFile = None,
+    where: Where = None,
+    from_postgres: FromPostgres = False,
+    id_column: IdColumn = "product_id",
+    title_column: TitleColumn = "title",
+    product_line: ProductLine = "$title",
+    model: Model = "",
+    prompts: Prompts = "v0",
+    seed: Seed = 0,
+    concurrency: Concurrency = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a run will take (calls, tokens, money, time) before anything is asked."""
+    from segkit import running
+
+    running.plan_and_show(
+        running.Order(
+            products=products,
+            category=category,
+            ids=product_ids,
+            ids_file=ids_file,
+            where=tuple(where or ()),
+            from_postgres=from_postgres,
+            columns=(id_column, title_column),
+            runs_dir=None,
+        ),
+        {"model": model, "prompts": prompts, "seed": seed, "product_line": product_line},
+        concurrency,
+        as_json,
     )
 
 
@@ -116,6 +167,8 @@ def resume(
     name: RunName,
     max_unassigned: Unassigned = None,
     concurrency: Concurrency = None,
+    max_calls: MaxCalls = None,
+    max_cost_usd: MaxCost = None,
     runs_dir: RunsDir = None,
     no_sync: NoSync = False,
     as_json: Json = False,
@@ -123,9 +176,8 @@ def resume(
     """Go on with a run that was stopped or failed; what is already answered is not asked again."""
     from segkit import running
 
-    running.resume_and_show(
-        name, runs_dir, max_unassigned, concurrency, running.Manner(sync=not no_sync, yes=True, as_json=as_json)
-    )
+    manner = running.Manner(not no_sync, True, as_json, concurrency, max_calls, max_cost_usd)
+    running.resume_and_show(name, runs_dir, max_unassigned, manner)
 
 
 @app.command()

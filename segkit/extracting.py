@@ -110,7 +110,8 @@ def _category_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _assignment_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     columns = ["product_id", "batch", "part", "category", "confidence", "reason", "cache_key"]
-    frame = pd.DataFrame(rows, columns=columns).fillna({"reason": "", "cache_key": ""})
+    frame = pd.DataFrame(rows, columns=columns)
+    frame = frame.assign(**{name: frame[name].astype(object).fillna("") for name in ("reason", "cache_key")})
     texts = dict.fromkeys(("part", "category", "reason", "cache_key"), "str")
     frame = frame.astype({"product_id": "int64", "batch": "int64", "confidence": "float64", **texts})
     return frame.sort_values("product_id", ignore_index=True)

@@ -31,12 +31,14 @@ def prepare_run(
     title_column: str = "title",
     where: Mapping[str, str] | None = None,
     product_ids: Sequence[int] | None = None,
+    source: str = "",
     settings: Settings | None = None,
-    **parameters: object,
+    **parameters: Any,
 ) -> Run:
     """Make a run folder from products, prompts and parameters; a run that is there already is opened as it is.
 
-    `products` is the path of a CSV, Parquet or JSONL file, or a frame that `load_products` or Postgres gave.
+    `products` is the path of a CSV, Parquet or JSONL file, or a frame that `load_products` or Postgres gave; then
+    `source` may say where it came from.
     `parameters` are those of `Parameters`; what is not given comes from the environment. Raises InputError, with
     the value and what to do, when anything cannot be used.
     """
@@ -44,7 +46,7 @@ def prepare_run(
     place = Path(runs_dir or settings.storage_root)
     if run_id and (place / run_id / "run.json").exists():
         return open_run(run_id, place)
-    source = "(a frame)" if isinstance(products, pd.DataFrame) else Path(products).name
+    source = source or ("(a frame)" if isinstance(products, pd.DataFrame) else Path(products).name)
     if not isinstance(products, pd.DataFrame):
         products = load_products(
             products, id_column=id_column, title_column=title_column, where=where, product_ids=product_ids
@@ -56,7 +58,7 @@ def prepare_run(
     return create_run(place, run_id or new_run_id(), chosen, products, prompts, told)
 
 
-def choose_parameters(category: str, settings: Settings, **given: object) -> Parameters:
+def choose_parameters(category: str, settings: Settings, *, needs_key: bool = True, **given: Any) -> Parameters:
     """Complete the parameters of a run from the settings; raise SettingsError for what cannot be used."""
     if settings.storage_backend != "local":
         raise SettingsError(f"STORAGE_BACKEND={settings.storage_backend}: this version writes runs to the local disk")
@@ -77,7 +79,12 @@ def choose_parameters(category: str, settings: Settings, **given: object) -> Par
     if unknown:
         raise SettingsError(f"unknown parameters: {', '.join(unknown)}")
     return Parameters(
-        **{**chosen, "category": one_line(category), "model": model, "endpoint": _endpoint(model, settings)}
+        **{
+            **chosen,
+            "category": one_line(category),
+            "model": model,
+            "endpoint": _endpoint(model, settings, needs_key),
+        }
     )
 
 
@@ -90,7 +97,7 @@ def planned_calls(products: int, parameters: Parameters) -> dict[str, int]:
     return {"segmentation": extract, "consolidate_taxonomy": merges, "refine_assignments": refine}
 
 
-def _endpoint(model: str, settings: Settings) -> str:
+def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:
     if not re.fullmatch(r"[^\s\x00-\x1f]{1,200}", model):
         raise SettingsError(f"{model!r} is no model name")
     if model == "offline":
@@ -101,9 +108,8 @@ def _endpoint(model: str, settings: Settings) -> str:
             f"OPENAI_BASE_URL must be a plain address (host {url.hostname})",
             "keys go into OPENAI_API_KEY, not into the URL",
         )
-    if not (settings.openai_api_key and settings.openai_api_key.get_secret_value().strip()) and _is_openai(
-        url.hostname
-    ):
+    key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
+    if needs_key and not key and _is_openai(url.hostname):
         raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
     return settings.openai_base_url
 

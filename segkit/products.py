@@ -69,7 +69,7 @@ def parse_ids(text: str) -> list[int]:
 
 def untitled(products: pd.DataFrame) -> pd.Series:
     """Mark the products that have no title to show a model (boolean, aligned with `products`)."""
-    return products["title"].map(lambda title: _ONLY_NUMBER.fullmatch(one_line(title)) is not None)
+    return products["title"].map(lambda title: _ONLY_NUMBER.fullmatch(one_line(title)) is not None).astype(bool)
 
 
 def product_lines(products: pd.DataFrame, product_line: str = "$title") -> list[str]:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from segkit.llm.budget import Budget
 from segkit.models import Usage
 from segkit.runs import read_status, update_status
 
@@ -64,6 +65,15 @@ class Progress:
         elif facts["money"] != "not_paid":
             cost = facts.get("cost_usd")
             self.counts.add_call(Usage(**facts.get("usage", {})), None if cost is None else Decimal(cost))
+
+    def budget(self, most_calls: int | None, most_cost: Decimal | None) -> Budget:
+        """Make the budget of this stage: what all stages of the run have spent so far counts."""
+        others = [
+            stage for name, stage in (read_status(self._folder).get("stages") or {}).items() if name != self._stage
+        ]
+        calls = self.counts.calls + sum(stage["calls"] for stage in others)
+        cost = self.counts.cost_usd + sum((Decimal(stage["cost_usd"]) for stage in others), Decimal(0))
+        return Budget(most_calls, most_cost, calls, cost)
 
     def write(self) -> None:
         """Write the counts if they changed."""

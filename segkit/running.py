@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pandas as pd
 import typer
 from rich.console import Console
 
 from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.interactions import intents
 from segkit.models import STAGES
-from segkit.preparing import SAMPLE, choose_parameters, planned_calls, prepare_run
-from segkit.products import parse_ids
+from segkit.planning import plan_run
+from segkit.preparing import SAMPLE, choose_parameters, prepare_run
+from segkit.products import load_products, parse_ids
+from segkit.prompts import load_prompts
 from segkit.runs import Run, is_finished, new_run_id, open_run
 from segkit.settings import Settings, load_settings
+from segkit.showing import money
 from segkit.watching import watched
 
 
@@ -35,27 +39,29 @@ class Order:
     from_postgres: bool
     columns: tuple[str, str]
     runs_dir: Path | None
-    concurrency: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How to go about it: whether to sync, to ask first, and to answer with JSON."""
+    """How to go about it: whether to sync, to ask first, to answer with JSON; and what must not be exceeded."""
 
     sync: bool
     yes: bool
     as_json: bool
+    concurrency: int | None = None
+    max_calls: int | None = None
+    max_cost_usd: float | None = None
 
     @property
     def console(self) -> Console:
         return Console(stderr=self.as_json, soft_wrap=True, highlight=False)
 
 
-def run_and_show(order: Order, parameters: Mapping[str, object], manner: Manner) -> None:
+def run_and_show(order: Order, parameters: Mapping[str, Any], manner: Manner) -> None:
     """Make a run, work on it, and show its summary."""
     if not order.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
-    settings = _settings(order.concurrency)
+    settings = _settings(manner)
     choose_parameters(order.category, settings, **parameters)
     run = _make_run(order, parameters, settings)
     manner.console.print(run.id)
@@ -65,11 +71,19 @@ def run_and_show(order: Order, parameters: Mapping[str, object], manner: Manner)
     _work_and_show(run, manner, None, settings)
 
 
-def resume_and_show(
-    name: str, runs_dir: Path | None, max_unassigned: int | None, concurrency: int | None, manner: Manner
-) -> None:
+def plan_and_show(order: Order, parameters: Mapping[str, Any], concurrency: int | None, as_json: bool) -> None:
+    """Show what a run of these products would take."""
+    from segkit.showing import show_plan
+
+    settings = _settings(Manner(sync=False, yes=True, as_json=as_json, concurrency=concurrency))
+    chosen = choose_parameters(order.category, settings, needs_key=False, **parameters)
+    products = _products(order, settings)
+    show_plan(plan_run(products, load_prompts(chosen.prompts), chosen, settings), chosen, as_json)
+
+
+def resume_and_show(name: str, runs_dir: Path | None, max_unassigned: int | None, manner: Manner) -> None:
     """Go on with a run and show its summary."""
-    settings = _settings(concurrency)
+    settings = _settings(manner)
     run = open_run(name, runs_dir or settings.storage_root)
     manner.console.print(run.id)
     _tell_unknown_outcomes(run)
@@ -89,37 +103,47 @@ def _work_and_show(run: Run, manner: Manner, max_unassigned: int | None, setting
         manner.console.print(summary_table(run, summary, settings, synced=manner.sync))
 
 
-def _settings(concurrency: int | None) -> Settings:
+def _settings(manner: Manner) -> Settings:
     # The notebooks run in processes of their own and read the environment.
-    if concurrency is not None:
-        os.environ["SEGKIT_CONCURRENCY"] = str(concurrency)
+    told = {
+        "SEGKIT_CONCURRENCY": manner.concurrency,
+        "SEGKIT_MAX_CALLS": manner.max_calls,
+        "SEGKIT_MAX_COST_USD": manner.max_cost_usd,
+    }
+    os.environ.update({name: str(value) for name, value in told.items() if value is not None})
     return load_settings()
 
 
-def _make_run(order: Order, parameters: Mapping[str, object], settings: Settings) -> Run:
+def _make_run(order: Order, parameters: Mapping[str, Any], settings: Settings) -> Run:
+    return prepare_run(
+        _products(order, settings),
+        order.category,
+        run_id=new_run_id(),
+        runs_dir=order.runs_dir or settings.storage_root,
+        source=order.products or "amazon_products",
+        where=dict(map(_condition, order.where)),
+        settings=settings,
+        **parameters,
+    )
+
+
+def _products(order: Order, settings: Settings) -> pd.DataFrame:
     ids = _ids(order)
     if order.from_postgres:
         if order.products or ids is None:
             raise ProductsError("--from-postgres takes a list of ids and no file", "--ids-file ids.txt")
         from segkit.syncing import products_from_postgres
 
-        source: Any = products_from_postgres(ids, settings)
-    elif not order.products:
+        return products_from_postgres(ids, settings)
+    if not order.products:
         raise ProductsError("there are no products", "give a file, `sample`, or --from-postgres with --ids-file")
-    else:
-        source = SAMPLE if order.products == "sample" else Path(order.products)
     id_column, title_column = order.columns
-    return prepare_run(
-        source,
-        order.category,
-        run_id=new_run_id(),
-        runs_dir=order.runs_dir or settings.storage_root,
+    return load_products(
+        SAMPLE if order.products == "sample" else order.products,
         id_column=id_column,
         title_column=title_column,
         where=dict(map(_condition, order.where)),
         product_ids=ids,
-        settings=settings,
-        **parameters,
     )
 
 
@@ -160,8 +184,8 @@ def _tell_unknown_outcomes(run: Run) -> None:
 
 def _ask_for_consent(run: Run) -> None:
     """Say what goes where before anything is sent or paid."""
-    count = run.document["input"]["products"]
-    calls = sum(planned_calls(count - run.document["input"]["untitled"], run.parameters).values())
-    where = f"{run.parameters.model} at {run.parameters.endpoint}"
-    if not typer.confirm(f"Send {count} product titles to {where} in about {calls} calls?", default=True, err=True):
+    total = plan_run(run.products, run.prompts, run.parameters, load_settings()).iloc[-1]
+    titles, where = run.document["input"]["products"], f"{run.parameters.model} at {run.parameters.endpoint}"
+    what = f"Send {titles} product titles to {where}: about {total['calls']} calls, {money(total)}?"
+    if not typer.confirm(what, default=True, err=True):
         raise StoppedError("nothing was sent", f"segkit resume {run.id}")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 from segkit import interactions
-from segkit.errors import RefusedError, StoppedError
+from segkit.costs import cost_usd
+from segkit.errors import RefusedError, SegkitError, StoppedError
 from segkit.events import log_event
 from segkit.interactions import Intent
 from segkit.llm import LostError, NotSentError, Response, Transport
-from segkit.llm.limits import Limits
+from segkit.llm.budget import ExhaustedError, Reservation
+from segkit.llm.limits import Limits, Ticket
 from segkit.llm.refusals import Meaning, meaning_of
 from segkit.models import Usage
 from segkit.progress import Progress
@@ -24,6 +28,7 @@ from segkit.runs import Run
 from segkit.settings import Settings
 
 PROBE_SECONDS = 0.5
+LONGEST_ANSWER = 16_384
 LONGEST_BACKOFF = 30.0
 
 
@@ -46,6 +51,11 @@ class Sent:
     response: Response
     intent: Intent
     duration_ms: int
+    tickets: list[Ticket]
+    reservation: Reservation
+
+
+_NOTHING = Response(0, {}, b"")
 
 
 class FailedError(Exception):
@@ -80,6 +90,7 @@ class Sender:
         self._redact = redactor([settings.openai_api_key, settings.database_url])
         self._probe = _Probe()
         self._refused: RefusedError | None = None
+        self._budget = progress.budget(settings.segkit_max_calls, settings.segkit_max_cost_usd)
         self._limits = Limits(
             settings.segkit_concurrency,
             settings.segkit_requests_per_minute,
@@ -92,10 +103,10 @@ class Sender:
         tries, waited = 0, 0.0
         while True:
             tries += 1
-            response, meaning, intent, took = await self._once(letter)
-            if meaning.step == "answer" and response:
-                return Sent(response, intent, took)
-            self._close_log(letter, intent, response, meaning, took)
+            sent, meaning = await self._once(letter)
+            if meaning.step == "answer":
+                return sent
+            await self._close_log(letter, sent, meaning)
             if self._refused:
                 raise self._refused
             if meaning.step == "cut":
@@ -104,8 +115,11 @@ class Sender:
                 raise FailedError(_joined(f"{meaning.why}, {tries} tries", meaning.hint))
             waited += await self._pause(letter, meaning, tries, waited)
 
-    def answered_well(self) -> None:
+    async def settle(self, sent: Sent, usage: Usage, cost: Decimal | None) -> None:
+        """Replace what was reserved for an answered letter by what the server told."""
+        self._limits.settle(sent.tickets, usage.input, usage.output)
         self._limits.faster()
+        await self._budget.settle(sent.reservation, 1, cost)
 
     def raise_if_stopped(self) -> None:
         """Raise RefusedError when asking is hopeless, StoppedError when somebody asked the run to stop."""
@@ -119,10 +133,18 @@ class Sender:
         if (self._stop.is_set() or self._refused) and not self._limits.closed:
             await self._limits.close()
 
-    async def _once(self, letter: Letter) -> tuple[Response | None, Meaning, Intent, int]:
-        clock = asyncio.get_running_loop().time
+    async def _once(self, letter: Letter) -> tuple[Sent, Meaning]:
+        """Send once, as soon as the budget and the limits let it through."""
         await self._probe.wait()
         self.raise_if_stopped()
+        reservation = await self._reserve(letter)
+        try:
+            return await self._within_limits(letter, reservation)
+        except SegkitError:  # before anything was sent
+            await self._budget.settle(reservation, 0, Decimal(0))
+            raise
+
+    async def _within_limits(self, letter: Letter, reservation: Reservation) -> tuple[Sent, Meaning]:
         tickets = await self._limits.enter(len(letter.data) // 4, letter.output_tokens)
         if tickets is None:
             self.raise_if_stopped()
@@ -130,15 +152,35 @@ class Sender:
         try:
             self.raise_if_stopped()
             intent = self._begin(letter)
-            began = clock()
+            began = time.monotonic()
             response, meaning = await self._exchange(letter, intent)
             if meaning.step == "stop":
                 # Known before the next request may leave: a hopeless error costs one request.
                 self._refused = RefusedError(meaning.why, _joined(meaning.hint, f"segkit resume {self._run.id}"))
         finally:
             self._probe.open()
-            await self._limits.leave(tickets, None, None)
-        return response, meaning, intent, round((clock() - began) * 1000)
+            await self._limits.leave()
+        took = round((time.monotonic() - began) * 1000)
+        return Sent(response or _NOTHING, intent, took, tickets, reservation), meaning
+
+    async def _reserve(self, letter: Letter) -> Reservation:
+        try:
+            return await self._budget.reserve(self._largest(letter))
+        except ExhaustedError as error:
+            raise StoppedError(
+                str(error), f"all answers are kept; go on with more: segkit resume {self._run.id} --max-cost-usd N"
+            ) from None
+
+    def _largest(self, letter: Letter) -> Decimal:
+        """Price a call as if every 2 characters were a token and the answer as long as it may be."""
+        if self._budget.most_cost is None:
+            return Decimal(0)
+        p = self._run.parameters
+        most = Usage(input=len(letter.data) // 2, cached=0, output=p.max_output_tokens or LONGEST_ANSWER)
+        cost = cost_usd(most, p.model, p.endpoint, self._settings.segkit_prices)
+        if cost is None:
+            raise StoppedError(f"the price of {p.model} is not known, so no cap can be kept", "set SEGKIT_PRICES")
+        return cost
 
     def _begin(self, letter: Letter) -> Intent:
         try:
@@ -163,22 +205,23 @@ class Sender:
         meaning = meaning_of(response, self._model, self._host)
         return response, replace(meaning, why=self._redact(meaning.why.encode()).decode())
 
-    def _close_log(
-        self, letter: Letter, intent: Intent, response: Response | None, meaning: Meaning, took: int
-    ) -> None:
+    async def _close_log(self, letter: Letter, sent: Sent, meaning: Meaning) -> None:
         """Keep the log of a call that may have been paid, or that cut its question; others leave an event."""
-        money = _money(response, meaning)
+        money = _money(sent.response, meaning)
         self._event("no_answer", letter, why=meaning.why, step=meaning.step, money=money)
+        if money == "not_paid":
+            await self._budget.settle(sent.reservation, 0, Decimal(0))
+        else:
+            await self._budget.settle(sent.reservation, 1, None)
+            self._progress.counts.add_call(Usage(), None)
         if money == "not_paid" and meaning.step != "cut":
-            intent.path.unlink()
+            sent.intent.path.unlink()
             return
         outcome = meaning.trouble or "no_answer"
-        facts = {**letter.facts, "duration_ms": took, "outcome": outcome, "money": money, "why": meaning.why}
-        facts["timestamp"] = interactions.started_at(intent)
-        body = response.body.decode(errors="replace") if response else ""
-        interactions.finish(intent, {"response": body, "metadata": facts})
-        if money != "not_paid":
-            self._progress.counts.add_call(Usage(), None)
+        facts = {**letter.facts, "duration_ms": sent.duration_ms, "outcome": outcome, "money": money}
+        facts |= {"why": meaning.why, "timestamp": interactions.started_at(sent.intent)}
+        body = sent.response.body.decode(errors="replace")
+        interactions.finish(sent.intent, {"response": body, "metadata": facts})
 
     async def _pause(self, letter: Letter, meaning: Meaning, tries: int, waited: float) -> float:
         self._progress.counts.retries += 1
@@ -234,8 +277,8 @@ class _Probe:
         self._answered.set()
 
 
-def _money(response: Response | None, meaning: Meaning) -> str:
-    if response is None:
+def _money(response: Response, meaning: Meaning) -> str:
+    if response is _NOTHING:
         return "not_paid" if "nothing was paid" in meaning.why else "unknown"
     if response.status < 300:
         return "paid"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -42,6 +43,8 @@ class Settings(BaseSettings):
     segkit_timeout_seconds: float = Field(180, gt=0)
     segkit_connect_seconds: float = Field(10, gt=0)
     segkit_max_output_tokens: int | None = Field(None, ge=1)
+    segkit_max_calls: int | None = Field(None, ge=0)
+    segkit_max_cost_usd: Decimal | None = Field(None, ge=0)
     segkit_max_wait_seconds: float = Field(120, ge=0)
     segkit_backoff_seconds: float = Field(0.5, ge=0)
     segkit_transport: Literal["http", "sdk"] = "http"

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segkit.errors import RunError
-from segkit.runs import Run, current_state, list_runs, open_run
+from segkit.runs import Parameters, Run, current_state, list_runs, open_run
 from segkit.settings import Settings, load_settings
 
 _EXAMPLE_QUERY = 'segkit db query "SELECT * FROM product_taxonomies"'
@@ -53,11 +53,11 @@ def show_runs(runs_dir: Path | None, as_json: bool) -> None:
     if as_json:
         _write_json(frame.to_dict("records"))
     elif frame.empty:
-        Console().print(
+        _console().print(
             f"no runs in {place}; start one: segkit run sample --category 'Coffee Makers' --model offline"
         )
     else:
-        Console(soft_wrap=True).print(_table(frame))
+        _console().print(_table(frame))
 
 
 def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -68,7 +68,7 @@ def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
     if as_json:
         _write_json({"run": run.document, "status": status, "taxonomies": taxonomies.to_dict("records")})
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     console.print(_pairs({"run": run.id, "state": status["state"], "reason": status.get("reason", "")}))
     console.print(_pairs({**run.document["parameters"], "products": run.document["input"]["products"]}))
     if status.get("stages"):
@@ -85,7 +85,7 @@ def show_explanation(name: str, product_id: int, runs_dir: Path | None, as_json:
 
     run = open_run(name, runs_dir or load_settings().storage_root)
     frame = explain(run, product_id)
-    _write_json(frame.to_dict("records")) if as_json else Console(soft_wrap=True).print(_table(frame))
+    _write_json(frame.to_dict("records")) if as_json else _console().print(_table(frame))
 
 
 def sync_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -97,9 +97,39 @@ def sync_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
     if not run.has_result("ledger"):
         raise RunError(f"{run.id} has no results to sync", f"segkit resume {run.id}")
     rows = sync_run(run, settings)
-    _write_json(rows) if as_json else Console().print(
+    _write_json(rows) if as_json else _console().print(
         _pairs({"run": run.id, "server": database_name(settings), **rows})
     )
+
+
+def show_plan(plan: pd.DataFrame, parameters: Parameters, as_json: bool) -> None:
+    """Show the plan of a run: calls are exact while answers are valid, the rest lies between low and high."""
+    if as_json:
+        _write_json(plan.astype(object).to_dict("records"))
+        return
+    rows = {
+        "calls": plan["calls"].map("{:,}".format),
+        "input tokens": _between(plan, "input"),
+        "output tokens": _between(plan, "output"),
+        "cost": [money(row) for _, row in plan.iterrows()],
+        "time": [
+            f"{low:,.0f}-{high:,.0f} s" for low, high in zip(plan["seconds_low"], plan["seconds_high"], strict=True)
+        ],
+    }
+    console = _console()
+    console.print(f"{parameters.model} at {parameters.endpoint}, nothing is sent yet")
+    console.print(_table(pd.DataFrame({"stage": plan["stage"], **rows})))
+
+
+def money(row: pd.Series) -> str:
+    """Write the cost of a planned stage, between its low and its high end."""
+    if pd.isna(row["cost_usd_low"]):
+        return "unknown cost"
+    return f"${float(row['cost_usd_low']):,.2f}-${float(row['cost_usd_high']):,.2f}"
+
+
+def _between(plan: pd.DataFrame, name: str) -> list[str]:
+    return [f"{low:,}-{high:,}" for low, high in zip(plan[f"{name}_low"], plan[f"{name}_high"], strict=True)]
 
 
 def show_query(sql: str, as_json: bool) -> None:
@@ -107,7 +137,7 @@ def show_query(sql: str, as_json: bool) -> None:
     from segkit.syncing import read_postgres
 
     frame = read_postgres(sql)
-    _write_json(frame.to_dict("records")) if as_json else Console(soft_wrap=True).print(_table(frame))
+    _write_json(frame.to_dict("records")) if as_json else _console().print(_table(frame))
 
 
 def migrate_and_show() -> None:
@@ -117,7 +147,12 @@ def migrate_and_show() -> None:
 
     settings = load_settings()
     applied = postgres.migrate(database_url(settings))
-    Console().print(f"{database_name(settings)}: {', '.join(applied) or 'nothing to do'}")
+    _console().print(f"{database_name(settings)}: {', '.join(applied) or 'nothing to do'}")
+
+
+def _console() -> Console:
+    """Write to standard output; what is not a terminal has no width, so nothing is broken there."""
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 300)
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:

@@ -236,7 +236,7 @@ def _layout(shown: pd.DataFrame) -> list[Any]:
         if pd.api.types.is_numeric_dtype(shown[name]):
             rules.append((f".col{i}", "text-align: right"))
         elif len(shown):
-            longest = int(shown[name].astype("str").str.len().max())
+            longest = max(len(str(value)) for value in shown[name])
             rules.append((f"td.col{i}", f"min-width: {min(longest, _UNBROKEN)}ch"))
     return [{"selector": selector, "props": props} for selector, props in rules]
 

@@ -8,12 +8,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from endpoint import Endpoint
+from hypothesis import settings
 
 from segkit import postgres
 from segkit.embedded_postgres import embedded_url
 from segkit.preparing import prepare_run
 from segkit.runs import Run
 from segkit.settings import load_settings
+
+# A busy machine is no reason for a property to fail.
+settings.register_profile("segkit", deadline=None)
+settings.load_profile("segkit")
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 KEY = "sk-test-9f8e7d6c5b4a-not-a-real-key"

@@ -79,13 +79,13 @@ async def work_off(
 
     async def worker() -> None:
         for tokens_in, tokens_out in waiting:
-            tickets = await limits.enter(tokens_in, tokens_out)
+            await limits.enter(tokens_in, tokens_out)
             ledger.entries.append((loop_time(), tokens_in, tokens_out))
             ledger.now += 1
             ledger.most = max(ledger.most, ledger.now)
             await asyncio.sleep(seconds)
             ledger.now -= 1
-            await limits.leave(tickets, None, None)
+            await limits.leave()
 
     await asyncio.gather(*(worker() for _ in range(workers)))
     return ledger
@@ -226,12 +226,12 @@ def test_workers_that_wait_take_the_places_that_open() -> None:
         limits = Limits(16, clock=loop_time)
         limits.allowed = 1.0
         ledger = Ledger()
-        first = await limits.enter(1, 1)
+        await limits.enter(1, 1)
         waiting = asyncio.create_task(work_off(limits, [(1, 1)] * 16, 16, 1.0, ledger))
         await asyncio.sleep(0.1)
         assert ledger.entries == []
         limits.allowed = 16.0
-        await limits.leave(first, None, None)
+        await limits.leave()
         await waiting
         return ledger.most
 
@@ -246,13 +246,34 @@ def test_what_was_told_replaces_the_estimate() -> None:
         times = []
         for told in (10, 90, None):
             tickets = await limits.enter(50, 1)
-            await limits.leave(tickets, told, None)
+            await limits.leave()
+            limits.settle(tickets, told, None)
             times.append(loop_time())
         return times
 
     first, second, third = run_fast(work)
     assert second - first < 1, "50 were settled as 10, so 50 more fit"
     assert third - second > 60, "10 + 90 are all of the minute"
+
+
+def test_closed_limits_send_everybody_away() -> None:
+    """L9, L42: who waits for a place, for a minute or for a hold goes home at once, and nobody new gets through."""
+
+    async def work() -> tuple[Ledger, float]:
+        limits = Limits(2, requests=4, clock=loop_time)
+
+        async def close() -> None:
+            await asyncio.sleep(1.2)
+            limits.hold(600)
+            await limits.close()
+
+        ledger, _ = await asyncio.gather(work_off(limits, [(1, 1)] * 50, 10), close())
+        assert await limits.enter(1, 1) is None
+        return ledger, loop_time()
+
+    ledger, ended = run_fast(work)
+    assert len(ledger.entries) == 4
+    assert ended < 3
 
 
 @given(

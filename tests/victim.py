@@ -8,6 +8,7 @@ n-th of some kind, like `write segmentation/*.intent`) can be the last one, or f
 from __future__ import annotations
 
 import builtins
+import gc
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -176,7 +178,6 @@ def live(order: dict[str, Any]) -> int:
     from segkit.errors import SegkitError
     from segkit.preparing import prepare_run
     from segkit.settings import load_settings
-    from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
     os.chdir(order["place"])
     os.environ.update(order["environment"])
@@ -186,34 +187,42 @@ def live(order: dict[str, Any]) -> int:
     code = 0
     try:
         products = catalogue(order["products"])
-        run = prepare_run(
-            products, "Kitchen Things", run_id=RUN_ID, settings=load_settings(), **order["parameters"]
-        )
-        for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
-            stage(run)
+        run = prepare_run(products, "Kitchen Things", run_id=RUN_ID, settings=load_settings(), **order["parameters"])
+        work(run, settings)
     except BaseException as error:
         code = 1 if isinstance(error, SegkitError) else 2
-        told = {"error": str(error), "kind": type(error).__name__, "trace": "".join(traceback.format_exception(error))}
+        told = {
+            "error": str(error),
+            "kind": type(error).__name__,
+            "trace": "".join(traceback.format_exception(error)),
+        }
     told["ops"] = trap.ops
     with _KEPT_OPEN(order["report"], "w", encoding="utf-8") as file:
         json.dump(told, file)
     return code
 
 
+def work(run: Any, settings: Any) -> None:
+    """Do the three stages of a run."""
+    from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+
+    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
+        stage(run, settings)
+
+
 def serve() -> None:
     """Fork a life for each order on standard input, and tell its pid, then how it ended."""
-    import conftest
     import genai_prices
-    import pyarrow.parquet
 
-    import segkit.costs
     import segkit.llm.http
-    import segkit.preparing
-    import segkit.stages
+    from segkit.preparing import prepare_run
+    from segkit.settings import load_settings
 
-    used = conftest, genai_prices, pyarrow.parquet, segkit.llm.http, segkit.preparing, segkit.stages
-    assert all(used)
-    segkit.costs.cost_usd(segkit.models.Usage(1, 0, 1), "gpt-4o", "http://127.0.0.1/v1", None)
+    assert genai_prices, segkit.llm.http  # imported for the lives to come
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings()
+        work(prepare_run(model="offline", runs_dir=folder, settings=settings), settings)
+    gc.freeze()
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
@@ -299,6 +308,7 @@ class Nursery:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+        self._last: Life | None = None
         assert self.line() == "ready"
         self.pid = self._process.pid
 
@@ -319,6 +329,8 @@ class Nursery:
 
     def life(self, place: Path, *, kill_after: float | None = None, **order: Any) -> Life:
         """Begin a life in a folder; `order` says `environment`, `trap`, `products` and `parameters`."""
+        if self._last and self._last.code is None:
+            self._last.kill()  # a test that failed left it
         report, errors = place / "report.json", place / "errors.txt"
         report.unlink(missing_ok=True)
         trap = {"roots": [str(place / "runs"), str(place / "home")], **order.pop("trap", {})}
@@ -327,7 +339,8 @@ class Nursery:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(written) + "\n")
         self._process.stdin.flush()
-        return Life(self, int(self.line()), report, errors, time.monotonic())
+        self._last = Life(self, int(self.line()), report, errors, time.monotonic())
+        return self._last
 
 
 PARAMETERS = {

@@ -97,16 +97,18 @@ class Limits:
                     return [window.take(amount) for window, amount in zip(self._windows, amounts, strict=True)]
             await asyncio.sleep(min(delay, 0.2))
 
-    async def leave(self, tickets: list[Ticket], input_tokens: int | None, output_tokens: int | None) -> None:
-        """Count a request as answered, with the tokens the server told where it told any."""
-        told = (None, input_tokens, output_tokens)
-        for window, ticket, amount in zip(self._windows, tickets, told, strict=True):
-            if amount is not None:
-                window.settle(ticket, amount)
+    async def leave(self) -> None:
+        """Count a request as no longer under way."""
         async with self._turn:
             self._busy -= 1
             # One for the place that is free now, and one for each that has become free by a higher concurrency.
             self._turn.notify(max(1, int(self.allowed) - self._busy))
+
+    def settle(self, tickets: list[Ticket], input_tokens: int | None, output_tokens: int | None) -> None:
+        """Replace estimates by the tokens that the server told, where it told any."""
+        for window, ticket, amount in zip(self._windows, tickets, (None, input_tokens, output_tokens), strict=True):
+            if amount is not None:
+                window.settle(ticket, amount)
 
     async def close(self) -> None:
         """Let nobody through any more, and send those away who wait."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from segkit.errors import RunError
+from segkit.errors import RunError, StoppedError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -45,16 +47,19 @@ def sync_folder(folder: Path) -> None:
 def owned(lock: Path) -> Iterator[None]:
     """Hold a lock file while the block runs; raise RunError naming the owner when another process holds it.
 
-    The kernel drops the lock when its owner dies, so none is ever stale.
+    The kernel drops the lock when its owner dies, so none is ever stale. What dead writers left is swept first.
     """
     with lock.open("a+", encoding="utf-8") as file:
         if not _acquired(file, seconds=2):
             raise RunError(f"{lock.parent.name} is at work in another process: {_owner(lock)}")
+        _sweep(lock.parent)
+        _sweep(lock.parent / "results")
         file.truncate(0)
         json.dump(_identity(), file)
         file.flush()
         yield
-        file.truncate(0)
+        with contextlib.suppress(OSError):
+            file.truncate(0)
 
 
 def is_held(lock: Path) -> bool:
@@ -67,6 +72,38 @@ def is_held(lock: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def disk_error(place: Path, error: OSError, kept: str = "") -> StoppedError:
+    """Word a failure of the disk: the path, the reason, how much room is left, and what was kept."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else place
+    reason = error.strerror or str(error)
+    told = "; ".join(part for part in (f"{path}: {reason}{_room(place)}", kept) if part)
+    return StoppedError(f"the disk failed at {told}", "make room or access, then resume; answers on disk are kept")
+
+
+def _room(place: Path) -> str:
+    with contextlib.suppress(OSError):
+        return f" ({shutil.disk_usage(place).free / 1e6:.1f} MB free)"
+    return ""
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of writers that are dead; those of a living one may be renamed any moment."""
+    for path in folder.glob(".*.*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _acquired(file: IO[str], seconds: float) -> bool:

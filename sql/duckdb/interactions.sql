@@ -1,12 +1,12 @@
 -- One row an attempt: who asked what, when, how long it took, what it cost and what came of it.
 --
--- `logs` holds the logs of open runs as they are (file_path, log), `compacted` the rows of finished runs. What a
--- server did not tell is NULL, never 0; only what surely was not paid costs 0.
+-- `logs` holds what the logs of open runs tell of themselves (file_path, metadata), `compacted` the rows of finished
+-- runs. What a server did not tell is NULL, never 0; only what surely was not paid costs 0.
 CREATE OR REPLACE VIEW interactions AS
 WITH facts AS (
     SELECT
         file_path,
-        json_transform(log -> 'metadata', '{
+        json_transform(metadata, '{
             "run_id": "VARCHAR", "interaction_type": "VARCHAR", "batch_id": "BIGINT", "part": "VARCHAR",
             "attempt": "BIGINT", "model": "VARCHAR", "temperature": "DOUBLE", "category": "VARCHAR",
             "cache_key": "VARCHAR", "timestamp": "VARCHAR", "duration_ms": "BIGINT", "money": "VARCHAR",
@@ -16,7 +16,6 @@ WITH facts AS (
             "faults": ["VARCHAR"], "warnings": ["VARCHAR"]
         }') AS fact
     FROM logs
-    WHERE log ->> '$.metadata.cache_key' IS NOT NULL
 )
 SELECT
     fact.run_id,

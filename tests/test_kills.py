@@ -1,0 +1,311 @@
+"""A process is killed with SIGKILL at seeded moments and at every file operation; then another one goes on.
+
+After every kill the same is checked (`resumed`): no finished log is lost or changed (I1), every request is in a log or
+an intent (I2), only questions that were in flight are asked again (I3, S2), and the results are those of a run that
+nobody disturbed (I7), byte for byte.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import KEY
+from endpoint import Endpoint
+from victim import RUN_ID, Life, Nursery, finished_logs, results
+
+from segkit.errors import RunError
+from segkit.events import read_events
+from segkit.interactions import intents, recover, scan
+from segkit.models import STAGES
+from segkit.runs import current_state, open_run, read_status
+from segkit.storage.local import owned
+
+QUESTIONS = 15
+# Where a life ends: how, at which operation, and at which of its kind. Between the request and the result stand the
+# intent (opened, written), the raw answer (opened, written), the rest (opened, written, synced) and the rename.
+POINTS = [
+    ("kill", "rename RUN", 1),
+    ("kill", "open RUN/segmentation/*.intent", 2),
+    ("tear", "write RUN/segmentation/*.intent", 1),
+    ("kill", "write RUN/segmentation/*.intent", 5),
+    ("tear", "write RUN/segmentation/*.intent", 9),
+    ("tear", "write RUN/segmentation/*.intent", 14),
+    ("kill", "fsync RUN/segmentation/*.intent", 3),
+    ("kill", "rename RUN/segmentation/*.json", 4),
+    ("kill", "link cache/*.json", 5),
+    ("tear", "write RUN/.status.json*tmp", 2),
+    ("kill", "replace RUN/status.json", 1),
+    ("kill", "replace RUN/results/batch_assignments.parquet", 1),
+    ("tear", "write RUN/consolidate_taxonomy/*.intent", 8),
+    ("tear", "write RUN/results/.merges.parquet*tmp", 1),
+    ("kill", "rename RUN/refine_assignments/*.json", 6),
+    ("tear", "write RUN/results/.lineage.parquet*tmp", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+class Scene:
+    """One run between an endpoint and the processes that live and die on it."""
+
+    def __init__(self, place: Path, endpoint: Endpoint, nursery: Nursery, **environment: str) -> None:
+        self.place, self.endpoint, self.nursery = place, endpoint, nursery
+        self.run = place / "runs" / RUN_ID
+        self.environment = {
+            "OPENAI_BASE_URL": endpoint.url,
+            "OPENAI_API_KEY": KEY,
+            "SEGKIT_BACKOFF_SECONDS": "0.02",
+            "SEGKIT_HOME": str(place / "home"),
+            "SEGKIT_CONCURRENCY": "4",
+            **environment,
+        }
+
+    def life(self, **order: Any) -> Life:
+        return self.nursery.life(self.place, environment=self.environment, **order)
+
+    def whole_life(self) -> Life:
+        """Live to the end, without any error."""
+        life = self.life().end()
+        assert life.code == 0, life.noise + str(life.told)
+        assert "Traceback" not in life.noise
+        return life
+
+    def logs(self) -> dict[str, bytes]:
+        return finished_logs(self.run)
+
+    def open_prompts(self) -> Counter[str]:
+        """The prompts of all intents, those that were asked and have no result."""
+        found = [recover(path) or {} for name in STAGES.values() for path in intents(self.run / name)]
+        return Counter(intent["prompt"] for intent in found if "prompt" in intent)
+
+    def logged_prompts(self) -> Counter[str]:
+        logs = [log for name in STAGES.values() for log in scan(self.run / name)[0]]
+        return Counter(log.log["prompt"] for log in logs if "cached_from" not in log.log["metadata"])
+
+    def asked_prompts(self) -> Counter[str]:
+        return Counter(body["messages"][0]["content"] for body in self.endpoint.bodies() if body)
+
+
+@pytest.fixture
+def scene(place: Path, endpoint: Endpoint, nursery: Nursery) -> Scene:
+    endpoint.configure(latency=0.01)
+    return Scene(place, endpoint, nursery)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    shared_endpoint: Endpoint, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], list[str]]:
+    """The results of a run that nobody disturbed, and its file operations."""
+    shared_endpoint.reset()
+    scene = Scene(tmp_path_factory.mktemp("undisturbed"), shared_endpoint, nursery)
+    life = scene.whole_life()
+    assert shared_endpoint.count() == QUESTIONS
+    return results(scene.run), life.told["ops"]
+
+
+def check_the_dead(scene: Scene) -> Counter[str]:
+    """See that a kill left every log whole and every request visible; give the prompts that were in flight."""
+    for name in STAGES.values():
+        assert scan(scene.run / name)[1] == []
+    in_flight = scene.open_prompts()
+    # I2: whatever was asked is in a log or an intent.
+    assert not scene.asked_prompts() - scene.logged_prompts() - in_flight
+    return in_flight
+
+
+def resumed(scene: Scene, expected: dict[str, bytes], in_flight: Counter[str], before: dict[str, bytes]) -> None:
+    """Go on to the end, and see that nothing was lost, little repeated, and the results are the expected ones."""
+    asked = scene.asked_prompts()
+    scene.whole_life()
+    after = scene.logs()
+    assert {name: after.get(name) for name in before} == before
+    repeated = scene.asked_prompts() - asked
+    assert not (repeated & asked) - in_flight, "a question was repeated that was not in flight"
+    assert results(scene.run) == expected
+    assert not list(scene.run.rglob("*.tmp")), "stray temporary files are swept"
+
+
+@pytest.mark.parametrize(("action", "label", "at"), POINTS)
+def test_killed_at_a_named_point(
+    action: str, label: str, at: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
+) -> None:
+    """J1, S2, R1, R4, I1-I3, I6, I7: at each step from the intent to the result, and in the middle of a write."""
+    assert undisturbed[1].count(label) >= at, f"{label} has gone: name the step that took its place"
+    assert scene.life(trap={"action": action, "label": label, "at": at}).end().killed
+    resumed(scene, undisturbed[0], check_the_dead(scene), scene.logs())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_a_random_moment(
+    seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]], no_cache: None
+) -> None:
+    """S2, S12, I1-I3, I7: some time after its start, with requests in flight; nothing is left in a cache."""
+    scene.environment["SEGKIT_CACHE"] = "false"
+    moment(seed, scene, undisturbed[0])
+
+
+@pytest.fixture
+def no_cache() -> None:
+    """A name for what the test says: answers are only in the run folder."""
+
+
+def moment(seed: int, scene: Scene, expected: dict[str, bytes]) -> None:
+    """Kill once, some time after the start; a life that was faster is a resumed one already."""
+    draw = random.Random(seed)
+    scene.endpoint.configure(latency=[0.0, 0.08], seed=seed)
+    scene.life(kill_after=draw.uniform(0.05, 0.9)).end()
+    resumed(scene, expected, check_the_dead(scene), scene.logs())
+
+
+@pytest.mark.parametrize("at", [1, 8, 12])
+def test_killed_while_requests_hang(at: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+    """S2, S5, I2: the endpoint has the request and says nothing; it is an intent, and is asked once more."""
+    for _ in range(at - 1):
+        scene.endpoint.queue("ok")
+    scene.endpoint.queue("hang")
+    life = scene.life()
+    scene.endpoint.wait(at)
+    hanging = scene.endpoint.bodies()[at - 1]
+    settle(scene)
+    life.kill()
+    in_flight = check_the_dead(scene)
+    assert hanging
+    assert hanging["messages"][0]["content"] in in_flight
+    resumed(scene, undisturbed[0], in_flight, scene.logs())
+    assert scene.endpoint.count() == QUESTIONS + 1
+    assert "outcome_unknown" in {event["event"] for event in read_events(scene.run)}
+
+
+def settle(scene: Scene) -> None:
+    """Wait until only the hanging request is left."""
+    until = time.monotonic() + 5
+    while scene.endpoint.in_flight() != 1 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
+def test_an_answer_on_disk_is_not_paid_again(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+    """S4, I3: killed between the raw answer and its log, the answer is taken from the intent."""
+    scene.environment["SEGKIT_CONCURRENCY"] = "1"
+    assert scene.life(trap={"action": "kill", "label": "fsync RUN/segmentation/*.intent", "at": 3}).end().killed
+    check_the_dead(scene)
+    scene.whole_life()
+    assert scene.endpoint.count() == QUESTIONS
+    assert results(scene.run) == undisturbed[0]
+    scene.whole_life()
+    assert scene.endpoint.count() == QUESTIONS, "a finished run asks nothing"
+    assert sum(scene.open_prompts().values()) == 0
+
+
+def test_ten_kills_in_a_row_never_go_back(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+    """S3, I1: the number of finished logs never falls, however often the resuming process is killed too."""
+    ten_kills(0, scene, undisturbed[0])
+
+
+def ten_kills(seed: int, scene: Scene, expected: dict[str, bytes]) -> None:
+    """Kill ten lives one after another, at seeded file operations."""
+    draw = random.Random(1000 + seed)
+    logs: dict[str, bytes] = {}
+    kept: list[int] = []
+    in_flight: Counter[str] = Counter()
+    for _ in range(10):
+        action = draw.choice(["kill", "tear"])
+        scene.life(trap={"action": action, "at": draw.randint(20, 60)}).end()
+        assert {name: scene.logs().get(name) for name in logs} == logs
+        logs = scene.logs()
+        kept.append(len(logs))
+        in_flight |= check_the_dead(scene)
+    assert kept == sorted(kept)
+    resumed(scene, expected, in_flight, logs)
+    # Each life had at most four questions in flight.
+    assert scene.endpoint.count() <= QUESTIONS + 4 * 10
+
+
+def test_what_a_killed_process_left_is_no_lock(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+    """X2, A8: the lock of a dead owner holds nobody back, and its run is not called running."""
+    scene.endpoint.queue("hang")
+    life = scene.life()
+    scene.endpoint.wait(1)
+    with pytest.raises(RunError, match=rf"at work in another process: pid {life.pid} on "), owned(lock(scene)):
+        pass
+    assert current_state(scene.run) == "running"
+    life.kill()
+    assert lock(scene).read_text(encoding="utf-8") != ""
+    assert current_state(scene.run) == "failed"
+    began = time.monotonic()
+    with owned(lock(scene)):
+        assert time.monotonic() - began < 0.5
+    scene.whole_life()
+    assert results(scene.run) == undisturbed[0]
+
+
+def lock(scene: Scene) -> Path:
+    return scene.run / "calls.lock"
+
+
+def test_two_processes_never_work_on_one_run(scene: Scene) -> None:
+    """X1: the second one ends, says who is at work, and asks nothing."""
+    scene.endpoint.queue("hang")
+    life = scene.life()
+    scene.endpoint.wait(1)
+    code = f"from segkit import *\nextract_taxonomy(open_run({RUN_ID!r}))"
+    environment = {**scene.environment, "PATH": "/usr/bin:/bin"}
+    second = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=scene.place, capture_output=True, text=True, timeout=60
+    )
+    assert f"at work in another process: pid {life.pid} on " in second.stderr
+    assert scene.endpoint.count() <= 6
+    assert max(Counter(entry["sha256"] for entry in scene.endpoint.ledger()).values()) == 1
+    life.kill()
+
+
+def test_every_state_of_a_status_can_be_read(scene: Scene) -> None:
+    """R1, I6: at a kill in the middle of its writing the status is the one before."""
+    assert scene.life(trap={"action": "tear", "label": "write RUN/.status.json*tmp", "at": 3}).end().killed
+    assert read_status(scene.run)["run_id"] == RUN_ID
+    assert open_run(RUN_ID, scene.place / "runs").document["run_id"] == RUN_ID
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 300))
+def test_killed_at_200_random_moments(
+    seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
+) -> None:
+    """S2, I1-I3, I7: the same at 200 seeded moments, without a cache for every second one."""
+    scene.environment["SEGKIT_CACHE"] = ("false", "true")[seed % 2]
+    moment(seed, scene, undisturbed[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("action", ["kill", "tear"])
+@pytest.mark.parametrize("at", range(1, 301))
+def test_killed_at_every_file_operation(
+    at: int, action: str, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
+) -> None:
+    """J1, S2, I1-I3, I6, I7: before the n-th file operation of a whole run, and in the middle of it."""
+    if at > len(undisturbed[1]):
+        pytest.skip(f"a run has {len(undisturbed[1])} operations")
+    scene.life(trap={"action": action, "at": at}).end()
+    resumed(scene, undisturbed[0], check_the_dead(scene), scene.logs())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_a_hundred_kills_in_rows_of_ten(
+    seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
+) -> None:
+    """S3: ten runs with ten kills each."""
+    ten_kills(seed, scene, undisturbed[0])
