@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -25,7 +26,7 @@ from segkit.progress import Progress
 from segkit.runs import Run
 from segkit.sending import CutError, FailedError, Letter, Sender, Sent
 from segkit.settings import Settings
-from segkit.storage.local import owned
+from segkit.storage.local import disk_error, owned
 
 FAILURES_IN_A_ROW = 5
 _UNANSWERED = {"filtered", "refused"}
@@ -43,9 +44,12 @@ def ask_all(
     them, and how many are `done`.
     """
     stop = threading.Event()
-    with owned(run.folder / "calls.lock"):
-        progress = Progress(run.folder, STAGES[stage], planned or len(questions), done)
-        return _in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
+    try:
+        with owned(run.folder / "calls.lock"):
+            progress = Progress(run.folder, STAGES[stage], planned or len(questions), done)
+            return _in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
+    except OSError as error:
+        raise disk_error(run.folder, error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Desk:
         self.replays = self._replays()
         self.transport = open_transport(self.parameters.model, self.parameters.endpoint, settings)
         self.sender = Sender(run, stage, self.transport, settings, self.progress, stop)
-        self._fatal: SegkitError | None = None
+        self._fatal: Exception | None = None
         self._failures = 0
         self._asked_now: dict[str, asyncio.Lock] = {}
         self._writer = ThreadPoolExecutor(4, thread_name_prefix="segkit-log")
@@ -98,7 +102,8 @@ class Desk:
     async def watch(self) -> None:
         """Write the progress, and see whether somebody wants the run to stop."""
         while True:
-            self.progress.write()
+            with contextlib.suppress(SegkitError, OSError):  # what cannot be written now is tried again at the end
+                self.progress.write()
             if (self.run.folder / "stop").exists():
                 self.stop.set()
             await self.sender.close_if_stopped()
@@ -107,7 +112,11 @@ class Desk:
     async def close(self) -> None:
         await self.transport.close()
         self._writer.shutdown()
-        self.progress.write()
+        try:
+            self.progress.write()
+        except (SegkitError, OSError):
+            if not self._fatal:  # the first trouble says more
+                raise
 
     async def _work(self, waiting: Iterator[tuple[int, Question]], answers: dict[int, list[Answer]]) -> None:
         for number, question in waiting:
@@ -116,10 +125,17 @@ class Desk:
             try:
                 self.sender.raise_if_stopped()
                 answers[number] = await self.answer(question)
-            except SegkitError as error:
-                self._fatal = self._fatal or error
-                return
-            self.progress.counts.done += 1
+            except OSError as error:
+                self._end(disk_error(self.run.folder, error))
+            except Exception as error:
+                self._end(error)
+            else:
+                self.progress.counts.done += 1
+
+    def _end(self, error: Exception) -> None:
+        """Ask nothing more; the other workers keep the answers that are in flight before the error is raised."""
+        self._fatal = self._fatal or error
+        self.sender.halt(error if isinstance(error, SegkitError) else StoppedError("another question failed"))
 
     async def answer(self, question: Question) -> list[Answer]:
         """Answer one question: attempts with the faults told, then smaller questions, then none."""
@@ -226,7 +242,7 @@ class Desk:
             return [self._failed(question, checked, f"{trouble}: {why}")]
         self._event("question_cut", question, trouble=trouble, why=why, parts=len(parts))
         self.progress.counts.planned += len(parts)
-        answers = await asyncio.gather(*(self.answer(part) for part in parts))
+        answers = await _all(self.answer(part) for part in parts)
         self.progress.counts.done += len(parts)
         return [Answer(question, checked), *(answer for some in answers for answer in some)]
 
@@ -245,6 +261,7 @@ class Desk:
 
     def _replays(self) -> dict[str, list[Interaction]]:
         """Index the answers that this run already has, by cache key, in the order they came."""
+        interactions.fetch(self.folder)
         logs, damaged = interactions.scan(self.folder)
         for path in damaged:
             log_event(self.run.folder, "damaged_log_passed_over", file=path.name)
@@ -283,8 +300,7 @@ class Desk:
             **_envelope_facts(completion),
             "outcome": "recovered",
         }
-        log = interactions.write_whole(self.folder, batch, attempt, {**begun, "response": "", "metadata": facts})
-        path.unlink()
+        log = interactions.finish(interactions.reopened(path, begun), {"response": "", "metadata": facts})
         log_event(self.run.folder, "answer_recovered", file=path.name, log=log.name)
         return interactions.read(log)
 
@@ -366,6 +382,15 @@ def _envelope_facts(completion: Completion) -> dict[str, Any]:
         "request_id": completion.request_id,
         "usage": asdict(completion.usage),
     }
+
+
+async def _all(parts: Iterable[Coroutine[Any, Any, list[Answer]]]) -> list[list[Answer]]:
+    """Await all parts before the first error is raised, so that no answer in flight is abandoned."""
+    ended = await asyncio.gather(*parts, return_exceptions=True)
+    errors = [end for end in ended if isinstance(end, BaseException)]
+    if errors:
+        raise errors[0]
+    return [end for end in ended if not isinstance(end, BaseException)]
 
 
 def _storable(text: str) -> str:

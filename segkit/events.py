@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,13 +10,26 @@ from typing import Any
 
 import orjson
 
+from segkit.storage.local import disk_error
+
 
 def log_event(folder: Path, event: str, **facts: Any) -> None:
-    """Append one event with the time and the pid; a line is written in one piece, so writers never mix."""
+    """Append one event with the time and the pid; a line is written in one piece, so writers never mix.
+
+    Raises StoppedError when the disk fails: a run that cannot tell what it does must not go on.
+    """
     line = {"time": timestamp(), "event": event, "pid": os.getpid(), **facts}
-    descriptor = os.open(folder / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(descriptor, orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        _append(folder / "events.jsonl", orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        raise disk_error(folder, error) from None
+
+
+def _append(path: Path, line: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
 

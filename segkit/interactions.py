@@ -8,9 +8,12 @@ without result: the request may have been paid.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +23,7 @@ from typing import Any
 import orjson
 
 from segkit.events import timestamp
+from segkit.storage.local import write_atomic
 
 _INDENT = orjson.OPT_INDENT_2
 _SEAL = b',\n  "sha256": "'
@@ -64,19 +68,56 @@ def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any]) -> Inten
         break
     path = folder / f"{name}.intent"
     # Buffered: a raw write may store less than it was given and say so by a number nobody reads.
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(orjson.dumps(head, option=_INDENT)[:-2])
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(orjson.dumps(head, option=_INDENT)[:-2])
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()  # nothing was asked
+        raise
     return Intent(path, begun)
 
 
 def keep_raw(intent: Intent, status: int | None, body: bytes) -> None:
     """Append what came back to the intent, byte for byte (base64 where it is not UTF-8)."""
-    raw: dict[str, Any] = {"http_status": status}
+    _append(intent.path, b"," + orjson.dumps(_raw(status, body), option=_INDENT)[1:-2])
+
+
+def keep_elsewhere(intent: Intent, head: dict[str, Any], status: int | None, body: bytes) -> Path | None:
+    """Write an intent with its answer into the system's temporary folder, since its own disk fails; give the folder.
+
+    Gives None where that fails too. `fetch` takes the file back when the run is resumed.
+    """
+    place = _elsewhere(intent.path.parent)
     try:
-        raw["body"] = body.decode()
-    except UnicodeDecodeError:
-        raw["body_base64"] = base64.b64encode(body).decode()
-    _append(intent.path, b"," + orjson.dumps(raw, option=_INDENT)[1:-2])
+        place.parents[1].mkdir(mode=0o700, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
+        if not _is_own(place.parents[1]):
+            return None
+        write_atomic(place / intent.path.name, orjson.dumps({**head, **_raw(status, body)}, option=_INDENT)[:-2])
+    except OSError:
+        return None
+    return place
+
+
+def fetch(folder: Path) -> None:
+    """Take the answers back that a failing disk had driven away: each replaces the intent it belongs to."""
+    place = _elsewhere(folder)
+    if not (place.is_dir() and _is_own(place.parents[1])):
+        return
+    for path in list(_names(place, ".intent")):
+        if (folder / path.name).exists():
+            write_atomic(folder / path.name, path.read_bytes())
+            path.unlink()
+
+
+def reopened(path: Path, begun: dict[str, Any]) -> Intent:
+    """Cut off what was half written behind the answer of an intent, so that it can be finished."""
+    kept = {name: value for name, value in begun.items() if name not in ("response", "metadata", "sha256")}
+    with path.open("r+b") as file:
+        file.write(orjson.dumps(kept, option=_INDENT)[:-2])
+        file.truncate()
+    return Intent(path, datetime.strptime(path.name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC))
 
 
 def finish(intent: Intent, tail: dict[str, Any]) -> Path:
@@ -162,6 +203,23 @@ def started_at(intent: Intent) -> str:
 def _names(folder: Path, suffix: str) -> Iterator[Path]:
     if folder.is_dir():
         yield from (folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix))
+
+
+def _raw(status: int | None, body: bytes) -> dict[str, Any]:
+    try:
+        return {"http_status": status, "body": body.decode()}
+    except UnicodeDecodeError:
+        return {"http_status": status, "body_base64": base64.b64encode(body).decode()}
+
+
+def _elsewhere(folder: Path) -> Path:
+    return Path(tempfile.gettempdir()) / f"segkit-{os.getuid()}" / folder.parent.name / folder.name
+
+
+def _is_own(folder: Path) -> bool:
+    """Tell whether a folder is this user's alone: in a shared place others could plant answers in it."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def _append(path: Path, data: bytes) -> None:

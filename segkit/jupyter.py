@@ -1,14 +1,22 @@
-"""What notebooks need around them: the place to work from, and quick imports of Jupyter's parts."""
+"""What notebooks need around them: the place to work from, tables laid out, quick imports of Jupyter's parts."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 _SLOW = "rfc3987_syntax"
+_FEW = 6  # columns whose names need not be broken
+_UNBROKEN = 22  # characters of a text that stay on one line in any table
 
 
 @contextmanager
@@ -37,3 +45,48 @@ def set_up_notebook() -> None:
     beside = ("pyproject.toml", "prompts", "runs")
     if here.name == "notebooks" and any((here.parent / name).exists() for name in beside):
         os.chdir(here.parent)
+
+
+def show(frame: pd.DataFrame, rows: int = 100, once: str = "") -> Styler:
+    """Lay a frame out for reading: whole texts to the left, numbers to the right, the first `rows` rows.
+
+    A value of the column `once` is not repeated below itself. Every text is escaped: names and titles come from
+    models and shops.
+    """
+    shown = frame.head(rows).reset_index(drop=True)
+    if once:
+        shown[once] = shown[once].where(shown[once] != shown[once].shift(), "")
+    styler = shown.style.hide(axis="index")
+    styler.format({name: _writer(str(name)) for name in shown.columns}, escape="html")
+    styler.format_index(lambda name: str(name).replace("_", " "), escape="html", axis="columns")
+    styler.set_table_styles(_layout(shown))
+    if frame.empty or len(frame) > rows:
+        styler.set_caption(f"the first {rows:,} of {len(frame):,} rows" if len(frame) else "none")
+    return styler
+
+
+def _layout(shown: pd.DataFrame) -> list[Any]:
+    """Say in CSS how the columns stand; a short text is not broken to make room for a long one."""
+    header = "nowrap" if len(shown.columns) <= _FEW else "normal"
+    rules = [("th, td", "text-align: left; vertical-align: top"), ("th", f"white-space: {header}")]
+    for i, name in enumerate(shown.columns):
+        if pd.api.types.is_numeric_dtype(shown[name]):
+            rules.append((f".col{i}", "text-align: right"))
+        elif len(shown):
+            longest = max(len(str(value)) for value in shown[name])
+            rules.append((f"td.col{i}", f"min-width: {min(longest, _UNBROKEN)}ch"))
+    return [{"selector": selector, "props": props} for selector, props in rules]
+
+
+def _writer(column: str) -> Callable[[Any], Any]:
+    """Choose how the values of a column are written: money to the hundredth of a cent, counts in thousands."""
+    number = "{:,.4f}" if "cost" in column else "{:,.2f}"
+
+    def write(value: Any) -> Any:
+        if value is None or value is pd.NA or value != value:
+            return "–"
+        if isinstance(value, int) and not column.endswith("id"):
+            return f"{value:,}"
+        return number.format(value) if isinstance(value, float) else value
+
+    return write

@@ -22,7 +22,7 @@ SAMPLE = Path(__file__).parent / "sample" / "coffee_makers.csv"
 
 
 def prepare_run(
-    products: str | Path | pd.DataFrame = SAMPLE,
+    products: str | Path | pd.DataFrame = "sample",
     category: str = "Coffee Makers",
     *,
     run_id: str = "",
@@ -37,8 +37,8 @@ def prepare_run(
 ) -> Run:
     """Make a run folder from products, prompts and parameters; a run that is there already is opened as it is.
 
-    `products` is the path of a CSV, Parquet or JSONL file, or a frame that `load_products` or Postgres gave; then
-    `source` may say where it came from.
+    `products` is the path of a CSV, Parquet or JSONL file, `sample` for the bundled one, or a frame that
+    `load_products` or Postgres gave; then `source` may say where it came from.
     `parameters` are those of `Parameters`; what is not given comes from the environment. Raises InputError, with
     the value and what to do, when anything cannot be used.
     """
@@ -49,7 +49,11 @@ def prepare_run(
     source = source or ("(a frame)" if isinstance(products, pd.DataFrame) else Path(products).name)
     if not isinstance(products, pd.DataFrame):
         products = load_products(
-            products, id_column=id_column, title_column=title_column, where=where, product_ids=product_ids
+            SAMPLE if products == "sample" else products,
+            id_column=id_column,
+            title_column=title_column,
+            where=where,
+            product_ids=product_ids,
         )
     chosen = choose_parameters(category, settings, **parameters)
     prompts = load_prompts(chosen.prompts)

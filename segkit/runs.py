@@ -23,7 +23,7 @@ from segkit.errors import RunError
 from segkit.events import timestamp
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
-from segkit.storage.local import is_held, write_atomic
+from segkit.storage.local import disk_error, is_held, write_atomic
 
 SCHEMA_VERSION = 1
 _RUN_ID = re.compile(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}")
@@ -92,7 +92,10 @@ class Run:
 
     def save_result(self, name: str, frame: pd.DataFrame) -> None:
         """Write a result as Parquet; equal frames give equal bytes."""
-        write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
+        try:
+            write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
+        except OSError as error:
+            raise disk_error(self.folder, error) from None
 
 
 def new_run_id() -> str:
@@ -187,7 +190,10 @@ def read_status(folder: Path) -> dict[str, Any]:
 def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
     """Replace some of `status.json`, atomically."""
     status = {**read_status(folder), **changes, "updated_at": timestamp()}
-    write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
+    try:
+        write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
+    except OSError as error:
+        raise disk_error(folder, error) from None
     return status
 
 

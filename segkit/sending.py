@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
@@ -26,6 +27,7 @@ from segkit.progress import Progress
 from segkit.redaction import redactor
 from segkit.runs import Run
 from segkit.settings import Settings
+from segkit.storage.local import disk_error
 
 PROBE_SECONDS = 0.5
 LONGEST_ANSWER = 16_384
@@ -89,7 +91,7 @@ class Sender:
         self._host = urlsplit(run.parameters.endpoint).hostname or run.parameters.endpoint
         self._redact = redactor([settings.openai_api_key, settings.database_url])
         self._probe = _Probe()
-        self._refused: RefusedError | None = None
+        self._refused: SegkitError | None = None
         self._budget = progress.budget(settings.segkit_max_calls, settings.segkit_max_cost_usd)
         self._limits = Limits(
             settings.segkit_concurrency,
@@ -120,6 +122,10 @@ class Sender:
         self._limits.settle(sent.tickets, usage.input, usage.output)
         self._limits.faster()
         await self._budget.settle(sent.reservation, 1, cost)
+
+    def halt(self, error: SegkitError) -> None:
+        """Let nothing more be sent; the first reason counts."""
+        self._refused = self._refused or error
 
     def raise_if_stopped(self) -> None:
         """Raise RefusedError when asking is hopeless, StoppedError when somebody asked the run to stop."""
@@ -156,7 +162,7 @@ class Sender:
             response, meaning = await self._exchange(letter, intent)
             if meaning.step == "stop":
                 # Known before the next request may leave: a hopeless error costs one request.
-                self._refused = RefusedError(meaning.why, _joined(meaning.hint, f"segkit resume {self._run.id}"))
+                self.halt(RefusedError(meaning.why, _joined(meaning.hint, f"segkit resume {self._run.id}")))
         finally:
             self._probe.open()
             await self._limits.leave()
@@ -186,24 +192,42 @@ class Sender:
         try:
             return interactions.begin(self._folder, letter.batch, letter.attempt, letter.head)
         except OSError as error:
-            raise StoppedError(
-                f"{self._folder} cannot be written: {error.strerror}; nothing was asked",
-                f"make room or access, then: segkit resume {self._run.id}",
-            ) from None
+            failed = disk_error(self._run.folder, error)
+            self.halt(failed)
+            raise failed from None
 
     async def _exchange(self, letter: Letter, intent: Intent) -> tuple[Response | None, Meaning]:
         try:
             response = await self._transport.send(letter.data)
         except NotSentError as error:
-            return None, Meaning("again", f"{self._host} cannot be reached, nothing was paid: {error}")
+            return None, self._clean(Meaning("again", f"{self._host} cannot be reached, nothing was paid: {error}"))
         except LostError as error:
-            interactions.keep_raw(intent, None, self._redact(error.partial))
+            self._keep(letter, intent, None, self._redact(error.partial))
             self._limits.slower()
-            return None, Meaning("again", f"{self._host}: {error}")
-        response = replace(response, body=self._redact(response.body))
-        interactions.keep_raw(intent, response.status, response.body)
-        meaning = meaning_of(response, self._model, self._host)
-        return response, replace(meaning, why=self._redact(meaning.why.encode()).decode())
+            return None, self._clean(Meaning("again", f"{self._host}: {error}"))
+        headers = {name: self._text(value) for name, value in response.headers.items()}
+        response = replace(response, headers=headers, body=self._redact(response.body))
+        self._keep(letter, intent, response.status, response.body)
+        return response, self._clean(meaning_of(response, self._model, self._host))
+
+    def _keep(self, letter: Letter, intent: Intent, status: int | None, body: bytes) -> None:
+        """Put what came on disk, wherever that is still possible."""
+        try:
+            interactions.keep_raw(intent, status, body)
+        except OSError as error:
+            place = interactions.keep_elsewhere(intent, letter.head, status, body)
+            kept = f"the last answers are kept in {place}" if place else "the last answer could not be kept anywhere"
+            failed = disk_error(self._run.folder, error, kept)
+            self.halt(failed)
+            with contextlib.suppress(SegkitError):
+                self._event("answer_kept_elsewhere", letter, file=intent.path.name, folder=str(place or ""))
+            raise failed from None
+
+    def _clean(self, meaning: Meaning) -> Meaning:
+        return replace(meaning, why=self._text(meaning.why))
+
+    def _text(self, text: str) -> str:
+        return self._redact(text.encode(errors="surrogateescape")).decode(errors="replace")
 
     async def _close_log(self, letter: Letter, sent: Sent, meaning: Meaning) -> None:
         """Keep the log of a call that may have been paid, or that cut its question; others leave an event."""

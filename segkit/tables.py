@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from segkit.batching import calculate_optimal_batch_sizes
+from segkit.jupyter import show as show
 from segkit.models import OUT_OF_SCOPE
 from segkit.preparing import planned_calls
 from segkit.products import untitled
@@ -16,31 +17,8 @@ from segkit.runs import Run
 from segkit.tracing import explain as explain
 from segkit.tracing import merge_paths
 
-if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
-
 OFFLINE = "offline (embedded; it groups by words and is no language model)"
-_FEW = 6  # columns whose names need not be broken
-_UNBROKEN = 22  # characters of a text that stay on one line in any table
 _NAMED = 8  # how many names a cell lists before it counts the rest
-
-
-def show(frame: pd.DataFrame, rows: int = 100, once: str = "") -> Styler:
-    """Lay a frame out for reading: whole texts to the left, numbers to the right, the first `rows` rows.
-
-    A value of the column `once` is not repeated below itself. Every text is escaped: names and titles come from
-    models and shops.
-    """
-    shown = frame.head(rows).reset_index(drop=True)
-    if once:
-        shown[once] = shown[once].where(shown[once] != shown[once].shift(), "")
-    styler = shown.style.hide(axis="index")
-    styler.format({name: _writer(str(name)) for name in shown.columns}, escape="html")
-    styler.format_index(lambda name: str(name).replace("_", " "), escape="html", axis="columns")
-    styler.set_table_styles(_layout(shown))
-    if frame.empty or len(frame) > rows:
-        styler.set_caption(f"the first {rows:,} of {len(frame):,} rows" if len(frame) else "none")
-    return styler
 
 
 def batch_plan(run: Run) -> pd.DataFrame:
@@ -226,30 +204,3 @@ def _listed(names: Iterable[str]) -> str:
     listed = list(names)
     rest = len(listed) - _NAMED
     return ", ".join(listed[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-def _layout(shown: pd.DataFrame) -> list[Any]:
-    """Say in CSS how the columns stand; a short text is not broken to make room for a long one."""
-    header = "nowrap" if len(shown.columns) <= _FEW else "normal"
-    rules = [("th, td", "text-align: left; vertical-align: top"), ("th", f"white-space: {header}")]
-    for i, name in enumerate(shown.columns):
-        if pd.api.types.is_numeric_dtype(shown[name]):
-            rules.append((f".col{i}", "text-align: right"))
-        elif len(shown):
-            longest = max(len(str(value)) for value in shown[name])
-            rules.append((f"td.col{i}", f"min-width: {min(longest, _UNBROKEN)}ch"))
-    return [{"selector": selector, "props": props} for selector, props in rules]
-
-
-def _writer(column: str) -> Callable[[Any], Any]:
-    """Choose how the values of a column are written: money to the hundredth of a cent, counts in thousands."""
-    number = "{:,.4f}" if "cost" in column else "{:,.2f}"
-
-    def write(value: Any) -> Any:
-        if value is None or value is pd.NA or value != value:
-            return "–"
-        if isinstance(value, int) and not column.endswith("id"):
-            return f"{value:,}"
-        return number.format(value) if isinstance(value, float) else value
-
-    return write

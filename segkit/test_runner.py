@@ -8,23 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+# fmt: off
 PHASES = {
-    "models": (
-        "folding",
-        "json_text",
-        "replies",
-        "completions",
-        "refusals",
-        "limits",
-        "costs",
-        "redaction",
-        "offline",
-    ),
+    "models": ("folding", "json_text", "replies", "completions", "refusals", "limits", "costs", "redaction",
+               "offline"),
     "storage": ("interactions", "cache", "runs", "logs", "embedded_postgres", "postgres"),
     "batching": ("batching", "products", "prompts", "sample"),
-    "stages": ("extracting", "consolidating", "refining", "results", "calls", "stages"),
-    "notebooks": ("notebooks", "figures", "report"),
+    "stages": ("extracting", "consolidating", "refining", "results", "calls", "stages", "planning"),
+    "notebooks": ("notebooks", "jupyter", "figures", "tables", "report"),
 }
+# fmt: on
 
 
 def main() -> int:

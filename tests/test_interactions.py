@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ from hypothesis import strategies as st
 from segkit.interactions import (
     DamagedError,
     begin,
+    fetch,
     finish,
     intents,
+    keep_elsewhere,
     keep_raw,
+    place_of,
     raw_body,
     read,
     recover,
+    reopened,
     scan,
     started_at,
     write_whole,
@@ -264,9 +269,86 @@ def test_a_disk_that_takes_half_a_write_is_told(tmp_path: Path, step: str) -> No
     """J2, J3: a write that stores only its first part is an error, never a silent cut."""
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path, step], capture_output=True, text=True, timeout=30)
     assert done.stdout.startswith("told"), f"half a file without an error: {done}"
+    assert len(intents(tmp_path)) == (step == "keep_raw"), "an intent that was never whole is left"
 
 
 def test_a_folder_that_is_gone_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     """J4: without an intent on disk there is no request."""
     with pytest.raises(OSError, match="No such file"):
         begin(tmp_path / "gone", 1, 1, HEAD)
+
+
+def test_a_name_tells_batch_and_attempt(tmp_path: Path) -> None:
+    """S5: an intent says by its name what was asked."""
+    assert place_of(begin(tmp_path, 12, 3, HEAD).path) == (12, 3)
+
+
+def test_an_answered_intent_can_be_finished_after_any_kill(tmp_path: Path) -> None:
+    """S5, I1, J1: killed anywhere behind the answer, the intent becomes the very log it would have become."""
+    data, (_, raw) = prefixes(tmp_path)
+    for end in range(raw, len(data) + 1):
+        path = begin(tmp_path, 7, 2, HEAD).path
+        path.write_bytes(data[:end])
+        begun = recover(path)
+        assert begun is not None
+        intent = reopened(path, begun)
+        assert path.stat().st_size == raw, f"half of what followed is left after {end} bytes"
+        assert started_at(intent).replace("-", "").replace(":", "") == path.name[:16]
+        assert finish(intent, TAIL).read_bytes() == data
+
+
+@pytest.fixture
+def shelter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A system's temporary folder of its own, and beside it a run folder."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "RUN" / "segmentation").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "RUN" / "segmentation"
+
+
+@pytest.mark.parametrize("body", [BODY, b"\xff\xfe", b""])
+def test_an_answer_that_its_disk_refuses_is_kept_elsewhere(shelter: Path, body: bytes) -> None:
+    """J3: a paid answer is written into the temporary folder and taken back on resume."""
+    intent = begin(shelter, 7, 2, HEAD)
+    place = keep_elsewhere(intent, HEAD, 200, body)
+    assert place is not None
+    assert place.is_dir()
+    assert recover(intent.path) == HEAD, "the answer is not here yet"
+    fetch(shelter)
+    found = recover(intent.path)
+    assert found is not None
+    assert raw_body(found) == body
+    assert list(place.iterdir()) == [], "it was taken, not copied"
+    assert read(finish(reopened(intent.path, found), TAIL)).log["http_status"] == 200
+
+
+def test_only_answers_of_known_intents_are_taken_back(shelter: Path) -> None:
+    """J3, I4: a file that belongs to nothing asked here is left where it is."""
+    intent = begin(shelter, 7, 2, HEAD)
+    place = keep_elsewhere(intent, HEAD, 200, BODY)
+    assert place is not None
+    intent.path.unlink()
+    fetch(shelter)
+    assert intents(shelter) == []
+    assert len(list(place.iterdir())) == 1
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o750])
+def test_a_shelter_that_others_can_write_to_is_not_used(shelter: Path, mode: int) -> None:
+    """SEC-20: in a shared temporary folder somebody else could plant an answer."""
+    intent = begin(shelter, 7, 2, HEAD)
+    place = keep_elsewhere(intent, HEAD, 200, BODY)
+    assert place is not None
+    place.parents[1].chmod(mode)
+    assert keep_elsewhere(begin(shelter, 8, 1, HEAD), HEAD, 200, BODY) is None
+    fetch(shelter)
+    assert recover(intent.path) == HEAD
+
+
+def test_where_nothing_can_be_written_nothing_is_claimed(shelter: Path) -> None:
+    """J3: a file stands in the way of the shelter, so the answer is told as not kept."""
+    intent = begin(shelter, 7, 2, HEAD)
+    (Path(tempfile.gettempdir()) / f"segkit-{os.getuid()}").write_text("in the way")
+    assert keep_elsewhere(intent, HEAD, 200, BODY) is None
+    fetch(shelter)
+    assert recover(intent.path) == HEAD

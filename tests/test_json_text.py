@@ -163,7 +163,7 @@ def test_an_object_of_usual_depth_is_not_too_deep() -> None:
 
 
 @given(st.text() | JSON.map(json.dumps) | st.text('{}[]",:\\ \n`P_0', max_size=60))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_text_raises_anything_else(text: str) -> None:
     """V24: Malformed is the only exception, whatever the text."""
     value = found(text)
@@ -171,7 +171,7 @@ def test_no_text_raises_anything_else(text: str) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1), st.sampled_from(sorted(WRAPPED)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_object_survives_its_wrapping(value: dict[str, Any], wrapping: str) -> None:
     """V1, V2: what was written is what is read, byte order marks, fences and prose or not."""
     text = json.dumps(value)

@@ -1,8 +1,8 @@
 """A process is killed with SIGKILL at seeded moments and at every file operation; then another one goes on.
 
-After every kill the same is checked (`resumed`): no finished log is lost or changed (I1), every request is in a log or
-an intent (I2), only questions that were in flight are asked again (I3, S2), and the results are those of a run that
-nobody disturbed (I7), byte for byte.
+After every kill the same is checked (`resumed`): no finished log is lost or changed (I1), every request is in a log
+or an intent (I2), only questions that were in flight are asked again (I3, S2), and the results are those of a run
+that nobody disturbed (I7), byte for byte.
 """
 
 from __future__ import annotations
@@ -14,21 +14,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import KEY
 from endpoint import Endpoint
-from victim import RUN_ID, Life, Nursery, finished_logs, results
+from victim import QUESTIONS, RUN_ID, Nursery, Scene, results
 
 from segkit.errors import RunError
 from segkit.events import read_events
-from segkit.interactions import intents, recover, scan
+from segkit.interactions import scan
 from segkit.models import STAGES
 from segkit.runs import current_state, open_run, read_status
 from segkit.storage.local import owned
 
-QUESTIONS = 15
 # Where a life ends: how, at which operation, and at which of its kind. Between the request and the result stand the
 # intent (opened, written), the raw answer (opened, written), the rest (opened, written, synced) and the rename.
 POINTS = [
@@ -55,47 +52,6 @@ POINTS = [
 def nursery() -> Iterator[Nursery]:
     with Nursery() as nursery:
         yield nursery
-
-
-class Scene:
-    """One run between an endpoint and the processes that live and die on it."""
-
-    def __init__(self, place: Path, endpoint: Endpoint, nursery: Nursery, **environment: str) -> None:
-        self.place, self.endpoint, self.nursery = place, endpoint, nursery
-        self.run = place / "runs" / RUN_ID
-        self.environment = {
-            "OPENAI_BASE_URL": endpoint.url,
-            "OPENAI_API_KEY": KEY,
-            "SEGKIT_BACKOFF_SECONDS": "0.02",
-            "SEGKIT_HOME": str(place / "home"),
-            "SEGKIT_CONCURRENCY": "4",
-            **environment,
-        }
-
-    def life(self, **order: Any) -> Life:
-        return self.nursery.life(self.place, environment=self.environment, **order)
-
-    def whole_life(self) -> Life:
-        """Live to the end, without any error."""
-        life = self.life().end()
-        assert life.code == 0, life.noise + str(life.told)
-        assert "Traceback" not in life.noise
-        return life
-
-    def logs(self) -> dict[str, bytes]:
-        return finished_logs(self.run)
-
-    def open_prompts(self) -> Counter[str]:
-        """The prompts of all intents, those that were asked and have no result."""
-        found = [recover(path) or {} for name in STAGES.values() for path in intents(self.run / name)]
-        return Counter(intent["prompt"] for intent in found if "prompt" in intent)
-
-    def logged_prompts(self) -> Counter[str]:
-        logs = [log for name in STAGES.values() for log in scan(self.run / name)[0]]
-        return Counter(log.log["prompt"] for log in logs if "cached_from" not in log.log["metadata"])
-
-    def asked_prompts(self) -> Counter[str]:
-        return Counter(body["messages"][0]["content"] for body in self.endpoint.bodies() if body)
 
 
 @pytest.fixture

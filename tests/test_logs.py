@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import catalogue
 
 from segkit import interactions
 from segkit.logs import COMPACTED, compact, damaged_logs, interaction_index, query
+from segkit.preparing import prepare_run
 from segkit.runs import Run
+from segkit.settings import Settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
 VIEWS = ["interactions", "spend_by_stage", "time_by_stage", "retries", "failures"]
@@ -35,13 +39,24 @@ VALID = {
 }
 
 
-@pytest.fixture
-def run(new_run: Callable[..., Run]) -> Run:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with all stages done by the offline model: 3 + 1 + 3 interactions."""
-    run = new_run(16, model="offline")
+    place = tmp_path_factory.mktemp("finished")
+    settings = Settings(segkit_home=place / "home", segmentation_products_per_prompt=6)
+    sizes = {"runs_dir": place, "settings": settings, "products_per_refinement": 6}
+    run = prepare_run(catalogue(16), "Kitchen Things", model="offline", **sizes)
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
-        stage(run)
+        stage(run, settings)
     return run
+
+
+@pytest.fixture
+def run(finished: Run, tmp_path: Path) -> Run:
+    """A copy of that run, to be spoilt."""
+    folder = tmp_path / "runs" / finished.id
+    shutil.copytree(finished.folder, folder)
+    return Run(folder, finished.document)
 
 
 @pytest.fixture

@@ -609,10 +609,10 @@ def test_schemas_spell_out_the_ids() -> None:
 # --- hostile answers ------------------------------------------------------------------------------
 
 ENDLESS: dict[str, Callable[[], Checked]] = {
-    "reassignments": lambda: refine(content='{"reassignments": [' + ",".join(["1"] * 100_000) + "]}"),
-    "categories": lambda: extract('{"categories": [' + ",".join(["1"] * 100_000) + "]}"),
+    "reassignments": lambda: refine(content='{"reassignments": [' + ",".join(["1"] * 30_000) + "]}"),
+    "categories": lambda: extract('{"categories": [' + ",".join(["1"] * 30_000) + "]}"),
     "equal names": lambda: extract(
-        extract_answer(categories=[{"id": f"C{i}", "name": f"n{i // 2}", "definition": "d"} for i in range(8_000)])
+        extract_answer(categories=[{"id": f"C{i}", "name": f"n{i // 2}", "definition": "d"} for i in range(5_000)])
     ),
     "foreign members": lambda: consolidate(
         {"categories": [], "members": dict.fromkeys((f"X_{i}" for i in range(30_000)), "M_0")}
@@ -621,7 +621,7 @@ ENDLESS: dict[str, Callable[[], Checked]] = {
         extract_answer(assignments={f"P_{i}": {"category": OUT_OF_SCOPE} for i in range(10_000)})
     ),
     "unknown categories": lambda: extract(
-        extract_answer(assignments={f"P_{i}": {"category": f"C{i}"} for i in range(15_000)})
+        extract_answer(assignments={f"P_{i}": {"category": f"C{i}"} for i in range(8_000)})
     ),
 }
 
@@ -773,7 +773,7 @@ def test_100_000_mutated_answers(seed: int) -> None:
 
 
 @given(st.text(max_size=200), st.sampled_from(["extract", "consolidate", "refine"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_text_is_judged(text: str, stage: str) -> None:
     """V24: a check never raises, and random text states nothing."""
     checks: dict[str, Callable[[], Checked]] = {

@@ -32,7 +32,7 @@ ROWS = st.lists(st.sampled_from([("", ""), *((a, b) for a in PLACES for b in PLA
 
 
 @given(ROWS, st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_four_tables_agree(rows: list[tuple[str, str]], never_asked: int) -> None:
     """I4, I9: every product once in the ledger; ids, counts and names agree in all tables."""
     found = tables(rows, len(rows) + never_asked)

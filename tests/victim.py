@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from conftest import KEY, catalogue
+from endpoint import Endpoint
+
+from segkit.interactions import intents, recover, scan
+from segkit.models import STAGES
 
 RUN_ID = "RUN_20250101T000000Z_0001"
 _LOG = re.compile(r"\d{8}T\d{6}Z_b\d+_a\d+_[0-9a-f]{8}")
@@ -72,6 +77,7 @@ class Trap:
     reads: bool = False
     ops: list[str] = field(default_factory=list)
     counted: int = 0
+    failed_at: int = -1
     lock: Any = field(default_factory=threading.RLock)
 
     def step(self, name: str, path: str, half: Callable[[], object] | None = None) -> None:
@@ -90,6 +96,7 @@ class Trap:
         if half and self.action in ("tear", "fail"):
             half()
         if self.action == "fail":
+            self.failed_at = len(self.ops) - 1 if self.failed_at < 0 else self.failed_at
             raise OSError(self.errno, os.strerror(self.errno), path)
         _KEPT["kill"](os.getpid(), signal.SIGKILL)
         time.sleep(60)
@@ -122,8 +129,8 @@ def _hooked(trap: Trap, name: str, original: Callable[..., Any], places: tuple[i
         found = [trap.place(arguments[place]) for place in places if place < len(arguments)]
         if any(found):
             kind = name
-            if name == "open" and not arguments[1] & (os.O_WRONLY | os.O_RDWR):
-                kind = "read"
+            if name == "open":
+                kind = _way(arguments[1])
             half = None
             if name == "write":
                 half = lambda: _KEPT["write"](arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])  # noqa: E731
@@ -131,6 +138,12 @@ def _hooked(trap: Trap, name: str, original: Callable[..., Any], places: tuple[i
         return original(*arguments, **named)
 
     return hooked
+
+
+def _way(flags: int) -> str:
+    if not flags & (os.O_WRONLY | os.O_RDWR):
+        return "read"
+    return "create" if flags & os.O_EXCL else "open"
 
 
 def _trapped_open(trap: Trap) -> Callable[..., Any]:
@@ -173,8 +186,6 @@ def _trapped_open(trap: Trap) -> Callable[..., Any]:
 
 def live(order: dict[str, Any]) -> int:
     """Live one life: the three stages of a run; give 0, 1 after an error of segkit, 2 after any other."""
-    from conftest import catalogue
-
     from segkit.errors import SegkitError
     from segkit.preparing import prepare_run
     from segkit.settings import load_settings
@@ -186,8 +197,9 @@ def live(order: dict[str, Any]) -> int:
     told: dict[str, Any] = {"error": ""}
     code = 0
     try:
+        settings = load_settings()
         products = catalogue(order["products"])
-        run = prepare_run(products, "Kitchen Things", run_id=RUN_ID, settings=load_settings(), **order["parameters"])
+        run = prepare_run(products, "Kitchen Things", run_id=RUN_ID, settings=settings, **order["parameters"])
         work(run, settings)
     except BaseException as error:
         code = 1 if isinstance(error, SegkitError) else 2
@@ -196,7 +208,7 @@ def live(order: dict[str, Any]) -> int:
             "kind": type(error).__name__,
             "trace": "".join(traceback.format_exception(error)),
         }
-    told["ops"] = trap.ops
+    told |= {"ops": trap.ops, "failed_at": trap.failed_at}
     with _KEPT_OPEN(order["report"], "w", encoding="utf-8") as file:
         json.dump(told, file)
     return code
@@ -226,6 +238,9 @@ def serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
+        if "command" in order:
+            print(subprocess.run(order["command"]).returncode, flush=True)
+            continue
         pid = os.fork()
         if not pid:
             _bear(order)
@@ -310,7 +325,7 @@ class Nursery:
         )
         self._last: Life | None = None
         assert self.line() == "ready"
-        self.pid = self._process.pid
+        self.root = f"/proc/{self._process.pid}/root" if private else ""
 
     def __enter__(self) -> Self:
         return self
@@ -327,6 +342,16 @@ class Nursery:
         assert self._process.stdout
         return self._process.stdout.readline().strip()
 
+    def command(self, *command: str) -> int:
+        """Run a command where the lives are lived."""
+        self.write({"command": command})
+        return int(self.line())
+
+    def write(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+
     def life(self, place: Path, *, kill_after: float | None = None, **order: Any) -> Life:
         """Begin a life in a folder; `order` says `environment`, `trap`, `products` and `parameters`."""
         if self._last and self._last.code is None:
@@ -336,9 +361,7 @@ class Nursery:
         trap = {"roots": [str(place / "runs"), str(place / "home")], **order.pop("trap", {})}
         written = {"products": 24, "environment": {}, "parameters": PARAMETERS, **order, "trap": trap}
         written |= {"place": str(place), "report": str(report), "errors": str(errors), "kill_after": kill_after}
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(written) + "\n")
-        self._process.stdin.flush()
+        self.write(written)
         self._last = Life(self, int(self.line()), report, errors, time.monotonic())
         return self._last
 
@@ -351,9 +374,51 @@ PARAMETERS = {
 }
 
 
-def kinds(ops: list[str]) -> Counter[str]:
-    """Count the operations by kind."""
-    return Counter(ops)
+QUESTIONS = 15
+
+
+class Scene:
+    """One run between an endpoint and the processes that live and die on it."""
+
+    def __init__(self, place: Path, endpoint: Endpoint, nursery: Nursery, **environment: str) -> None:
+        self.place, self.endpoint, self.nursery = place, endpoint, nursery
+        # What a private nursery has mounted is seen from outside by this way only.
+        self.run = Path(f"{nursery.root}{place}") / "runs" / RUN_ID
+        (place / "tmp").mkdir(exist_ok=True)
+        self.environment = {
+            "OPENAI_BASE_URL": endpoint.url,
+            "OPENAI_API_KEY": KEY,
+            "SEGKIT_BACKOFF_SECONDS": "0.02",
+            "SEGKIT_HOME": str(place / "home"),
+            "SEGKIT_CONCURRENCY": "4",
+            "TMPDIR": str(place / "tmp"),
+            **environment,
+        }
+
+    def life(self, **order: Any) -> Life:
+        return self.nursery.life(self.place, environment=self.environment, **order)
+
+    def whole_life(self) -> Life:
+        """Live to the end, without any error."""
+        life = self.life().end()
+        assert life.code == 0, life.noise + str(life.told)
+        assert "Traceback" not in life.noise
+        return life
+
+    def logs(self) -> dict[str, bytes]:
+        return finished_logs(self.run)
+
+    def open_prompts(self) -> Counter[str]:
+        """The prompts of all intents, those that were asked and have no result."""
+        found = [recover(path) or {} for name in STAGES.values() for path in intents(self.run / name)]
+        return Counter(intent["prompt"] for intent in found if "prompt" in intent)
+
+    def logged_prompts(self) -> Counter[str]:
+        logs = [log for name in STAGES.values() for log in scan(self.run / name)[0]]
+        return Counter(log.log["prompt"] for log in logs if "cached_from" not in log.log["metadata"])
+
+    def asked_prompts(self) -> Counter[str]:
+        return Counter(body["messages"][0]["content"] for body in self.endpoint.bodies() if body)
 
 
 def finished_logs(run: Path) -> dict[str, bytes]:
@@ -364,11 +429,6 @@ def finished_logs(run: Path) -> dict[str, bytes]:
 def results(run: Path) -> dict[str, bytes]:
     """Give the result files of a run folder by name."""
     return {path.name: path.read_bytes() for path in sorted((run / "results").glob("*.parquet"))}
-
-
-def copied(run: Path, to: Path) -> Path:
-    """Copy a run folder."""
-    return Path(shutil.copytree(run, to))
 
 
 if __name__ == "__main__":

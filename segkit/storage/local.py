@@ -29,7 +29,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -74,12 +75,11 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def disk_error(place: Path, error: OSError, kept: str = "") -> StoppedError:
-    """Word a failure of the disk: the path, the reason, how much room is left, and what was kept."""
-    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else place
-    reason = error.strerror or str(error)
-    told = "; ".join(part for part in (f"{path}: {reason}{_room(place)}", kept) if part)
-    return StoppedError(f"the disk failed at {told}", "make room or access, then resume; answers on disk are kept")
+def disk_error(run: Path, error: OSError, kept: str = "all answers are kept") -> StoppedError:
+    """Word a failure of the disk under a run folder: the path, the reason, the room that is left, what was kept."""
+    path = error.filename if isinstance(error.filename, str) else run
+    reason = f"{error.strerror or error}{_room(run)}"
+    return StoppedError(f"the disk fails at {path}: {reason}; {kept}", f"mend it, then: segkit resume {run.name}")
 
 
 def _room(place: Path) -> str:

@@ -1,0 +1,268 @@
+"""The disk fails at the n-th file operation, or is really full: nothing paid is lost, and nothing more is asked.
+
+A fault is set before the operation in a process of its own (`victim`), or comes from a real file system: a tmpfs of a
+few pages in a private mount namespace. After every fault the same is checked (`mended`): the run goes on once the fault
+is gone, each question was asked exactly once, and the results are those of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint import Endpoint
+from victim import QUESTIONS, RUN_ID, Life, Nursery, Scene, results
+
+from segkit.events import read_events
+
+Undisturbed = tuple[dict[str, bytes], list[str]]
+# Before the first intent, at the intent, the raw answer, the rest, sync, rename, status, events and results.
+POINTS = [
+    ("ENOSPC", "write RUN*making/products.parquet", 1, False),
+    ("EACCES", "mkdir RUN*making", 1, True),
+    ("EACCES", "open RUN/calls.lock", 1, True),
+    ("EACCES", "create RUN/segmentation/*.intent", 1, True),
+    ("ENOSPC", "write RUN/segmentation/*.intent", 1, True),
+    ("ENOSPC", "write RUN/segmentation/*.intent", 2, False),
+    ("EACCES", "open RUN/segmentation/*.intent", 1, True),
+    ("EIO", "write RUN/segmentation/*.intent", 6, True),
+    ("ENOSPC", "write RUN/segmentation/*.intent", 9, False),
+    ("EIO", "fsync RUN/segmentation/*.intent", 1, True),
+    ("EIO", "rename RUN/segmentation/*.json", 3, False),
+    ("ENOSPC", "write RUN/.status.json*tmp", 2, True),
+    ("EIO", "fsync RUN/results", 1, False),
+    ("ENOSPC", "write RUN/consolidate_taxonomy/*.intent", 5, True),
+    ("ENOSPC", "write RUN/results/.lineage.parquet*tmp", 1, False),
+]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="module")
+def private() -> Iterator[Nursery]:
+    """A nursery that may mount file systems which nobody else sees; skipped where the system forbids it."""
+    try:
+        nursery = Nursery(private=True)
+    except (OSError, AssertionError):
+        pytest.skip("mount namespaces are not allowed here")
+    with nursery:
+        yield nursery
+
+
+@pytest.fixture
+def scene(place: Path, endpoint: Endpoint, nursery: Nursery) -> Scene:
+    endpoint.configure(latency=0.01)
+    return Scene(place, endpoint, nursery)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared_endpoint: Endpoint, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The results of a run on a sound disk, and its file operations."""
+    shared_endpoint.reset()
+    scene = Scene(tmp_path_factory.mktemp("undisturbed"), shared_endpoint, nursery)
+    life = scene.whole_life()
+    return results(scene.run), life.told["ops"]
+
+
+def check_the_end(life: Life, scene: Scene, reason: str) -> None:
+    """See that a life ended with an error of segkit that names a path and the reason, and with no noise."""
+    assert life.code == 1, life.told.get("trace", "") + life.noise
+    told = life.told["error"]
+    assert str(scene.place / "runs") in told
+    assert reason in told
+    assert "Traceback" not in life.noise
+    assert "never retrieved" not in life.noise
+
+
+def mended(scene: Scene, expected: dict[str, bytes], asked: int = QUESTIONS) -> None:
+    """Go on with a sound disk, and see that each question was asked once in all, and the results are right."""
+    scene.whole_life()
+    assert scene.endpoint.count() == asked
+    assert results(scene.run) == expected
+    assert not list(scene.run.rglob("*.intent"))
+    assert not list((scene.place / "tmp").rglob("*.intent"))
+
+
+def fail(scene: Scene, expected: dict[str, bytes], name: str, **trap: Any) -> None:
+    """Let operations fail, and see that the run ends well: whole without its cache, or to be resumed."""
+    number = getattr(errno, name)
+    life = scene.life(trap={"action": "fail", "errno": number, **trap}).end()
+    ops, failed_at = life.told["ops"], life.told["failed_at"]
+    if life.code == 0:  # the cache is a help, and the name in a lock is for people
+        assert failed_at < 0 or "cache" in ops[failed_at] or "calls.lock" in ops[failed_at]
+    else:
+        check_the_end(life, scene, os.strerror(number))
+        # Those of the other three workers that are on their way when it is noticed.
+        assert sum(op.startswith("create ") for op in ops[failed_at + 1 :]) <= 3
+    mended(scene, expected)
+
+
+@pytest.mark.parametrize(("name", "label", "at", "forever"), POINTS)
+def test_the_disk_fails_at_a_named_point(
+    name: str, label: str, at: int, forever: bool, scene: Scene, undisturbed: Undisturbed
+) -> None:
+    """J2, J3, J4, J5, I1, I3, I7: one error that says where and why, then everything is found again."""
+    assert undisturbed[1].count(label) >= at, f"{label} has gone: name the step that took its place"
+    fail(scene, undisturbed[0], name, label=label, at=at, forever=forever)
+
+
+def test_everything_fails_from_one_moment_on(scene: Scene, undisturbed: Undisturbed) -> None:
+    """J2, J3: nothing can be written any more while answers are in flight; they are kept elsewhere and told."""
+    scene.endpoint.configure(latency=0.15)
+    at = 1 + undisturbed[1].index("create RUN/segmentation/*.intent")
+    life = scene.life(trap={"action": "fail", "errno": errno.ENOSPC, "at": at + 12, "forever": True}).end()
+    check_the_end(life, scene, "No space left on device")
+    kept = [path for path in (scene.place / "tmp").rglob("*.intent") if path.stat().st_size]
+    assert kept, life.told
+    assert str(kept[0].parent) in life.told["error"]
+    mended(scene, undisturbed[0])
+    assert "answer_recovered" in {event["event"] for event in read_events(scene.run)}
+
+
+def test_an_answer_that_is_kept_elsewhere_is_told_in_the_events(scene: Scene, undisturbed: Undisturbed) -> None:
+    """J3: where only the log cannot be written, the events name the folder too; it is for this user alone."""
+    label = "open RUN/segmentation/*.intent"
+    life = scene.life(trap={"action": "fail", "errno": errno.EACCES, "label": label, "at": 1}).end()
+    check_the_end(life, scene, "Permission denied")
+    (event,) = [event for event in read_events(scene.run) if event["event"] == "answer_kept_elsewhere"]
+    folder = Path(event["folder"])
+    assert (folder / event["file"]).exists()
+    assert folder.parents[1].stat().st_mode & 0o077 == 0
+    mended(scene, undisturbed[0])
+
+
+def test_what_cannot_be_kept_anywhere_is_said(scene: Scene, undisturbed: Undisturbed) -> None:
+    """J3, S5: with the temporary folder full too the answer is lost; the error says so, and it is asked once more."""
+    scene.environment["SEGKIT_CONCURRENCY"] = "1"
+    roots = [str(scene.place / name) for name in ("runs", "tmp")]
+    at = 1 + undisturbed[1].index("open RUN/segmentation/*.intent")
+    life = scene.life(trap={"action": "fail", "errno": errno.ENOSPC, "at": at, "forever": True, "roots": roots}).end()
+    check_the_end(life, scene, "could not be kept anywhere")
+    mended(scene, undisturbed[0], QUESTIONS + 1)
+
+
+def test_a_planted_answer_is_not_taken(scene: Scene, undisturbed: Undisturbed) -> None:
+    """J3, SEC-20: a folder that others may write is neither written nor read."""
+    shared = scene.place / "tmp" / f"segkit-{os.getuid()}"
+    shared.mkdir()
+    shared.chmod(0o777)
+    label = "open RUN/segmentation/*.intent"
+    life = scene.life(trap={"action": "fail", "errno": errno.EIO, "label": label, "at": 1}).end()
+    check_the_end(life, scene, "could not be kept anywhere")
+    (intent,) = [path for path in scene.run.glob("segmentation/*.intent") if b'"body"' not in path.read_bytes()]
+    planted = shared / RUN_ID / "segmentation" / intent.name
+    planted.parent.mkdir(parents=True)
+    planted.write_bytes(intent.read_bytes() + b',\n  "http_status": 200,\n  "body": "{}"')
+    scene.whole_life()
+    assert scene.endpoint.count() == QUESTIONS + 1
+    assert results(scene.run) == undisturbed[0]
+
+
+@pytest.mark.parametrize("trouble", ["read-only", "deleted"])
+def test_a_folder_that_cannot_be_written_costs_nothing(trouble: str, scene: Scene, undisturbed: Undisturbed) -> None:
+    """J4: found before the first paid call."""
+    assert scene.life(trap={"action": "kill", "label": "open RUN/calls.lock", "at": 1}).end().killed
+    folder = scene.run / "segmentation"
+    shutil.rmtree(folder)
+    if trouble == "read-only":
+        folder.write_bytes(b"")  # root may write everywhere but into a file
+    life = scene.life().end()
+    check_the_end(life, scene, {"read-only": "Not a directory", "deleted": "No such file"}[trouble])
+    assert scene.endpoint.count() == 0
+    folder.unlink(missing_ok=True)
+    folder.mkdir()
+    mended(scene, undisturbed[0])
+
+
+@pytest.fixture
+def small_disk(place: Path, endpoint: Endpoint, private: Nursery) -> Iterator[Scene]:
+    """A scene whose runs stand on a tmpfs of their own."""
+    endpoint.configure(latency=0.01)
+    scene = Scene(place, endpoint, private)
+    (place / "runs").mkdir()
+    if private.command("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place / "runs")):
+        pytest.skip("mounting is not allowed here")
+    yield scene
+    private.command("umount", str(place / "runs"))
+
+
+def resize(scene: Scene, options: str) -> None:
+    assert scene.nursery.command("mount", "-o", f"remount,{options}", str(scene.place / "runs")) == 0
+
+
+def fill(scene: Scene, expected: dict[str, bytes], options: str) -> None:
+    """Run on a disk of some size, and then on a larger one."""
+    resize(scene, options)
+    life = scene.life().end()
+    if life.code:
+        check_the_end(life, scene, "No space left on device")
+    else:
+        assert options.startswith("size"), "it was meant to be too small"
+    resize(scene, "size=64m,nr_inodes=10000")
+    mended(scene, expected)
+
+
+@pytest.mark.parametrize("options", ["size=24k", "size=72k", "size=116k", "size=180k", "nr_inodes=24"])
+def test_a_disk_that_is_really_full(options: str, small_disk: Scene, undisturbed: Undisturbed) -> None:
+    """J2, J3, J11: a tmpfs without room, or without inodes, at some point of the run."""
+    fill(small_disk, undisturbed[0], options)
+
+
+def test_a_disk_that_becomes_read_only(small_disk: Scene, undisturbed: Undisturbed) -> None:
+    """J4: as a system remounts a disk with errors; nothing is asked."""
+    assert small_disk.life(trap={"action": "kill", "label": "open RUN/calls.lock", "at": 1}).end().killed
+    resize(small_disk, "ro")
+    check_the_end(small_disk.life().end(), small_disk, "Read-only file system")
+    assert small_disk.endpoint.count() == 0
+    resize(small_disk, "rw")
+    mended(small_disk, undisturbed[0])
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only", "a file"])
+def test_the_cache_is_a_help_and_nothing_else(
+    trouble: str, place: Path, endpoint: Endpoint, private: Nursery, undisturbed: Undisturbed
+) -> None:
+    """C8: a cache that cannot be written is told once, and the run goes on."""
+    scene = Scene(place, endpoint, private)
+    home = place / "home"
+    if trouble == "a file":
+        home.write_bytes(b"")
+    else:
+        home.mkdir()
+        options = "size=8k" if trouble == "full" else "ro"
+        if private.command("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(home)):
+            pytest.skip("mounting is not allowed here")
+    mended(scene, undisturbed[0])
+    told = [event["event"] for event in read_events(scene.run)]
+    # Once in each of the four rounds of asking at most.
+    assert 1 <= told.count("cache_not_written") <= 4
+    assert not list(home.rglob("*.tmp")) if home.is_dir() else True
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("forever", [False, True])
+@pytest.mark.parametrize("name", ["ENOSPC", "EIO", "EACCES"])
+@pytest.mark.parametrize("at", range(1, 301))
+def test_the_disk_fails_at_every_operation(
+    at: int, name: str, forever: bool, scene: Scene, undisturbed: Undisturbed
+) -> None:
+    """J2, J5: the n-th operation on a file, for every n, once and for good."""
+    if at > len(undisturbed[1]):
+        pytest.skip(f"a run has {len(undisturbed[1])} operations")
+    fail(scene, undisturbed[0], name, at=at, forever=forever)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kilobytes", range(4, 260, 4))
+def test_every_size_of_a_disk(kilobytes: int, small_disk: Scene, undisturbed: Undisturbed) -> None:
+    """J2, J3: a tmpfs of every size up to that of a whole run."""
+    fill(small_disk, undisturbed[0], f"size={kilobytes}k")
