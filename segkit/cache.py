@@ -26,6 +26,9 @@ LEFT_OUT = {
     "transport": "HTTP and the SDK send the same body",
 }
 
+# The caches that could not be written, and the runs that were told so.
+_TOLD: set[tuple[Path, Path]] = set()
+
 
 def cache_key(endpoint: str, body: dict[str, Any]) -> str:
     """Hash a request: 32 hex digits of SHA-256 over its canonical JSON (sorted keys, endpoint and whole body)."""
@@ -42,7 +45,7 @@ def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_fold
     path = _path(home, key)
     try:
         found = read(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (DamagedError, OSError) as error:
         with contextlib.suppress(OSError):
@@ -56,7 +59,7 @@ def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_fold
 
 
 def remember(home: Path, key: str, log: Path, run_folder: Path) -> None:
-    """Keep a valid interaction under its key; the cache is a help, so a failure is told and nothing else."""
+    """Keep a valid interaction under its key; the cache is a help, so a failure is told once and nothing else."""
     path = _path(home, key)
     try:
         try:
@@ -67,7 +70,9 @@ def remember(home: Path, key: str, log: Path, run_folder: Path) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        log_event(run_folder, "cache_not_written", key=key, why=str(error))
+        if (home, run_folder) not in _TOLD:
+            _TOLD.add((home, run_folder))
+            log_event(run_folder, "cache_not_written", key=key, why=str(error))
 
 
 def _link(log: Path, path: Path) -> None:
@@ -78,8 +83,13 @@ def _link(log: Path, path: Path) -> None:
         raise
     except OSError:  # another file system
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        shutil.copyfile(log, temporary)
-        temporary.replace(path)
+        try:
+            shutil.copyfile(log, temporary)
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def _path(home: Path, key: str) -> Path:

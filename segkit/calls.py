@@ -23,6 +23,7 @@ from segkit.llm import open_transport
 from segkit.llm.completions import Completion, read_completion, request_body, user_messages
 from segkit.models import STAGES, Answer, Asking, Checked, Fault, Question
 from segkit.progress import Progress
+from segkit.redaction import redacted_logs, redactor
 from segkit.runs import Run
 from segkit.sending import CutError, FailedError, Letter, Sender, Sent
 from segkit.settings import Settings
@@ -45,7 +46,7 @@ def ask_all(
     """
     stop = threading.Event()
     try:
-        with owned(run.folder / "calls.lock"):
+        with owned(run.folder / "calls.lock"), redacted_logs(redactor([settings.openai_api_key])):
             progress = Progress(run.folder, STAGES[stage], planned or len(questions), done)
             return _in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
     except OSError as error:

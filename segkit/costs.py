@@ -29,6 +29,12 @@ def cost_usd(usage: Usage, model: str, endpoint: str, prices: Path | None = None
     return _own_cost(usage, own) if own else _known_cost(usage, model, endpoint)
 
 
+def check_prices(prices: Path | None) -> None:
+    """Raise SettingsError when the user's price table cannot be used, before anything is paid."""
+    if prices:
+        _own_prices(prices)
+
+
 def _own_cost(usage: Usage, price: dict[str, Any]) -> Decimal:
     cached = min(usage.cached or 0, usage.input or 0)
     fresh = (usage.input or 0) - cached

@@ -61,7 +61,9 @@ def name_fault(name: object) -> str:
     if _CONTROL_IN_NAME.search(name) or _BIDI.search(name):
         return "its name holds control or direction characters"
     cleaned = clean_name(name)
-    if fold_name(cleaned) in EMPTY_NAMES or not any(map(str.isalnum, cleaned)):
+    folded = fold_name(cleaned)
+    reserved = re.sub(r"[\W_]+", " ", folded).startswith("out of scope")
+    if folded in EMPTY_NAMES or reserved or not any(map(str.isalnum, cleaned)):
         return f"{cleaned!r} is no name for a category"
     if len(cleaned) > MAX_NAME:
         return f"its name has {len(cleaned)} characters, {MAX_NAME} are allowed"

@@ -91,9 +91,9 @@ def keep_elsewhere(intent: Intent, head: dict[str, Any], status: int | None, bod
     place = _elsewhere(intent.path.parent)
     try:
         place.parents[1].mkdir(mode=0o700, exist_ok=True)
-        place.mkdir(parents=True, exist_ok=True)
         if not _is_own(place.parents[1]):
             return None
+        place.mkdir(parents=True, exist_ok=True)
         write_atomic(place / intent.path.name, orjson.dumps({**head, **_raw(status, body)}, option=_INDENT)[:-2])
     except OSError:
         return None

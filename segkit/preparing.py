@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from segkit.batching import calculate_optimal_batch_sizes, consolidation_rounds
+from segkit.costs import check_prices
 from segkit.errors import SettingsError
 from segkit.folding import one_line
 from segkit.products import load_products, product_lines, untitled
@@ -18,6 +19,15 @@ from segkit.prompts import load_prompts
 from segkit.runs import Parameters, Run, create_run, new_run_id, open_run
 from segkit.settings import Settings, load_settings
 
+_RANGES = {
+    "temperature": (0, 2),
+    "products_per_prompt": (1, 1000),
+    "taxonomies_per_consolidation": (2, 200),
+    "products_per_refinement": (1, 1000),
+    "max_retries": (1, 20),
+    "max_output_tokens": (1, 1_000_000),
+    "max_unassigned": (0, 2**63),
+}
 SAMPLE = Path(__file__).parent / "sample" / "coffee_makers.csv"
 
 
@@ -82,6 +92,8 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
     unknown = sorted(set(chosen) - set(Parameters.__dataclass_fields__))
     if unknown:
         raise SettingsError(f"unknown parameters: {', '.join(unknown)}")
+    _check_ranges(chosen)
+    check_prices(settings.segkit_prices)
     return Parameters(
         **{
             **chosen,
@@ -90,6 +102,13 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
             "endpoint": _endpoint(model, settings, needs_key),
         }
     )
+
+
+def _check_ranges(chosen: Mapping[str, Any]) -> None:
+    for name, (least, most) in _RANGES.items():
+        value = chosen.get(name)
+        if value is not None and not least <= value <= most:
+            raise SettingsError(f"{name} is {value!r}", f"it lies between {least} and {most}")
 
 
 def planned_calls(products: int, parameters: Parameters) -> dict[str, int]:

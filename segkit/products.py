@@ -106,7 +106,10 @@ def _read(path: Path) -> pd.DataFrame:
         raise ProductsError(
             f"{path}: {path.suffix or 'no'} suffix", "products are read from .csv, .parquet or .jsonl"
         )
-    return reader(path)
+    try:
+        return reader(path)
+    except OSError as error:
+        raise ProductsError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _decoded(path: Path) -> str:

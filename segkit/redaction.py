@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+import logging
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -29,12 +33,47 @@ def redactor(secrets: Iterable[SecretStr | None]) -> Callable[[bytes], bytes]:
     return redact
 
 
+@contextmanager
+def redacted_logs(redact: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Take secrets out of what any library logs while the block runs: at DEBUG some write out whole headers."""
+    if logging.getLogRecordFactory() is not _clean_record:
+        _factory[0] = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(_clean_record)
+    _redactors.append(redact)
+    try:
+        yield
+    finally:
+        _redactors.remove(redact)
+
+
+_redactors: list[Callable[[bytes], bytes]] = []
+_factory: list[Callable[..., logging.LogRecord]] = [logging.LogRecord]
+
+
+def _clean_record(*arguments: Any, **named: Any) -> logging.LogRecord:
+    record = _factory[0](*arguments, **named)
+    for redact in list(_redactors):
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1]:
+            text += "\n" + "".join(traceback.format_exception(record.exc_info[1]))
+        clean = redact(text.encode(errors="replace")).decode()
+        if clean != text.encode(errors="replace").decode():
+            record.msg, record.args, record.exc_info = clean, (), None
+    return record
+
+
 def _dresses(value: str) -> Iterable[bytes]:
     raw = value.encode()
     yield raw
     yield raw.hex().encode()
     yield quote(value, safe="").encode()
-    yield json.dumps(value)[1:-1].encode()
+    yield repr(value)[1:-1].encode()
+    # JSON in JSON in JSON escapes again and again; some writers escape the slash too.
+    for slash in ("/", "\\/"):
+        escaped = value.replace("/", slash) if slash == "/" else json.dumps(value)[1:-1].replace("/", slash)
+        for _ in range(4):
+            yield escaped.encode()
+            escaped = json.dumps(escaped)[1:-1]
     # In base64 a value has three faces, by where it begins; the characters at its ends belong to its neighbours too.
     for lead in range(3):
         encoded = base64.b64encode(b"\0" * lead + raw)

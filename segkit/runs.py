@@ -120,10 +120,10 @@ def create_run(
         making.mkdir(parents=True, mode=0o700)
         _fill(making, run_id, parameters, products, prompts, source)
         making.rename(final)
+        return Run(final, orjson.loads((final / "run.json").read_bytes()))
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
         raise RunError(f"{final} cannot be made: {error.strerror or error}", "choose another --runs-dir") from None
-    return Run(final, orjson.loads((final / "run.json").read_bytes()))
 
 
 def open_run(name: str, runs_dir: str | Path = "runs") -> Run:
@@ -188,12 +188,16 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Replace some of `status.json`, atomically."""
-    status = {**read_status(folder), **changes, "updated_at": timestamp()}
+    """Replace some of `status.json`, atomically; raise StoppedError when the disk fails."""
     try:
-        write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
+        return _change_status(folder, changes)
     except OSError as error:
         raise disk_error(folder, error) from None
+
+
+def _change_status(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    status = {**read_status(folder), **changes, "updated_at": timestamp()}
+    write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
     return status
 
 
@@ -221,7 +225,8 @@ def _fill(
     for key, text in prompts.items():
         _prompt_path(folder, key).write_text(text, encoding="utf-8")
     (folder / "products.parquet").write_bytes(data)
-    update_status(folder, run_id=run_id, state="running", stage="prepare", products=len(products), processed=0)
+    told = {"run_id": run_id, "state": "running", "stage": "prepare", "products": len(products), "processed": 0}
+    _change_status(folder, told)
 
 
 def _row(folder: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Sender:
         self._transport, self._settings, self._progress = transport, settings, progress
         self._model, self._most_tries = run.parameters.model, 1 + run.parameters.max_retries
         self._host = urlsplit(run.parameters.endpoint).hostname or run.parameters.endpoint
-        self._redact = redactor([settings.openai_api_key, settings.database_url])
+        self._redact = redactor(settings.secrets)
         self._probe = _Probe()
         self._refused: SegkitError | None = None
         self._budget = progress.budget(settings.segkit_max_calls, settings.segkit_max_cost_usd)
@@ -220,7 +220,7 @@ class Sender:
             failed = disk_error(self._run.folder, error, kept)
             self.halt(failed)
             with contextlib.suppress(SegkitError):
-                self._event("answer_kept_elsewhere", letter, file=intent.path.name, folder=str(place or ""))
+                self._event("answer_kept_elsewhere", letter, file=intent.path.name, place=str(place or ""))
             raise failed from None
 
     def _clean(self, meaning: Meaning) -> Meaning:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -64,6 +65,13 @@ class Settings(BaseSettings):
         if not url.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return url.rstrip("/")
+
+    @property
+    def secrets(self) -> list[SecretStr]:
+        """Everything that must never be written down: the key, the URL of the database, and the password in it."""
+        url = self.database_url.get_secret_value() if self.database_url else ""
+        password = SecretStr(urlsplit(url).password or "")
+        return [secret for secret in (self.openai_api_key, self.database_url, password) if secret]
 
 
 def load_settings() -> Settings:

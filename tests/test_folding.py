@@ -205,3 +205,9 @@ def test_each_control_character_becomes_one_space(sign: str) -> None:
 def test_invisible_text_does_not_reach_the_model() -> None:
     """SEC-4: tag characters, zero-width and direction characters are taken out."""
     assert one_line(f"Dim\u200bmer {TAG}\u202eSwitch\u2066") == "Dimmer Switch"
+
+
+@pytest.mark.parametrize("name", ["Out-of-Scope", "out of scope products", "OUT_OF_SCOPE", "Out  Of\tScope"])
+def test_the_reserved_category_cannot_be_named_again(name: str) -> None:
+    """V18: OUT_OF_SCOPE is the contract's own; a category that means the same is none."""
+    assert name_fault(name)

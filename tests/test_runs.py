@@ -185,3 +185,19 @@ def test_what_cannot_be_done_is_refused_before_anything(
         prepare_run(catalogue(2), "X")
     assert "secret" not in str(error.value)
     assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"products_per_prompt": 0}, {"taxonomies_per_consolidation": 1}, {"max_retries": 0}, {"temperature": 3}]
+)
+def test_a_parameter_out_of_range_is_named(wrong: dict[str, int], place: Path) -> None:
+    (name,) = wrong
+    with pytest.raises(SettingsError, match=f"{name} is {wrong[name]}"):
+        prepare_run(catalogue(2), "X", model="offline", **wrong)
+
+
+def test_a_price_table_is_read_before_anything_is_paid(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "prices.json").write_text('{"gpt-4o": {"input": "cheap"}}')
+    monkeypatch.setenv("SEGKIT_PRICES", "prices.json")
+    with pytest.raises(SettingsError, match=r"prices\.json"):
+        prepare_run(catalogue(2), "X", model="offline")

@@ -65,7 +65,8 @@ class Trap:
     """Counts the file operations below some folders, and acts at the n-th of them.
 
     `action` is `count`, `kill`, `tear` (half a write reaches the disk, then the kill) or `fail` with an `errno`, once
-    or from then on (`forever`). With `label` only operations of that kind count; `reads` counts reading too.
+    or from then on (`forever`). With `label` only operations of that kind count, but with `spread` all fail after the
+    first; `reads` counts reading too.
     """
 
     roots: list[str]
@@ -75,6 +76,7 @@ class Trap:
     errno: int = 0
     forever: bool = False
     reads: bool = False
+    spread: bool = False
     ops: list[str] = field(default_factory=list)
     counted: int = 0
     failed_at: int = -1
@@ -87,6 +89,8 @@ class Trap:
         with self.lock:
             label = f"{name} {self.kind(path)}"
             self.ops.append(label)
+            if self.spread and self.failed_at >= 0:
+                self.act(path, half)
             if self.label in ("", label):
                 self.counted += 1
                 if self.counted == self.at or (self.forever and 0 < self.at < self.counted):
@@ -192,6 +196,7 @@ def live(order: dict[str, Any]) -> int:
 
     os.chdir(order["place"])
     os.environ.update(order["environment"])
+    tempfile.tempdir = None  # the nursery has looked already
     trap = Trap(**order["trap"])
     set_trap(trap)
     told: dict[str, Any] = {"error": ""}
