@@ -40,6 +40,7 @@ notebooks-test: $(READY)
 	  $(CURDIR)/$(BIN)/pytest -q --no-header -p no:cacheprovider --nbmake notebooks; code=$$?; rm -rf $$place; exit $$code
 
 bench: $(READY)  ## Measure speed and quality against named baselines
+	$(BIN)/python tests/benchmarks/asking.py
 	$(BIN)/python tests/benchmarks/offline_quality.py
 
 lint: $(READY)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from decimal import Decimal
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from segkit import cache, interactions
-from segkit.costs import cost_usd
+from segkit.archive import Archive
+from segkit.cache import cache_key
 from segkit.errors import EndpointError, SegkitError, StoppedError
-from segkit.events import log_event, timestamp
-from segkit.interactions import Interaction
+from segkit.events import log_event
+from segkit.interactions import Interaction, raw_body
 from segkit.llm import open_transport
-from segkit.llm.completions import Completion, read_completion, request_body, user_messages
+from segkit.llm.completions import Completion, read_completion, request_body
 from segkit.models import STAGES, Answer, Asking, Checked, Fault, Question
 from segkit.progress import Progress
 from segkit.redaction import redacted_logs, redactor
@@ -31,7 +30,6 @@ from segkit.storage.local import disk_error, owned
 
 FAILURES_IN_A_ROW = 5
 _UNANSWERED = {"filtered", "refused"}
-_RAW = ("http_status", "body", "body_base64")
 
 
 def ask_all(
@@ -66,6 +64,7 @@ class Outcome:
 async def _ask_all(
     run: Run, stage: str, questions: Sequence[Question], settings: Settings, progress: Progress, stop: threading.Event
 ) -> list[Answer]:
+    _allow_open_files()
     desk = Desk(run, stage, settings, progress, stop)
     watcher = asyncio.create_task(desk.watch())
     try:
@@ -81,8 +80,7 @@ class Desk:
     def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress, stop: threading.Event) -> None:
         self.run, self.settings, self.progress, self.stop = run, settings, progress, stop
         self.parameters = run.parameters
-        self.folder = run.stage_folder(stage)
-        self.replays = self._replays()
+        self.archive = Archive(run, stage, settings, progress)
         self.transport = open_transport(self.parameters.model, self.parameters.endpoint, settings)
         self.sender = Sender(run, stage, self.transport, settings, self.progress, stop)
         self._fatal: Exception | None = None
@@ -103,8 +101,10 @@ class Desk:
     async def watch(self) -> None:
         """Write the progress, and see whether somebody wants the run to stop."""
         while True:
-            with contextlib.suppress(SegkitError, OSError):  # what cannot be written now is tried again at the end
+            try:
                 self.progress.write()
+            except SegkitError as error:  # the disk fails
+                self._end(error)
             if (self.run.folder / "stop").exists():
                 self.stop.set()
             await self.sender.close_if_stopped()
@@ -160,75 +160,44 @@ class Desk:
     async def _attempt(self, question: Question, asking: Asking, attempt: int, before: Checked | None) -> Outcome:
         """Get one answer, from this run's logs, from the cache or from the model, and check it."""
         body = self._body(question, asking)
-        key = cache.cache_key(self.parameters.endpoint, body)
-        if self.replays.get(key):
-            return _replayed(question, self.replays[key].pop(0), key, before)
+        key = cache_key(self.parameters.endpoint, body)
+        if logged := self.archive.own(key):
+            return _replayed(question, logged, key, before)
         if attempt > 1:
             self.progress.counts.retries += 1
         request = {"endpoint": self.parameters.endpoint, **{name: body[name] for name in body if name != "messages"}}
         head = {"context": question.context, "prompt": asking.prompt, "request": request}
+        facts = self.archive.facts(question, attempt, key)
         async with self._asked_now.setdefault(key, asyncio.Lock()):
-            cached = self._cached(key, asking.prompt, request)
-            if cached:
-                return await self._reuse(question, attempt, key, head, cached, before)
-            letter = Letter(
-                question.batch,
-                attempt,
-                head,
-                self._facts(question, attempt, key),
-                orjson.dumps(body),
-                200 + 40 * len(question.context["expected_ids"]),
-            )
-            return await self._record(question, letter, await self.sender.send(letter), key, before)
+            if cached := self.archive.cached(key, asking.prompt, request):
+                return await self._reuse(question, cached, head, facts, before)
+            longest = 200 + 40 * len(question.context["expected_ids"])
+            letter = Letter(question.batch, attempt, head, facts, orjson.dumps(body), longest)
+            return await self._record(question, letter, await self.sender.send(letter), before)
 
-    async def _record(
-        self, question: Question, letter: Letter, sent: Sent, key: str, before: Checked | None
-    ) -> Outcome:
+    async def _record(self, question: Question, letter: Letter, sent: Sent, before: Checked | None) -> Outcome:
         """Judge what came back, and finish its log before anybody relies on it."""
+        key = letter.facts["cache_key"]
         completion = read_completion(sent.response.body)
         outcome = _judged(question, completion, key, before)
-        cost = self._cost(completion)
-        facts = {
-            **letter.facts,
-            "timestamp": interactions.started_at(sent.intent),
-            "duration_ms": sent.duration_ms,
-            "money": "paid",
-            "cost_usd": None if cost is None else str(cost),
-            **_told(completion, outcome),
-        }
-        tail = {"response": _storable(completion.content), "metadata": facts}
-        path = await self._off_loop(interactions.finish, sent.intent, tail)
+        path, cost = await self._off_loop(self.archive.record, sent, letter, completion, outcome.checked)
         self.progress.counts.add_call(completion.usage, cost)
         await self.sender.settle(sent, completion.usage, cost)
-        if facts["outcome"] == "valid" and self.settings.segkit_cache and before is None:
-            cache.remember(self.settings.segkit_home, key, path, self.run.folder)
+        if outcome.checked.valid and not completion.trouble and before is None:
+            self.archive.remember(key, path)
         self._tell(question, letter.attempt, outcome)
         return outcome
 
     async def _reuse(
         self,
         question: Question,
-        attempt: int,
-        key: str,
-        head: dict[str, Any],
         cached: Interaction,
+        head: dict[str, Any],
+        facts: dict[str, Any],
         before: Checked | None,
     ) -> Outcome:
-        """Answer from the cache, with a log that makes this run folder whole by itself."""
-        completion = read_completion(interactions.raw_body(cached.log))
-        outcome = _judged(question, completion, key, before)
-        facts = {
-            **self._facts(question, attempt, key),
-            "timestamp": timestamp(),
-            "duration_ms": 0,
-            "money": "not_paid",
-            "cost_usd": "0",
-            "cached_from": f"{cached.log['metadata']['run_id']}/{cached.path.stem}",
-            **_told(completion, outcome),
-        }
-        raw: dict[str, Any] = {name: cached.log[name] for name in _RAW if name in cached.log}
-        log = {**head, **raw, "response": cached.log["response"], "metadata": facts}
-        await self._off_loop(interactions.write_whole, self.folder, question.batch, attempt, log)
+        outcome = _judged(question, read_completion(raw_body(cached.log)), facts["cache_key"], before)
+        await self._off_loop(self.archive.record_reuse, cached, head, facts, outcome.checked)
         self.progress.counts.cached += 1
         return outcome
 
@@ -260,77 +229,9 @@ class Desk:
             )
         return Answer(question, checked, reason)
 
-    def _replays(self) -> dict[str, list[Interaction]]:
-        """Index the answers that this run already has, by cache key, in the order they came."""
-        interactions.fetch(self.folder)
-        logs, damaged = interactions.scan(self.folder)
-        for path in damaged:
-            log_event(self.run.folder, "damaged_log_passed_over", file=path.name)
-        logs += [adopted for path in interactions.intents(self.folder) if (adopted := self._adopt(path))]
-        found: dict[str, list[Interaction]] = {}
-        for logged in logs:
-            facts = logged.log["metadata"]
-            self.progress.add_logged(facts)
-            if facts["outcome"] == "no_answer":
-                continue
-            found.setdefault(facts["cache_key"], []).append(logged)
-        return found
-
-    def _adopt(self, path: Path) -> Interaction | None:
-        """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""
-        begun = interactions.recover(path) or {}
-        if not 200 <= (begun.get("http_status") or 0) < 300:
-            log_event(self.run.folder, "outcome_unknown", file=path.name)
-            return None
-        batch, attempt = interactions.place_of(path)
-        completion = read_completion(interactions.raw_body(begun))
-        cost = self._cost(completion)
-        body = {"messages": user_messages(begun["prompt"]), **begun["request"]}
-        facts = {
-            "run_id": self.run.id,
-            "interaction_type": self.folder.name,
-            "batch_id": batch,
-            "attempt": attempt,
-            "model": self.parameters.model,
-            "temperature": self.parameters.temperature,
-            "category": self.parameters.category,
-            "cache_key": cache.cache_key(body.pop("endpoint"), body),
-            "timestamp": timestamp(),
-            "money": "paid",
-            "cost_usd": None if cost is None else str(cost),
-            **_envelope_facts(completion),
-            "outcome": "recovered",
-        }
-        log = interactions.finish(interactions.reopened(path, begun), {"response": "", "metadata": facts})
-        log_event(self.run.folder, "answer_recovered", file=path.name, log=log.name)
-        return interactions.read(log)
-
-    def _cached(self, key: str, prompt: str, request: dict[str, Any]) -> Interaction | None:
-        if not self.settings.segkit_cache:
-            return None
-        return cache.look_up(self.settings.segkit_home, key, prompt, request, self.run.folder)
-
-    def _cost(self, completion: Completion) -> Decimal | None:
-        p = self.parameters
-        return cost_usd(completion.usage, p.model, p.endpoint, self.settings.segkit_prices)
-
     def _body(self, question: Question, asking: Asking) -> dict[str, Any]:
         p = self.parameters
         return request_body(asking, question.stage, p.model, p.temperature, p.response_format, p.max_output_tokens)
-
-    def _facts(self, question: Question, attempt: int, key: str) -> dict[str, Any]:
-        return {
-            "run_id": self.run.id,
-            "interaction_type": STAGES[question.stage],
-            "batch_id": question.batch,
-            "part": question.part,
-            "attempt": attempt,
-            "model": self.parameters.model,
-            "temperature": self.parameters.temperature,
-            "category": self.parameters.category,
-            "cache_key": key,
-            "segkit_version": self.run.document["segkit_version"],
-        }
 
     def _tell(self, question: Question, attempt: int, outcome: Outcome) -> None:
         """Tell what was wrong with an answer; what was right stands in its log."""
@@ -351,7 +252,7 @@ def _replayed(question: Question, logged: Interaction, key: str, before: Checked
     facts = logged.log["metadata"]
     if facts["money"] == "not_paid" and "cached_from" not in facts:
         raise CutError(facts["outcome"], facts["why"])
-    return _judged(question, read_completion(interactions.raw_body(logged.log)), key, before)
+    return _judged(question, read_completion(raw_body(logged.log)), key, before)
 
 
 def _judged(question: Question, completion: Completion, key: str, before: Checked | None) -> Outcome:
@@ -366,23 +267,12 @@ def _judged(question: Question, completion: Completion, key: str, before: Checke
     return Outcome(completion.content, checked, "truncated" if completion.trouble == "truncated" else "", why)
 
 
-def _told(completion: Completion, outcome: Outcome) -> dict[str, Any]:
-    """Say what came back and what it was worth, as the log tells it."""
-    return {
-        **_envelope_facts(completion),
-        "outcome": completion.trouble or ("valid" if outcome.checked.valid else "invalid"),
-        "faults": [f"{fault.kind}: {_storable(fault.text)}" for fault in outcome.checked.faults],
-        "warnings": [_storable(warning) for warning in outcome.checked.warnings],
-    }
-
-
-def _envelope_facts(completion: Completion) -> dict[str, Any]:
-    return {
-        "finish_reason": completion.finish_reason,
-        "response_model": completion.model,
-        "request_id": completion.request_id,
-        "usage": asdict(completion.usage),
-    }
+def _allow_open_files() -> None:
+    """Ask for all the open files the system allows: a question in flight holds a socket and a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # some systems refuse what they call the limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _all(parts: Iterable[Coroutine[Any, Any, list[Answer]]]) -> list[list[Answer]]:
@@ -392,11 +282,6 @@ async def _all(parts: Iterable[Coroutine[Any, Any, list[Answer]]]) -> list[list[
     if errors:
         raise errors[0]
     return [end for end in ended if not isinstance(end, BaseException)]
-
-
-def _storable(text: str) -> str:
-    """Replace what no file can hold (half a surrogate pair); the raw body beside it stays exact."""
-    return text.encode(errors="replace").decode()
 
 
 def _in_own_loop(work: Callable[[], Coroutine[Any, Any, list[Answer]]], stop: threading.Event) -> list[Answer]:

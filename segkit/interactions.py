@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -32,12 +32,20 @@ _SEAL = b',\n  "sha256": "'
 _NEXT = b',\n  "'
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Intent:
-    """An interaction that has begun: its file, and when."""
+    """An interaction that has begun: its file, open for what comes, and the hash of what stands in it."""
 
     path: Path
     begun: datetime
+    file: BinaryIO
+    digest: hashlib._Hash
+
+    def append(self, data: bytes) -> None:
+        # Buffered and flushed: a raw write may store less than it was given and say so by a number nobody reads.
+        self.file.write(data)
+        self.file.flush()
+        self.digest.update(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +74,25 @@ def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any]) -> Inten
         except FileExistsError:
             continue
         break
-    path = folder / f"{name}.intent"
-    # Buffered: a raw write may store less than it was given and say so by a number nobody reads.
+    intent = Intent(folder / f"{name}.intent", begun, os.fdopen(descriptor, "wb"), hashlib.sha256())
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(orjson.dumps(head, option=_INDENT)[:-2])
+        intent.append(orjson.dumps(head, option=_INDENT)[:-2])
     except OSError:
         with contextlib.suppress(OSError):
-            path.unlink()  # nothing was asked
+            drop(intent)
         raise
-    return Intent(path, begun)
+    return intent
+
+
+def drop(intent: Intent) -> None:
+    """Take an intent back: nothing was asked, or surely nothing was paid."""
+    intent.path.unlink()
+    intent.file.close()
 
 
 def keep_raw(intent: Intent, status: int | None, body: bytes) -> None:
     """Append what came back to the intent, byte for byte (base64 where it is not UTF-8)."""
-    _append(intent.path, b"," + orjson.dumps(_raw(status, body), option=_INDENT)[1:-2])
+    intent.append(b"," + orjson.dumps(_raw(status, body), option=_INDENT)[1:-2])
 
 
 def keep_elsewhere(intent: Intent, head: dict[str, Any], status: int | None, body: bytes) -> Path | None:
@@ -114,18 +126,18 @@ def fetch(folder: Path) -> None:
 def reopened(path: Path, begun: dict[str, Any]) -> Intent:
     """Cut off what was half written behind the answer of an intent, so that it can be finished."""
     kept = {name: value for name, value in begun.items() if name not in ("response", "metadata", "sha256")}
-    with path.open("r+b") as file:
-        file.write(orjson.dumps(kept, option=_INDENT)[:-2])
-        file.truncate()
-    return Intent(path, datetime.strptime(path.name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC))
+    since = datetime.strptime(path.name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    intent = Intent(path, since, path.open("r+b"), hashlib.sha256())
+    intent.append(orjson.dumps(kept, option=_INDENT)[:-2])
+    intent.file.truncate()
+    return intent
 
 
 def finish(intent: Intent, tail: dict[str, Any]) -> Path:
     """Append the rest (`response`, `metadata`), seal the file with its checksum, sync and rename it."""
-    with intent.path.open("r+b") as file:
-        begun = file.read()
-        whole = begun + b"," + orjson.dumps(tail, option=_INDENT)[1:-2]
-        file.write(whole[len(begun) :] + _SEAL + _digest(whole) + b'"\n}\n')
+    intent.append(b"," + orjson.dumps(tail, option=_INDENT)[1:-2])
+    with intent.file as file:
+        file.write(_SEAL + intent.digest.hexdigest().encode() + b'"\n}\n')
         file.flush()
         os.fsync(file.fileno())
     final = intent.path.with_suffix(".json")
@@ -220,12 +232,6 @@ def _is_own(folder: Path) -> bool:
     """Tell whether a folder is this user's alone: in a shared place others could plant answers in it."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-
-
-def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
 
 
 def _digest(data: bytes) -> bytes:

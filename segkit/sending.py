@@ -239,7 +239,7 @@ class Sender:
             await self._budget.settle(sent.reservation, 1, None)
             self._progress.counts.add_call(Usage(), None)
         if money == "not_paid" and meaning.step != "cut":
-            sent.intent.path.unlink()
+            interactions.drop(sent.intent)
             return
         outcome = meaning.trouble or "no_answer"
         facts = {**letter.facts, "duration_ms": sent.duration_ms, "outcome": outcome, "money": money}

@@ -1,4 +1,4 @@
-"""A canary key comes back from the endpoint in five dresses, in every kind of answer: it must be nowhere afterwards."""
+"""A canary key comes back from the endpoint in five dresses, in every kind of answer: it must be nowhere then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from segkit.errors import SegkitError
 from segkit.preparing import prepare_run
 from segkit.runs import Run
 from segkit.settings import load_settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.stages import extract_taxonomy
 
 # Characters that each dress has to change: slash and plus, quote and backslash, ampersand and equals sign.
 CANARY = 'sk-canary/7Qz+x"9Kd\\Zk=&end-5c1e'
@@ -40,10 +40,10 @@ NEEDLES = {name: dress.encode() for name, dress in DRESSES.items()} | {
 }
 
 # Refusals: each status and wording, with every dress in its message.
-REFUSALS = (
-    "400 400_content_filter context_length response_format 401 403 404 408 409 413 422 429 insufficient_quota "
-    "credit_balance_exhausted 500 502 503 529"
-).split()
+REFUSALS = [
+    *("400", "400_content_filter", "context_length", "response_format", "401", "403", "404", "408", "409", "413"),
+    *("422", "429", "insufficient_quota", "credit_balance_exhausted", "500", "502", "503", "529"),
+]
 Fault = tuple[str, dict[str, Any]]
 PATHS: dict[str, Fault] = {f"refusal {name}": (name, {"message": f"Bad key: {ALL}"}) for name in REFUSALS}
 PATHS |= {f"leak {status}": ("leak_key", {"status": status}) for status in (400, 401, 403, 429, 500)}
@@ -61,7 +61,7 @@ PATHS |= {
     "half JSON": ("body", {"text": '{"choices": [{"message": {"content": ' + json.dumps(ALL)}),
     "no choices": ("body", {"text": json.dumps({"choices": [], "model": ALL, "id": ALL})}),
     "no choices, usage": ("body", {"text": json.dumps({"choices": [], "usage": {"prompt_tokens": ALL}})}),
-    "latin-1": ("body", {"text": f"\udcff {ALL}"}),
+    "control characters": ("body", {"text": f"\x00\x1b {ALL}"}),
     "content of words": ("content", {"text": ALL}),
     "content of JSON": ("content", {"text": json.dumps({"categories": ALL, "assignments": {ALL: ALL}})}),
     "content of names": (
@@ -86,12 +86,6 @@ PATHS |= {
     "reset": ("reset", {}),
     "close": ("close", {}),
 }
-
-
-@pytest.fixture(params=["http", "sdk"])
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("SEGKIT_TRANSPORT", request.param)
-    return request.param
 
 
 @pytest.fixture
@@ -124,10 +118,9 @@ def small_run() -> Run:
 
 
 def worked(run: Run) -> list[BaseException]:
-    """Do the stages as far as they go; give the error that ended them."""
+    """Do the first stage as far as it goes; give the error that ended them."""
     try:
-        for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
-            stage(run)
+        extract_taxonomy(run)
     except SegkitError as error:
         return [error]
     return []
@@ -202,11 +195,30 @@ def canary(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     return endpoint
 
 
+# Through the SDK only what goes its own way; the rest with `-m long`.
+BY_SDK = {"leak 401", "leak 429", "text 500", "half JSON", "redirect", "header", "malformed header", "cut", "reset"}
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_the_key_comes_back_and_is_nowhere(
-    path: str, canary: Endpoint, place: Path, transport: str, records: list[logging.LogRecord]
+    path: str, canary: Endpoint, place: Path, records: list[logging.LogRecord]
 ) -> None:
     """SEC-6, J13, SEC-24, I5: five dresses of the key through one error path, in no byte that was produced."""
+    search(path, canary, place, records)
+
+
+@pytest.mark.parametrize(
+    "path", [path if path in BY_SDK else pytest.param(path, marks=pytest.mark.long) for path in PATHS]
+)
+def test_nor_through_the_sdk(
+    path: str, canary: Endpoint, place: Path, records: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SEC-6, J13, SEC-24: the same through the SDK, whose libraries log whole headers at DEBUG."""
+    monkeypatch.setenv("SEGKIT_TRANSPORT", "sdk")
+    search(path, canary, place, records)
+
+
+def search(path: str, canary: Endpoint, place: Path, records: list[logging.LogRecord]) -> None:
     name, chosen = PATHS[path]
     canary.queue(name, times=3, **chosen)
     errors = worked(small_run())
@@ -242,15 +254,10 @@ def test_nothing_that_holds_the_key_shows_it(canary: Endpoint, place: Path) -> N
     assert leaks({"repr": shown.encode()}) == []
 
 
-def test_a_key_that_cannot_be_sent(place: Path, monkeypatch: pytest.MonkeyPatch, new_run: Callable[..., Run]) -> None:
-    """SEC-6, I5: a key with a line break makes no header; the error does not show it."""
+def test_a_key_that_cannot_be_sent(canary: Endpoint, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEC-6, I5: a key with a line break makes no header; the error does not show it, and nothing is sent."""
     monkeypatch.setenv("OPENAI_API_KEY", f"{CANARY}\nsecond: line")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.001")
-    errors: list[BaseException] = []
-    try:
-        extract_taxonomy(new_run(2))
-    except Exception as error:
-        errors.append(error)
-    assert errors
-    assert leaks(produced(place, errors, [])) == []
+    with pytest.raises(Exception) as caught:
+        extract_taxonomy(small_run())
+    assert canary.count() == 0
+    assert leaks(produced(place, [caught.value], [])) == []

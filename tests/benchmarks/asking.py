@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import platform
 import resource
 import shutil
 import sys
@@ -91,7 +92,7 @@ def bare_loop(url: str, asked: list[Question], concurrency: int) -> None:
 
 
 def measure(place: Path, count: int, latency: float, concurrency: int) -> dict[str, float]:
-    """Ask the same questions with segkit and with the bare loop."""
+    """Ask the same questions with segkit and with the bare loop; give seconds of both."""
     os.environ.update(SEGKIT_CONCURRENCY=str(concurrency), SEGKIT_HOME=str(place / "home"))
     with Endpoint(fixed_answer_bytes=ANSWER, latency=latency) as endpoint:
         os.environ["OPENAI_BASE_URL"] = endpoint.url
@@ -100,35 +101,48 @@ def measure(place: Path, count: int, latency: float, concurrency: int) -> dict[s
         assert endpoint.count() == count
         bare_wall, bare_cpu = timed(lambda: bare_loop(endpoint.url, asked, concurrency))
         again, _ = timed(lambda: ask_all(run, STAGE, asked, load_settings()))
-        assert endpoint.count() == 2 * count
+        assert endpoint.count() == 2 * count, "a finished stage asks nothing"
     ideal = -(-count // concurrency) * latency
     return {"wall": wall, "cpu": cpu, "bare": bare_wall, "bare_cpu": bare_cpu, "ideal": ideal, "again": again}
 
 
+def table(place: Path, share: int) -> list[tuple[str, str, str]]:
+    """Measure all rows: what was done, the figure, and what it must reach."""
+    slow = measure(place / "slow", 2000 // share, 0.2, 64)
+    wide = measure(place / "wide", 4096 // share, 1.0, 512)
+    fast = measure(place / "fast", 2000 // share, 0.0, 64)
+    milli = slow["cpu"] / (2000 // share) * 1000
+    bare_milli = slow["bare_cpu"] / (2000 // share) * 1000
+    return [
+        ("wall ÷ ideal, 200 ms, 64 at once", f"{slow['wall'] / slow['ideal']:.3f}", "≤ 1.08"),
+        ("the same ÷ the bare AsyncOpenAI loop", f"{slow['wall'] / slow['bare']:.3f}", "≤ 1.00"),
+        ("wall ÷ ideal, 1 s, 512 at once", f"{wide['wall'] / wide['ideal']:.3f}", "≤ 1.25"),
+        ("questions a second at 0 ms ÷ the bare loop", f"{fast['bare'] / fast['wall']:.2f}", "≥ 1.9"),
+        ("CPU a question at 200 ms (bare loop)", f"{milli:.2f} ms ({bare_milli:.2f} ms)", "≤ 1.2 ms"),
+        ("a finished stage again, interactions a second", f"{2000 // share / slow['again']:,.0f}", "≥ 8,000"),
+    ]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    share = 10 if parser.parse_args().quick else 1
+    """Print the table, and write it beside this file when it is the whole one."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the questions; nothing is written")
+    quick = parser.parse_args().quick
+    os.environ.setdefault("OPENAI_API_KEY", "none")
+    # ext4 makes new files slowly right after a mass deletion: fresh folders, removed at the end.
     place = Path(tempfile.mkdtemp(prefix="segkit-bench-"))
     try:
-        for count, latency, concurrency in ((2000, 0.2, 64), (4096, 1.0, 512), (2000, 0.0, 64)):
-            count //= share
-            got = measure(place / f"{count}-{latency}", count, latency, concurrency)
-            print(count, latency, concurrency, {name: round(value, 3) for name, value in got.items()})
-            print(
-                "  wall/ideal",
-                got["wall"] / got["ideal"] if got["ideal"] else "-",
-                "wall/bare",
-                got["wall"] / got["bare"],
-                "cpu ms",
-                got["cpu"] / count * 1000,
-                "bare cpu ms",
-                got["bare_cpu"] / count * 1000,
-                "replays/s",
-                count / got["again"],
-            )
+        rows = table(place, 10 if quick else 1)
     finally:
         shutil.rmtree(place)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    lines = ["| 3 KB prompts, 1 KB answers, every answer logged | measured | must |", "|---|---|---|"]
+    text = "\n".join(
+        [f"Measured by `make bench` on {machine}.", "", *lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+    )
+    print(text)
+    if not quick:
+        (Path(__file__).parent / "results.md").write_text(f"# Asking\n\n{text}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,160 @@
+"""The answers a stage has already and the logs of those it gets: nothing that was paid for is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from segkit import cache, interactions
+from segkit.costs import cost_usd
+from segkit.events import log_event, timestamp
+from segkit.interactions import Interaction
+from segkit.llm.completions import Completion, read_completion, user_messages
+from segkit.models import Checked, Question
+from segkit.progress import Progress
+from segkit.runs import Run
+from segkit.sending import Letter, Sent
+from segkit.settings import Settings
+
+_RAW = ("http_status", "body", "body_base64")
+
+
+class Archive:
+    """The logs of one stage of a run, and the cache that all runs share."""
+
+    def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress) -> None:
+        self._run, self._settings, self._progress = run, settings, progress
+        self._folder = run.stage_folder(stage)
+        self._parameters = run.parameters
+        self._own = self._index()
+
+    def own(self, key: str) -> Interaction | None:
+        """Take the next answer to a request that this run has logged, in the order they came."""
+        return self._own[key].pop(0) if self._own.get(key) else None
+
+    def cached(self, key: str, prompt: str, request: Mapping[str, Any]) -> Interaction | None:
+        """Find a valid answer to the same request in the cache."""
+        if not self._settings.segkit_cache:
+            return None
+        return cache.look_up(self._settings.segkit_home, key, prompt, dict(request), self._run.folder)
+
+    def facts(self, question: Question, attempt: int, key: str) -> dict[str, Any]:
+        """Give the metadata of an interaction that is known before it is asked."""
+        return self._facts(question.batch, attempt, key) | {"part": question.part}
+
+    def record(
+        self, sent: Sent, letter: Letter, completion: Completion, checked: Checked
+    ) -> tuple[Path, Decimal | None]:
+        """Finish the log of an answer; give its file and what it cost."""
+        cost = self.cost(completion)
+        facts = {
+            **letter.facts,
+            "timestamp": interactions.started_at(sent.intent),
+            "duration_ms": sent.duration_ms,
+            "money": "paid",
+            "cost_usd": None if cost is None else str(cost),
+            **_judgement(completion, checked),
+        }
+        return interactions.finish(sent.intent, {"response": _storable(completion.content), "metadata": facts}), cost
+
+    def remember(self, key: str, log: Path) -> None:
+        """Let other runs have a valid answer."""
+        if self._settings.segkit_cache:
+            cache.remember(self._settings.segkit_home, key, log, self._run.folder)
+
+    def record_reuse(
+        self, cached: Interaction, head: Mapping[str, Any], facts: Mapping[str, Any], checked: Checked
+    ) -> None:
+        """Write a log for an answer from the cache, so that this run folder is whole by itself."""
+        told = {
+            **facts,
+            "timestamp": timestamp(),
+            "duration_ms": 0,
+            "money": "not_paid",
+            "cost_usd": "0",
+            "cached_from": f"{cached.log['metadata']['run_id']}/{cached.path.stem}",
+            **_judgement(read_completion(interactions.raw_body(cached.log)), checked),
+        }
+        raw: dict[str, Any] = {name: cached.log[name] for name in _RAW if name in cached.log}
+        log = {**head, **raw, "response": cached.log["response"], "metadata": told}
+        interactions.write_whole(self._folder, facts["batch_id"], facts["attempt"], log)
+
+    def cost(self, completion: Completion) -> Decimal | None:
+        p = self._parameters
+        return cost_usd(completion.usage, p.model, p.endpoint, self._settings.segkit_prices)
+
+    def _index(self) -> dict[str, list[Interaction]]:
+        interactions.fetch(self._folder)
+        logs, damaged = interactions.scan(self._folder)
+        for path in damaged:
+            log_event(self._run.folder, "damaged_log_passed_over", file=path.name)
+        logs += [adopted for path in interactions.intents(self._folder) if (adopted := self._adopt(path))]
+        found: dict[str, list[Interaction]] = {}
+        for logged in logs:
+            facts = logged.log["metadata"]
+            self._progress.add_logged(facts)
+            if facts["outcome"] != "no_answer":
+                found.setdefault(facts["cache_key"], []).append(logged)
+        return found
+
+    def _adopt(self, path: Path) -> Interaction | None:
+        """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""
+        begun = interactions.recover(path) or {}
+        if not 200 <= (begun.get("http_status") or 0) < 300:
+            log_event(self._run.folder, "outcome_unknown", file=path.name)
+            return None
+        completion = read_completion(interactions.raw_body(begun))
+        cost = self.cost(completion)
+        body = {"messages": user_messages(begun["prompt"]), **begun["request"]}
+        key = cache.cache_key(body.pop("endpoint"), body)
+        facts = {
+            **self._facts(*interactions.place_of(path), key),
+            "timestamp": timestamp(),
+            "money": "paid",
+            "cost_usd": None if cost is None else str(cost),
+            **_envelope(completion),
+            "outcome": "recovered",
+        }
+        log = interactions.finish(interactions.reopened(path, begun), {"response": "", "metadata": facts})
+        log_event(self._run.folder, "answer_recovered", file=path.name, log=log.name)
+        return interactions.read(log)
+
+    def _facts(self, batch: int, attempt: int, key: str) -> dict[str, Any]:
+        return {
+            "run_id": self._run.id,
+            "interaction_type": self._folder.name,
+            "batch_id": batch,
+            "attempt": attempt,
+            "model": self._parameters.model,
+            "temperature": self._parameters.temperature,
+            "category": self._parameters.category,
+            "cache_key": key,
+            "segkit_version": self._run.document["segkit_version"],
+        }
+
+
+def _judgement(completion: Completion, checked: Checked) -> dict[str, Any]:
+    """Say what came back and what it was worth."""
+    return {
+        **_envelope(completion),
+        "outcome": completion.trouble or ("valid" if checked.valid else "invalid"),
+        "faults": [f"{fault.kind}: {_storable(fault.text)}" for fault in checked.faults],
+        "warnings": [_storable(warning) for warning in checked.warnings],
+    }
+
+
+def _envelope(completion: Completion) -> dict[str, Any]:
+    return {
+        "finish_reason": completion.finish_reason,
+        "response_model": completion.model,
+        "request_id": completion.request_id,
+        "usage": asdict(completion.usage),
+    }
+
+
+def _storable(text: str) -> str:
+    """Replace what no file can hold (half a surrogate pair); the raw body beside it stays exact."""
+    return text.encode(errors="replace").decode()
