@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 OUT_OF_SCOPE = "OUT_OF_SCOPE"
@@ -107,12 +106,3 @@ class Answer:
     question: Question
     checked: Checked | None
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What one interaction took: tokens, money (None where unknown) and time."""
-
-    usage: Usage
-    cost_usd: Decimal | None
-    duration_ms: int

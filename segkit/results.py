@@ -9,7 +9,6 @@ import pandas as pd
 from segkit.models import OUT_OF_SCOPE, Category
 
 OUT_OF_SCOPE_DEFINITION = "Products that are not of the product category at all."
-STATES = ("assigned", "out_of_scope", "unassigned")
 
 
 def final_tables(

@@ -284,6 +284,18 @@ def test_products_from_postgres(finished: tuple[Path, dict[str, object], str]) -
     assert json.loads(done.stdout)["products"] == 30
 
 
+def test_a_plan_sends_nothing_and_needs_no_key(tmp_path: Path) -> None:
+    """Calls, tokens, cost and time are told before anything is asked; no run is made."""
+    catalogue(100).to_csv(tmp_path / "p.csv", index=False)
+    told = segkit("plan", "p.csv", "-c", "Kitchen Things", "-m", "gpt-4o", "--json", cwd=tmp_path)
+    rows = {row["stage"]: row for row in json.loads(told.stdout)}
+    assert (rows["segmentation"]["calls"], rows["consolidate_taxonomy"]["calls"], rows["all"]["calls"]) == (3, 1, 7)
+    shown = segkit("plan", "p.csv", "-c", "Kitchen Things", "-m", "gpt-4o", "--product-line", "$title!", cwd=tmp_path)
+    assert "nothing is sent yet" in shown.stdout
+    assert "$" in shown.stdout
+    assert not (tmp_path / "runs").exists()
+
+
 def test_doctor_says_what_is_there(tmp_path: Path) -> None:
     done = segkit("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

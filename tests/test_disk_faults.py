@@ -8,6 +8,7 @@ fault is gone, each question was asked exactly once, and the results are those o
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from endpoint import Endpoint
 from victim import QUESTIONS, RUN_ID, Life, Nursery, Scene, results
 
 from segkit.events import read_events
+from segkit.interactions import recover
 
+# The first question goes alone: its 2nd write is its answer, the 3rd the rest of its log.
+WRITE = "write RUN/segmentation/*.intent"
 Undisturbed = tuple[dict[str, bytes], list[str]]
 # Before the first intent, at the intent, the raw answer, the rest, sync, rename, status, events and results.
 POINTS = [
@@ -27,11 +31,11 @@ POINTS = [
     ("EACCES", "mkdir RUN*making", 1, True),
     ("EACCES", "open RUN/calls.lock", 1, True),
     ("EACCES", "create RUN/segmentation/*.intent", 1, True),
-    ("ENOSPC", "write RUN/segmentation/*.intent", 1, True),
-    ("ENOSPC", "write RUN/segmentation/*.intent", 2, False),
-    ("EACCES", "open RUN/segmentation/*.intent", 1, True),
-    ("EIO", "write RUN/segmentation/*.intent", 6, True),
-    ("ENOSPC", "write RUN/segmentation/*.intent", 9, False),
+    ("ENOSPC", WRITE, 1, True),
+    ("ENOSPC", WRITE, 2, False),
+    ("EACCES", WRITE, 2, True),
+    ("EIO", WRITE, 6, True),
+    ("ENOSPC", WRITE, 9, False),
     ("EIO", "fsync RUN/segmentation/*.intent", 1, True),
     ("EIO", "rename RUN/segmentation/*.json", 3, False),
     ("ENOSPC", "write RUN/.status.json*tmp", 2, True),
@@ -83,12 +87,16 @@ def check_the_end(life: Life, scene: Scene, reason: str) -> None:
     assert "never retrieved" not in life.noise
 
 
-def mended(scene: Scene, expected: dict[str, bytes], lost: int = 0) -> None:
-    """Go on with a sound disk; see that only `lost` questions were asked twice, and that the results are right."""
+def mended(scene: Scene, expected: dict[str, bytes], lost: int = 0, tries: int = 0) -> None:
+    """Go on with a sound disk; see that only `lost` questions were asked twice, and that the results are right.
+
+    `tries` are those that the endpoint refused.
+    """
     scene.whole_life()
-    assert scene.endpoint.count() == QUESTIONS + lost
+    assert scene.endpoint.count() == QUESTIONS + lost + tries
     assert results(scene.run) == expected
-    left = [path.name for path in scene.run.rglob("*.intent")]
+    # One whose own beginning is not whole was never asked; on a disk that also refuses to remove it, it stays.
+    left = [path.name for path in scene.run.rglob("*.intent") if "request" in (recover(path) or {})]
     assert len(left) == lost, left
     assert not list((scene.place / "tmp").rglob("*.intent"))
 
@@ -120,8 +128,8 @@ def test_the_disk_fails_at_a_named_point(
 def test_everything_fails_from_one_moment_on(scene: Scene, undisturbed: Undisturbed) -> None:
     """J2, J3: nothing can be written any more while answers are in flight; they are kept elsewhere and told."""
     scene.endpoint.configure(latency=0.15)
-    # The first answer opens its intent twice, to append itself and to be finished.
-    trap = {"action": "fail", "errno": errno.ENOSPC, "label": "open RUN/segmentation/*.intent", "at": 3}
+    # Three writes for the first question, which goes alone, then the beginnings of four, then their answers.
+    trap = {"action": "fail", "errno": errno.ENOSPC, "label": WRITE, "at": 8}
     life = scene.life(trap={**trap, "spread": True}).end()
     check_the_end(life, scene, "No space left on device")
     kept = [path for path in (scene.place / "tmp").rglob("*.intent") if path.stat().st_size]
@@ -133,8 +141,7 @@ def test_everything_fails_from_one_moment_on(scene: Scene, undisturbed: Undistur
 
 def test_an_answer_that_is_kept_elsewhere_is_told_in_the_events(scene: Scene, undisturbed: Undisturbed) -> None:
     """J3: where only the log cannot be written, the events name the folder too; it is for this user alone."""
-    label = "open RUN/segmentation/*.intent"
-    life = scene.life(trap={"action": "fail", "errno": errno.EACCES, "label": label, "at": 1}).end()
+    life = scene.life(trap={"action": "fail", "errno": errno.EACCES, "label": WRITE, "at": 2}).end()
     check_the_end(life, scene, "Permission denied")
     (event,) = [event for event in read_events(scene.run) if event["event"] == "answer_kept_elsewhere"]
     folder = Path(event["place"])
@@ -147,7 +154,7 @@ def test_what_cannot_be_kept_anywhere_is_said(scene: Scene, undisturbed: Undistu
     """J3, S5: with the temporary folder full too the answer is lost; the error says so, and it is asked once more."""
     scene.environment["SEGKIT_CONCURRENCY"] = "1"
     roots = [str(scene.place / name) for name in ("runs", "tmp")]
-    trap = {"action": "fail", "errno": errno.ENOSPC, "label": "open RUN/segmentation/*.intent", "at": 1}
+    trap = {"action": "fail", "errno": errno.ENOSPC, "label": WRITE, "at": 2}
     life = scene.life(trap={**trap, "spread": True, "roots": roots}).end()
     check_the_end(life, scene, "could not be kept anywhere")
     mended(scene, undisturbed[0], lost=1)
@@ -158,16 +165,30 @@ def test_a_planted_answer_is_not_taken(scene: Scene, undisturbed: Undisturbed) -
     shared = scene.place / "tmp" / f"segkit-{os.getuid()}"
     shared.mkdir()
     shared.chmod(0o777)
-    label = "open RUN/segmentation/*.intent"
-    life = scene.life(trap={"action": "fail", "errno": errno.EIO, "label": label, "at": 1}).end()
+    life = scene.life(trap={"action": "fail", "errno": errno.EIO, "label": WRITE, "at": 2}).end()
     check_the_end(life, scene, "could not be kept anywhere")
-    (intent,) = [path for path in scene.run.glob("segmentation/*.intent") if b'"body"' not in path.read_bytes()]
+    begun = {path: recover(path) or {} for path in scene.run.glob("segmentation/*.intent")}
+    (intent,) = [path for path, found in begun.items() if "body" not in found]
     planted = shared / RUN_ID / "segmentation" / intent.name
     planted.parent.mkdir(parents=True)
-    planted.write_bytes(intent.read_bytes() + b',\n  "http_status": 200,\n  "body": "{}"')
+    answered = {**begun[intent], "http_status": 200, "body": "{}"}
+    planted.write_text(json.dumps(answered, indent=2)[:-2], encoding="utf-8")
     scene.whole_life()
     assert scene.endpoint.count() == QUESTIONS + 1
     assert results(scene.run) == undisturbed[0]
+
+
+def test_who_waits_for_another_try_asks_no_more(scene: Scene, undisturbed: Undisturbed) -> None:
+    """J2: a question that backs off when the disk fails for another one is not sent again."""
+    scene.environment["SEGKIT_BACKOFF_SECONDS"] = "1"
+    scene.endpoint.queue("500")
+    # Two writes and the log of the refused try, then a beginning each, then the answers.
+    life = scene.life(trap={"action": "fail", "errno": errno.EIO, "label": WRITE, "at": 8}).end()
+    check_the_end(life, scene, "Input/output error")
+    asked = [entry["sha256"] for entry in scene.endpoint.ledger()]
+    assert asked.count(asked[0]) == 1
+    assert len(asked) > 1
+    mended(scene, undisturbed[0], tries=1)
 
 
 @pytest.mark.parametrize("trouble", ["read-only", "deleted"])

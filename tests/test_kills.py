@@ -12,25 +12,26 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from endpoint import Endpoint
 from victim import QUESTIONS, RUN_ID, Nursery, Scene, results
 
-from segkit.errors import RunError
+from segkit.errors import RefusedError, RunError
 from segkit.events import read_events
-from segkit.interactions import scan
+from segkit.interactions import intents, scan
 from segkit.models import STAGES
-from segkit.runs import current_state, open_run, read_status
+from segkit.runs import Run, current_state, open_run, read_status
+from segkit.stages import extract_taxonomy
 from segkit.storage.local import owned
 
 # Where a life ends: how, at which operation, and at which of its kind. Between the request and the result stand the
 # intent (opened, written), the raw answer (opened, written), the rest (opened, written, synced) and the rename.
 POINTS = [
     ("kill", "rename RUN", 1),
-    ("kill", "open RUN/segmentation/*.intent", 2),
+    ("kill", "create RUN/segmentation/*.intent", 2),
     ("tear", "write RUN/segmentation/*.intent", 1),
     ("kill", "write RUN/segmentation/*.intent", 5),
     ("tear", "write RUN/segmentation/*.intent", 9),
@@ -206,6 +207,21 @@ def test_what_a_killed_process_left_is_no_lock(scene: Scene, undisturbed: tuple[
         assert time.monotonic() - began < 0.5
     scene.whole_life()
     assert results(scene.run) == undisturbed[0]
+
+
+def test_an_answer_in_flight_outlives_the_refusal_of_its_neighbour(
+    endpoint: Endpoint, new_run: Callable[..., Run]
+) -> None:
+    """L10, I1: of a question cut in two one half is refused for good; the answer to the other one is still kept."""
+    endpoint.queue("content_filter")
+    endpoint.queue("401", delay=0.3)
+    endpoint.queue("slow", seconds=0.8)
+    run = new_run(6)
+    with pytest.raises(RefusedError):
+        extract_taxonomy(run)
+    logs, _ = scan(run.stage_folder("extract_taxonomy"))
+    assert sorted(log.log["metadata"]["outcome"] for log in logs) == ["filtered", "valid"]
+    assert intents(run.stage_folder("extract_taxonomy")) == []
 
 
 def lock(scene: Scene) -> Path:
