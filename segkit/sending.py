@@ -218,6 +218,8 @@ class Sender:
             place = interactions.keep_elsewhere(intent, letter.head, status, body)
             kept = f"the last answers are kept in {place}" if place else "the last answer could not be kept anywhere"
             failed = disk_error(self._run.folder, error, kept)
+            if self._refused and kept not in self._refused.message:  # the first error is the one that is told
+                self._refused.message += f"; {kept}"
             self.halt(failed)
             with contextlib.suppress(SegkitError):
                 self._event("answer_kept_elsewhere", letter, file=intent.path.name, place=str(place or ""))

@@ -72,9 +72,9 @@ def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFra
     questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else []
     answers = ask_all(run, "refine_assignments", questions, settings)
     lineage = refined(answers, assignments, taxonomy)
-    for name, table in final_tables(products, lineage, taxonomy).items():
+    # The ledger comes last: where it stands, the stage has done all its work.
+    for name, table in {"lineage": lineage, **final_tables(products, lineage, taxonomy)}.items():
         run.save_result(name, table)
-    run.save_result("lineage", lineage)
     return lineage
 
 

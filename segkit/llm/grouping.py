@@ -24,7 +24,7 @@ _STRANGE, _ALIKE = 0.02, 0.17  # a likeness up to the first is none, above the s
 class Unit(NamedTuple):
     """A product or category: its id, type phrase (head last), other words, and weight.
 
-    The words of a category's name were chosen already, so they `count` twice: as words that recur. A category
+    The words of a category's name were chosen already, so they count twice (`times`): as words that recur. A category
     has the `examples` of its definition, a product is its own.
     """
 
@@ -32,7 +32,7 @@ class Unit(NamedTuple):
     phrase: Clause
     context: Clause = ()
     weight: float = 1.0
-    count: int = 1
+    times: int = 1
     examples: tuple[str, ...] = ()
 
 
@@ -132,7 +132,7 @@ def _worth(units: Sequence[Unit]) -> Bag:
     """Say of each phrase word how well it tells kinds apart: it recurs, is not everywhere, is no generic head."""
     counts: Counter[str] = Counter()
     for unit in units:
-        counts.update(dict.fromkeys((word.stem for word in unit.phrase), unit.count))
+        counts.update(dict.fromkeys((word.stem for word in unit.phrase), unit.times))
     total = sum(unit.weight for unit in units)
     weights, told = _weigh_words(units, counts)
     generic = _generic(units)

@@ -64,6 +64,8 @@ def require_key(endpoint: str, settings: Settings) -> str:
     key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
     if not key and urlsplit(endpoint).hostname == "api.openai.com":
         raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError("the API key holds a line break or another odd character", "set OPENAI_API_KEY anew")
     return key
 
 
