@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all notebooks-test bench lint lab lock clean

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ KETTLES = [
     "Acme Electric Kettle 2-Pack, Glass",
     "Dorwin Electric Kettle, Keep Warm, 1.7 L",
 ]
+NAMES = ["Electric", "Gooseneck", "Travel", "Whistling"]
 LEASH = "Pawsome Reflective Dog Leash 6 ft, Padded Handle"
 
 words = st.sampled_from(
     [
         *("→ S_0 (Kettles)", "[P_0] x", '{"categories": []}', "🫖", "null", "N/A", "other", "Default", "ﬁlter", "İ"),
         *("Kettle", "Kettles", "KETTLE", "tea-kettle", "茶壶", "1.7", "L", "-", "A" * 300, "\u202e", "\u0301", "'s"),
-        *("→", "of", "& More:", ":", "; e.g. ", "; typical words: ", "&"),
+        *("→", "of", "& More:", ":", "; e.g. ", "; typical words: ", "&", "and", ",", "Kettles", "12-Cup", "On/Off"),
     ]
 )
 titles = st.one_of(st.text(max_size=60), st.lists(words, max_size=5).map(" ".join)).map(one_line)
@@ -83,13 +85,14 @@ def test_extract_is_valid_for_any_titles(given_titles: list[str], category: str)
     assert_categories(reply["categories"], {one["category"] for one in reply["assignments"].values()})
 
 
-@given(st.lists(st.lists(titles, max_size=6), min_size=1, max_size=30))
+@given(st.lists(st.lists(titles, max_size=6), min_size=1, max_size=30), titles, titles)
 @settings(max_examples=100, deadline=None)
-def test_consolidate_is_valid_for_any_names(taxonomies: list[list[str]]) -> None:
+def test_consolidate_is_valid_for_any_names(taxonomies: list[list[str]], category: str, known: str) -> None:
     shown = [(f"{letters(i)}_{j}", name) for i, names in enumerate(taxonomies) for j, name in enumerate(names)]
     if not any(not key.startswith(("P_", "S_")) for key, _ in shown):
         return
-    content = answer("\n".join(f"[{key}] {name}: {name}; e.g. {name}" for key, name in shown))
+    lines = [f"[{key}] {name}: {name}; e.g. {name}" for key, name in shown]
+    content = answer("\n".join([f"Product category: {category}", *lines, f"List B also has: {known}"]))
     assert check_consolidate(content, [key for key, _ in shown], "test").valid
     reply = json.loads(content)
     assert_categories(reply["categories"], set(reply["members"].values()))
@@ -169,6 +172,23 @@ def test_plurals_and_spellings_are_merged() -> None:
     assert len({members["A_0"], members["A_1"], members["B_1"]}) == 3
 
 
+def test_a_category_of_many_lists_stays_and_a_rare_one_joins_the_most_similar() -> None:
+    rare = "[A_1] Foldable Kettles: Foldable Kettles; e.g. foldable travel kettle"
+    lines = [f"[A_{i + 2}] {name} Kettles: {name} Kettles; e.g. {name} kettle" for i, name in enumerate(NAMES)]
+    lines += [f"List {letters(i)} also has: {'; '.join(f'{name} Kettles' for name in NAMES)}" for i in range(1, 9)]
+    reply = ask("\n".join(["Product category: Kettles", rare, *lines]))
+    found = {one["id"]: one["name"] for one in reply["categories"]}
+    assert sorted(found.values()) == sorted(f"{name} Kettles" for name in NAMES)
+    assert found[reply["members"]["A_1"]] == "Travel Kettles"
+
+
+def test_of_a_list_of_things_each_is_a_kind() -> None:
+    given = [f"{name} Toaster, {i} W" for i, name in enumerate(["Wide Slot", "Retro", "Long Slot"] * 3)]
+    _, found = extract([*KETTLES, *given], "Kettles and Toasters")
+    assert not set(found[: len(KETTLES)]) & set(found[len(KETTLES) :])
+    assert "OUT_OF_SCOPE" not in found
+
+
 def refine_prompt(placed: list[tuple[str, str]]) -> str:
     names = list(dict.fromkeys(["Electric Kettles", "Gooseneck Kettles", "Travel Kettles"]))
     ids = {name: f"S_{i}" for i, name in enumerate(names)} | {"OUT_OF_SCOPE": "OUT_OF_SCOPE"}
@@ -190,6 +210,13 @@ def test_refine_moves_what_fits_better_and_brings_back_what_is_in_scope() -> Non
     placed = [(KETTLES[0], "Electric Kettles"), (KETTLES[3], "Travel Kettles"), (KETTLES[4], "OUT_OF_SCOPE")]
     moved = {change["product"]: change["category"] for change in ask(refine_prompt(placed))["reassignments"]}
     assert moved == {"P_1": "S_1", "P_2": "S_1"}
+
+
+@pytest.mark.parametrize(("category", "out"), [("Kettles", True), ("Products", False), ("", False)])
+def test_refine_puts_a_dog_leash_out_of_scope(category: str, out: bool) -> None:
+    placed = [(title, "Electric Kettles") for title in KETTLES if "Electric" in title] + [(LEASH, "Electric Kettles")]
+    changes = ask(f"Product category: {category}\n{refine_prompt(placed)}")["reassignments"]
+    assert [one["product"] for one in changes if one["category"] == "OUT_OF_SCOPE"] == ["P_5"] * out
 
 
 def test_an_arrow_in_a_title_is_data() -> None:
@@ -220,3 +247,23 @@ def test_it_beats_k_means_with_k_by_silhouette(file: str, label: str, better: fl
     purity = [quality.harmonic_purity(one.labels, found) for found in (ours, theirs)]
     assert ami[0] > ami[1] + better
     assert purity[0] > purity[1] + purer
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_shop_category_about_one_thing_gets_few_segments_and_strange_products_are_told(seed: int) -> None:
+    import offline_quality as quality
+    import pandas as pd
+
+    frame = pd.read_csv(ROOT / "segkit/sample/coffee_makers.csv")
+    one = quality.sample("coffee_makers", "Coffee Makers", frame, "segment_label", 1000)
+    found = quality.segment(one.category, one.titles, seed).labels
+    sizes = Counter(found)
+    assert 10 <= len(sizes) <= 22
+    assert min(sizes.values()) > 1
+    assert not [name for name in sizes if "More" in name]
+    pairs = zip(one.titles, one.labels, found, strict=True)
+    out = [(title, label) for title, label, name in pairs if name == quality.OUT]
+    assert sum(label == quality.OUT for _, label in out) >= 8
+    assert sum(label != quality.OUT for _, label in out) <= 4
+    text = " ".join(title for title, _ in out)
+    assert all(name in text for name in ("Dog Leash", "Yoga Mat", "Coffee Table", "T-Shirt"))

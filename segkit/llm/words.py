@@ -1,57 +1,55 @@
 """How the offline model reads a title: clauses, words, and which words can name a kind of product.
 
-Shop titles state the kind of product in a noun phrase that ends the first clause, or stands right before
-"for" or "with" ("Acme Smart Kettle with Thermometer, 1.7 L, Black"). Everything here is general shop
-language: colours, units, audiences, materials and marketing, never the words of one kind of shop.
+The kind of product is a noun phrase that ends the first clause, or stands right before "for" or "with" ("Acme Smart
+Kettle with Thermometer, 1.7 L"). Everything here is general shop language, never the words of one kind of shop.
 """
 
 import math
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 _STOP = """a an the of and or & n nor if is are be it its this that these those your you my our we us all any each
-every no not non only also more most very so than then up off out over under via per de la le el du des
-versatile other others etc unknown none null na misc miscellaneous assorted various item items product products"""
+every no not non only also more most very so than then up off out over under via per de la le el du des versatile
+other others etc unknown none null na misc miscellaneous assorted various item items product products"""
 
 _BREAKS = """for with without by from in on at to of into w wo works work working compatible fits fit featuring
-features feature includes including include included contains containing made perfect ideal great suitable
-designed requires required require needed need comes as like when while which who use used using support supports
-plus has have ready"""
+features feature includes including include included contains containing made perfect ideal great suitable designed
+requires required require needed need comes as like when while which who use used using support supports plus has have
+ready"""
 
 _COLOURS = """black white red blue green yellow orange purple pink brown grey gray beige ivory almond silver gold
 golden navy maroon cream teal turquoise violet indigo lavender magenta cyan tan khaki olive charcoal peach coral
-burgundy mustard rust copper bronze rose mint lime aqua multi multicolor multicolour multicolored colour color
-colours colors colored coloured colorful colourful clear transparent matte glossy gloss satin brushed dark light
-bright neon pastel natural nude off-white rainbow translucent tone toned shade hue"""
+burgundy mustard rust copper bronze rose mint lime aqua multi multicolor multicolour multicolored colour color colours
+colors colored coloured colorful colourful clear transparent matte glossy gloss satin brushed dark light bright neon
+pastel natural nude off-white rainbow translucent tone toned shade hue"""
 
 _UNITS = """pack packs pk pc pcs piece pieces ct count dozen pair pairs qty inch inches in ft foot feet yd yard yards
 cm mm m km meter meters metre metres oz ounce ounces lb lbs pound pounds g gm gram grams kg mg l lt ltr liter litre
 liters litres ml gal gallon gallons quart qt pint cup cups amp amps a volt volts v vac vdc watt watts w kw hp hz khz
 ghz mhz mah ah lumen lumens lm k kelvin awg gauge ga deg degree degrees year years yr yrs month months week weeks day
 days hour hours hr hrs minute minutes min sec second seconds age ages old size sizes sized small medium large xl xxl
-xs xxxl s x by gb tb mb psi rpm btu cfm sq cu tier speed page pages sheet sheets set-of pack-of serving servings
-stage stages mil mils ply fl tbsp bit bits way ways number no upc sku model version gen generation series grade"""
+xs xxxl s x by gb tb mb psi rpm btu cfm sq cu tier speed page pages sheet sheets set-of pack-of serving servings stage
+stages mil mils ply fl tbsp bit bits way ways number no upc sku model version gen generation series grade"""
 
 _AUDIENCE = """men mens man women womens woman ladies lady unisex kid kids child children boy boys girl girls baby
 babies toddler toddlers infant infants adult adults teen teens family him her his hers mom dad mother father gift
 gifts birthday christmas easter halloween valentine holiday holidays party favor favors everyone beginner beginners
-artist artists professional professionals home office school indoor outdoor house household kitchen room
-everyday daily"""
+artist artists professionals home office school indoor outdoor house household kitchen room everyday daily"""
 
 _MARKETING = """new premium best deluxe pro ultra classic original genuine authentic luxury elegant stylish modern
 vintage traditional basic basics essential essentials ultimate super mega mini max plus lite advanced improved quality
 durable strong portable compact lightweight professional commercial residential industrial universal standard heavy
 duty heavy-duty easy quick fast multi-purpose multipurpose multifunctional adjustable reusable washable safe certified
 listed approved tested patented warranty guarantee ul etl cul fcc csa fda bpa rohs usda nsf ce iso organic eco
-friendly eco-friendly free value bulk sale limited edition exclusive special fun cute cool beautiful amazing
-favorite popular handmade handcrafted artisan high low full extra long short wide slim thin thick big little tall
-single double dual triple quad two three four five six solid printed print casual formal regular assortment usa
-american china german italian style styled design designs type kind designer fashion fashionable trendy chic
-replacement refill original latest ready lifetime superior select signature collection"""
+friendly eco-friendly free value bulk sale limited edition exclusive special fun cute cool beautiful amazing favorite
+popular handmade handcrafted artisan high low full extra long short wide slim thin thick big little tall single double
+dual triple quad two three four five six solid printed print casual formal regular assortment usa american china
+german italian style styled design designs type kind designer fashion fashionable trendy chic replacement refill
+original latest on-off ready lifetime superior select signature collection"""
 
 _MATERIALS = """steel stainless metal metallic aluminum aluminium iron brass copper zinc titanium plastic pvc abs
 polymer resin rubber silicone wood wooden bamboo oak walnut pine glass ceramic porcelain stoneware stone marble
@@ -72,12 +70,12 @@ _WEIGHTS |= dict.fromkeys(_listed(_COLOURS), 0.1)
 _WEIGHTS |= dict.fromkeys(_listed(_UNITS) | STOP, 0.0)
 
 _GLUED = re.compile(
-    r"\b(slip|plug|pull|clip|roll|stick|lace|add|snap|screw|built|drop|walk|push|press|turn|pop|fold|make)"
-    r"\s(on|in|up|off|out)\b",
+    r"\b(slip|plug|pull|clip|roll|stick|lace|add|snap|screw|built|drop|walk|push|press|turn|pop|fold|make|pour|on)"
+    r"[\s/](on|in|up|off|out|over)\b",
     re.IGNORECASE,
 )
 _PACK_OF = re.compile(r"\b(?:pack|set|box|case|lot|pair|bag|piece|count)s?\s+of\s+(?=\d)", re.IGNORECASE)
-_SEPARATOR = re.compile(r"[,;|:()\[\]{}<>•·—…!?\"“”„*→=]+|\s[-–~/+]+\s|\.\s|\s-|-\s")
+_SEPARATOR = re.compile(r"[,;|:()\[\]{}<>•·—…!?\"“”„*→=]+|\s[-–~/+]+\s|(?<=[^\W_]{5})\.\s|\s-|-\s")
 _TOKEN = re.compile(r"\d+(?:\.\d+)+\w*|[^\W_]+(?:['’‘\-‐‑][^\W_]+)*")
 _NUMBER_WORD = re.compile(r"\d{1,2}-[a-z]{3,}$")
 
@@ -95,9 +93,9 @@ Bag = dict[str, float]  # stem → weight
 
 
 @lru_cache(maxsize=32768)
-def stem(word: str) -> str:
-    """Fold case, hyphens, possessives and plurals away: `T-Shirts` → `tshirt`."""
-    word = re.sub(r"['’‘]s?$", "", unicodedata.normalize("NFKC", word).casefold())
+def stem_of(word: str) -> str:
+    """Fold case, accents, hyphens, possessives and plurals away: `T-Shirts` → `tshirt`."""
+    word = re.sub(r"['’‘]s?$", "", unicodedata.normalize("NFKD", word).casefold())
     word = re.sub(r"[^\w]+", "", word)
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
@@ -110,7 +108,7 @@ def stem(word: str) -> str:
     return word
 
 
-_STEM_WEIGHTS = {stem(word): weight for word, weight in _WEIGHTS.items()}
+_STEM_WEIGHTS = {stem_of(word): weight for word, weight in _WEIGHTS.items()}
 
 
 @lru_cache(maxsize=32768)
@@ -118,11 +116,11 @@ def weigh(text: str) -> float:
     """Say how well a word can name a kind of product: 0 for a stop word, a unit or a model number, 1 for a noun."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     if any(letter.isdigit() for letter in plain):
-        named = _NUMBER_WORD.match(plain) and _STEM_WEIGHTS.get(stem(plain.split("-", 1)[1]), 1.0) > 0.5
+        named = _NUMBER_WORD.match(plain) and _STEM_WEIGHTS.get(stem_of(plain.split("-", 1)[1]), 1.0) > 0.5
         return 0.3 if named else 0.0
     if len(plain) < 2 or not any(letter.isalpha() for letter in plain):
         return 0.0
-    listed = min(_WEIGHTS.get(plain, 1.0), _STEM_WEIGHTS.get(stem(plain), 1.0))
+    listed = min(_WEIGHTS.get(plain, 1.0), _STEM_WEIGHTS.get(stem_of(plain), 1.0))
     return min(listed, _compound(plain)) if "-" in plain else listed
 
 
@@ -151,8 +149,47 @@ def _clauses(part: str) -> list[Clause]:
         if text.casefold() in BREAKS:
             found.append([])
         elif text.casefold() not in STOP:
-            found[-1].append(Word(text, stem(text), weigh(text)))
+            found[-1].append(Word(text, stem_of(text), weigh(text)))
     return [tuple(clause) for clause in found if clause]
+
+
+def shop_name(category: str, core: Mapping[str, float]) -> str:
+    """Give the shop category as the end of a name: all of it if short and all core ("Coffee Makers"), or its head."""
+    words = [word for clause in read_title(category) for word in clause]
+    whole = len(words) < 3 and all(core.get(word.stem, 9) < 1 for word in words)
+    return " ".join(word.text for word in (words if whole else words[-1:])) if core else ""
+
+
+def nouns_of(clause: Clause, brands: frozenset[str]) -> Clause:
+    """Give the words of a clause that can be the head of a noun phrase."""
+    return tuple(word for word in clause if word.weight > 0.5 and word.stem not in brands)
+
+
+def makers(titles: Iterable[tuple[Clause, ...]]) -> frozenset[str]:
+    """Find words that stand (nearly) only at the start of titles, or only after one such word."""
+    seen, first, last = Counter[str](), Counter[str](), Counter[str]()
+    before: dict[str, set[str]] = defaultdict(set)
+    for clauses in titles:
+        words = [word.stem for clause in clauses for word in clause]
+        seen.update(set(words))
+        first.update(words[:1])
+        last.update(clause[-1].stem for clause in clauses[:1] if len(clause) > 1)
+        for left, right in zip(["", *words], words, strict=False):
+            before[right].add(left)
+    leads = {stem for stem, count in first.items() if 1 < count >= 0.7 * seen[stem] and not last[stem]}
+    follows = (stem for stem, lefts in before.items() if seen[stem] > 1 and len(lefts) == 1 and lefts <= leads)
+    return frozenset(leads | {stem for stem in follows if not last[stem]})
+
+
+def mark(word: Word) -> str:
+    """Name a word as evidence of what a title is about; of `12-Cup`, the unit."""
+    found = word.stem.lstrip("0123456789._")
+    return found if len(found) > 1 else ""
+
+
+def usual(stem: str, share: float) -> float:
+    """Say how far a mark tells that a title is of the kind of the others: a colour does if a third of them has it."""
+    return float(share > 0.3) if 0 < weigh(stem) < 0.5 else min(1.0, share / 0.1)
 
 
 def plural(text: str) -> str:
@@ -176,9 +213,21 @@ def display(text: str) -> str:
     return "-".join(part[:1].upper() + part[1:].lower() for part in text.split("-"))
 
 
+def surface(stem: str, words: Iterable[Word]) -> str:
+    """How a word is written most often, in Title Case."""
+    texts = Counter(word.text for word in words if word.stem == stem)
+    return display(min(texts, key=lambda text: (-texts[text], text), default=stem))
+
+
 def lower(text: str) -> str:
     """Write a word in lower case, keeping abbreviations and mixed case: `Dimmer` → `dimmer`, `LED` → `LED`."""
     return text if any(letter.isupper() for letter in text[1:]) else text.casefold()
+
+
+def heaviest(weights: Mapping[str, float], least: float) -> list[str]:
+    """Give the weightiest stem, if it weighs `least`."""
+    found = min(weights, key=lambda stem: (-weights[stem], stem), default="")
+    return [found] if found and weights[found] >= least else []
 
 
 def rarities(bags: Sequence[Bag]) -> Bag:

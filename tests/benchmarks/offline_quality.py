@@ -76,10 +76,14 @@ def merge(category: str, taxonomies: list[dict[str, str]]) -> tuple[dict[str, st
     unique: dict[str, str] = {}
     lines = []
     for number, taxonomy in enumerate(taxonomies):
-        fresh = {name: text for name, text in taxonomy.items() if fold(name) not in unique}
-        for index, (name, text) in enumerate(fresh.items()):
-            unique[fold(name)] = f"{letters(number)}_{index}"
-            lines.append(f"[{unique[fold(name)]}] {name}: {text}")
+        lines.append(f"List {letters(number)}, from batch {number + 1}:")
+        known = [name for name in taxonomy if fold(name) in unique]
+        for index, (name, text) in enumerate(taxonomy.items()):
+            if fold(name) not in unique:
+                unique[fold(name)] = f"{letters(number)}_{index}"
+                lines.append(f"[{unique[fold(name)]}] {name}: {text}")
+        if known:
+            lines.append(f"List {letters(number)} also has: {'; '.join(known)}")
     reply = json.loads(offline.answer("\n".join([f"Product category: {category}", "", *lines])))
     names = {one["id"]: one["name"] for one in reply["categories"]}
     merged = {one["name"]: one["definition"] for one in reply["categories"]}
