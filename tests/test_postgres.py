@@ -554,8 +554,8 @@ def test_a_read_only_server_is_told(url: str, tmp_path: Path) -> None:
 
 
 def test_missing_tables_and_rights_are_told_with_what_helps(url: str, make_database: Any, tmp_path: Path) -> None:
-    """P11: migrate makes the tables; GRANT gives the rights."""
-    with pytest.raises(DatabaseError, match=r"does not exist.*segkit\.postgres\.migrate"):
+    """P11: `segkit db migrate` makes the tables; GRANT gives the rights."""
+    with pytest.raises(DatabaseError, match=r"does not exist.*segkit db migrate"):
         postgres.sync(make_run(tmp_path), make_database(), interactions())
     execute(url, "DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN PASSWORD 'canary'")
     head, _, tail = url.partition("@")
