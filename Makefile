@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all notebooks-test bench lint lab lock clean
+.PHONY: help setup run test test-all bench lint lab lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,16 +28,11 @@ $(READY): requirements.lock pyproject.toml
 run: $(READY)  ## Segment the bundled sample with the offline model and the embedded Postgres
 	@$(BIN)/segkit run sample --category "Coffee Makers" --model offline
 
-test: $(READY) lint notebooks-test  ## Lint, type-check, execute the notebooks, test; under 10 minutes
+test: $(READY) lint  ## Lint, type-check, execute the notebooks, test; under 10 minutes
 	$(PYTEST) -m "not long"
 
-test-all: $(READY) lint notebooks-test  ## The same and the long suites
+test-all: $(READY) lint  ## The same and the long suites
 	$(PYTEST)
-
-# In a copy, so that the runs of a test never stand among the user's own.
-notebooks-test: $(READY)
-	@place=$$(mktemp -d) && cp -r notebooks prompts $$place && cd $$place && \
-	  $(CURDIR)/$(BIN)/pytest -q --no-header -p no:cacheprovider --nbmake notebooks; code=$$?; rm -rf $$place; exit $$code
 
 bench: $(READY)  ## Measure speed and quality against named baselines
 	$(BIN)/python tests/benchmarks/asking.py

@@ -207,6 +207,7 @@ def test_the_first_interrupt_stops_in_an_orderly_way(endpoint: Endpoint, place: 
     assert endpoint.count() > asked
 
 
+@pytest.mark.long
 def test_a_killed_run_is_resumed_without_loss(endpoint: Endpoint, place: Path) -> None:
     """S2, I1, I2, X2: after kill -9 the rest is asked, at most what was in flight is repeated, no lock is left."""
     endpoint.configure(latency=0.3)
@@ -227,6 +228,7 @@ def test_a_killed_run_is_resumed_without_loss(endpoint: Endpoint, place: Path) -
     assert all(logs[name] == content for name, content in kept.items() if name in logs)
 
 
+@pytest.mark.long
 def test_two_processes_do_not_work_on_one_run(endpoint: Endpoint, place: Path) -> None:
     """X1: the second one is told who is at work, and asks nothing."""
     endpoint.configure(latency=0.5)
@@ -272,6 +274,7 @@ def test_untitled_products_are_told_and_must_be_allowed(tmp_path: Path) -> None:
     assert json.loads(eased.stdout)["unassigned"] == 2
 
 
+@pytest.mark.long
 def test_products_from_postgres(finished: tuple[Path, dict[str, object], str]) -> None:
     """The products of the list are read from amazon_products, by id."""
     place, summary, _ = finished
