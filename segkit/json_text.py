@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 # More than the 128,000 tokens that the most talkative models may write.
-MOST_CHARACTERS = 600_000
+MOST_CHARACTERS = 300_000
 _MOST_STARTS = 50
 # No answer is this deep; what is deeper would end in a RecursionError somewhere on its way.
 _MOST_DEPTH = 32
