@@ -4,6 +4,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
 
+# A run is many short processes: without bytecode on disk each would compile all it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all bench lint lab lock clean
 
@@ -23,6 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c "import segkit.cli, segkit.pipeline, segkit.report, segkit.figures, segkit.stages, segkit.syncing, ipykernel.kernelapp"
 	@touch $@
 
 run: $(READY)  ## Segment the bundled sample with the offline model and the embedded Postgres

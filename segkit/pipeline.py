@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,11 +19,15 @@ from segkit import errors, logs
 from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.events import log_event
 from segkit.jupyter import quick_imports
+from segkit.kernels import kernels_ahead
 from segkit.models import OUT_OF_SCOPE
 from segkit.report import write_report
 from segkit.runs import Run, is_finished, update_status
 from segkit.settings import project_folder
 from segkit.storage.local import owned, write_atomic
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
 
 STAGE_NOTEBOOKS = ("00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments")
 REVIEW, SYNC = "40_review_run", "50_sync_postgres"
@@ -42,20 +46,22 @@ def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = N
     with owned(run.folder / "run.lock"), _stoppable(run), _ending(run):
         log_event(run.folder, "run_started")
         update_status(run.folder, state="running", reason="")
-        for name in () if _stages_are_done(run) else STAGE_NOTEBOOKS:
-            execute_notebook(run, name)
-        settle(run, max_unassigned)
-        execute_notebook(run, REVIEW)
-        write_report(run, run.folder / "notebooks" / f"{REVIEW}.ipynb")
-        if sync:
-            execute_notebook(run, SYNC)
+        stages = () if _stages_are_done(run) else STAGE_NOTEBOOKS
+        with kernels_ahead(len(stages) + 1 + sync) as next_kernel:
+            for name in stages:
+                execute_notebook(run, name, next_kernel())
+            settle(run, max_unassigned)
+            execute_notebook(run, REVIEW, next_kernel())
+            write_report(run, run.folder / "notebooks" / f"{REVIEW}.ipynb")
+            if sync:
+                execute_notebook(run, SYNC, next_kernel())
         summary = finish(run, time.monotonic() - began)
     if summary["state"] != "completed":
         raise StageError(f"{run.id} failed: {summary['reason']}", f"segkit resume {run.id} --max-unassigned N")
     return summary
 
 
-def execute_notebook(run: Run, name: str) -> None:
+def execute_notebook(run: Run, name: str, kernel: AsyncKernelManager) -> None:
     """Execute one notebook into the run folder; its copy is kept whatever happens, with the error if there is one."""
     with quick_imports():
         import papermill
@@ -75,8 +81,7 @@ def execute_notebook(run: Run, name: str) -> None:
             parameters=parameters,
             kernel_name="python3",
             progress_bar=False,
-            # A kernel warns of each start and end; what matters is in the notebook.
-            extra_arguments=["--IPKernelApp.log_level=50"],
+            km=kernel,
         )
     except papermill.PapermillExecutionError as error:
         raise _mapped(run, name, error.cell_index, error.ename, error.evalue) from None

@@ -14,6 +14,7 @@ from segkit.batching import calculate_optimal_batch_sizes, consolidation_rounds
 from segkit.costs import check_prices
 from segkit.errors import SettingsError
 from segkit.folding import one_line
+from segkit.llm.embedded import offline_endpoint
 from segkit.products import load_products, product_lines, untitled
 from segkit.prompts import load_prompts
 from segkit.runs import Parameters, Run, create_run, new_run_id, open_run
@@ -124,7 +125,7 @@ def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:
     if not re.fullmatch(r"[^\s\x00-\x1f]{1,200}", model):
         raise SettingsError(f"{model!r} is no model name")
     if model == "offline":
-        return "offline"
+        return offline_endpoint()
     url = urlsplit(settings.openai_base_url)
     if not url.hostname or url.username or url.password or url.query:
         raise SettingsError(

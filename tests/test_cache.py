@@ -1,7 +1,6 @@
 """The cache: found by everything that could change an answer, served only when whole and the same."""
 
 import json
-import os
 import pickle
 import random
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import unmeasured
 
 from segkit.cache import LEFT_OUT, cache_key, look_up, remember
 from segkit.events import read_events
@@ -105,7 +105,7 @@ def test_the_same_request_has_the_same_key() -> None:
 def test_the_same_key_in_another_process(hash_seed: str) -> None:
     """C4: with another PYTHONHASHSEED, and in a process of its own."""
     code = "import json, sys; from segkit.cache import cache_key; print(cache_key(*json.load(sys.stdin)))"
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    environment = unmeasured(PYTHONHASHSEED=hash_seed)
     told = subprocess.run(
         [sys.executable, "-c", code],
         input=json.dumps([ENDPOINT, turned(body())]),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import unmeasured
 from page import Page
 
-from segkit.jupyter import quick_imports
 from segkit.report import write_report
 from segkit.runs import open_run
 from segkit.settings import project_folder
@@ -100,36 +100,36 @@ def test_prose_stands_before_each_cell(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where 00 to 40 were executed, one after the other, over products with hostile titles."""
+    """A folder whose `notebooks/` nbmake has executed as CI anywhere would, over products with hostile titles."""
     place = tmp_path_factory.mktemp("executed")
+    for name in ("notebooks", "prompts"):
+        shutil.copytree(project_folder(name), place / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     rows = [json.dumps({"product_id": number, "title": title}) for number, title in enumerate(TITLES * 2)]
     (place / "products.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEGKIT_HOME", str(place / "home"))
-        patch.setenv("SEGMENTATION_PRODUCTS_PER_PROMPT", "8")
-        first = {"products": str(place / "products.jsonl"), "category": "Kitchen <b>Things</b>"}
-        for name in NAMES[:5]:
-            execute(place, name, **(first if name.startswith("00") else {}))
+    first = place / "notebooks" / f"{NAMES[0]}.ipynb"
+    text = first.read_text(encoding="utf-8")
+    for default, hostile in (("sample", "products.jsonl"), ("Coffee Makers", "Kitchen <b>Things</b>")):
+        text = text.replace(f'= \\"{default}\\"', f'= \\"{hostile}\\"')
+    first.write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", "--overwrite", "notebooks"]
+    done = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(NAMES)} passed" in done.stdout
     return place
 
 
-def execute(place: Path, name: str, **parameters: str) -> None:
-    with quick_imports():
-        import papermill
-
-    source, target = project_folder("notebooks") / f"{name}.ipynb", place / f"{name}.ipynb"
-    given = {"runs_dir": str(place / "runs"), **parameters}
-    papermill.execute_notebook(
-        str(source), str(target), parameters=given, kernel_name="python3", progress_bar=False, cwd=str(place)
-    )
+def environment() -> dict[str, str]:
+    left_out = ("OPENAI_", "SEGKIT_", "DATABASE_URL", "DEFAULT_", "SEGMENTATION_", "STORAGE_", "PYTEST_")
+    kept = {name: value for name, value in unmeasured().items() if not name.startswith(left_out)}
+    return kept | {"SEGMENTATION_PRODUCTS_PER_PROMPT": "8"}
 
 
 def outputs(place: Path, name: str) -> list[dict[str, Any]]:
-    cells = json.loads((place / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((place / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 
-@pytest.mark.parametrize("name", NAMES[:5])
+@pytest.mark.parametrize("name", NAMES)
 def test_executed_notebooks_show_tables_and_figures_only(executed: Path, name: str) -> None:
     shown = outputs(executed, name)
     assert shown
@@ -138,7 +138,7 @@ def test_executed_notebooks_show_tables_and_figures_only(executed: Path, name: s
         assert {"text/html", "image/png"} & set(output["data"]), output
 
 
-@pytest.mark.parametrize("name", NAMES[:5])
+@pytest.mark.parametrize("name", NAMES)
 def test_hostile_titles_stay_text_in_notebooks(executed: Path, name: str) -> None:
     for output in outputs(executed, name):
         page = Page("".join(output["data"].get("text/html", "")))
@@ -148,16 +148,14 @@ def test_hostile_titles_stay_text_in_notebooks(executed: Path, name: str) -> Non
 
 def test_the_report_of_an_executed_run_loads_nothing(executed: Path) -> None:
     run = open_run("latest", executed / "runs")
-    page = Page(write_report(run, executed / "40_review_run.ipynb").read_text(encoding="utf-8"))
+    page = Page(write_report(run, executed / "notebooks" / "40_review_run.ipynb").read_text(encoding="utf-8"))
     assert page.remote == page.events == []
     assert not {"script", "link", "iframe", "b"} & set(page.tags)
     assert "<script>alert(1)</script>" in page.text
     assert page.tags.count("img") == 4
 
 
-def test_a_notebook_alone_finds_the_newest_run(executed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_alone_finds_the_newest_run(executed: Path) -> None:
     """As in JupyterLab: no parameters are given, and the kernel starts in `notebooks/`."""
-    (executed / "notebooks").mkdir()
     code = "\n".join("".join(cell["source"]) for cell in code_cells("20_consolidate_taxonomy"))
-    environment = {**os.environ, "SEGKIT_HOME": str(executed / "home")}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=executed / "notebooks", env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=executed / "notebooks", env=environment())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import unmeasured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.batching import letters
+from segkit.errors import SettingsError
 from segkit.folding import fold_name, name_fault, one_line
+from segkit.llm.embedded import EmbeddedTransport
 from segkit.llm.offline import answer
+from segkit.preparing import choose_parameters
 from segkit.replies import check_consolidate
+from segkit.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -119,7 +124,7 @@ def test_the_same_answer_under_another_hash_seed() -> None:
     prompt = extract_prompt([*KETTLES, LEASH], "Kettles")
     code = "import sys; from segkit.llm.offline import answer; sys.stdout.write(answer(sys.stdin.read()))"
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+        environment = unmeasured(PYTHONHASHSEED=seed, PYTHONPATH=str(ROOT), PYTHONIOENCODING="utf-8")
         done = subprocess.run(
             [sys.executable, "-c", code],
             input=prompt,
@@ -267,3 +272,11 @@ def test_a_shop_category_about_one_thing_gets_few_segments_and_strange_products_
     assert sum(label != quality.OUT for _, label in out) <= 4
     text = " ".join(title for title, _ in out)
     assert all(name in text for name in ("Dog Leash", "Yoga Mat", "Coffee Table", "T-Shirt"))
+
+
+def test_an_answer_of_an_older_version_is_never_served() -> None:
+    """The endpoint is part of a cache key, so it names the version; a run of another version is not gone on with."""
+    endpoint = choose_parameters("Things", load_settings(), model="offline").endpoint
+    assert re.fullmatch(r"offline@[0-9a-f]{8}", endpoint)
+    with pytest.raises(SettingsError, match="offline@00000000, this is " + endpoint):
+        EmbeddedTransport("offline@00000000")

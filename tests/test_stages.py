@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import catalogue, data
+from conftest import catalogue, data, unmeasured
 from endpoint import Endpoint
 
 from segkit.errors import RunError
@@ -48,7 +47,7 @@ def test_another_hash_seed_changes_nothing(place: Path) -> None:
         "for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments): stage(run)"
     )
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "SEGKIT_CACHE": "false"}
+        environment = unmeasured(PYTHONHASHSEED=seed, SEGKIT_CACHE="false")
         subprocess.run([sys.executable, "-c", code.format(seed=seed)], env=environment, check=True, cwd=place)
     one, two = (open_run(f"RUN_20250101T000000Z_000{seed}", place / "runs") for seed in "12")
     assert result_bytes(one) == result_bytes(two)

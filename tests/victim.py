@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from conftest import KEY, catalogue
+from conftest import KEY, catalogue, unmeasured
 from endpoint import Endpoint
 
 from segkit.interactions import intents, recover, scan
@@ -324,7 +324,7 @@ class Nursery:
 
     def __init__(self, private: bool = False) -> None:
         command = [*(["unshare", "-m"] if private else []), sys.executable, __file__]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = unmeasured(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

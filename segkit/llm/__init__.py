@@ -45,7 +45,7 @@ def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
     if model == "offline":
         from segkit.llm.embedded import EmbeddedTransport
 
-        return EmbeddedTransport()
+        return EmbeddedTransport(endpoint)
     if settings.segkit_transport == "sdk":
         from segkit.llm.openai import SdkTransport
 

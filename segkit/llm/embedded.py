@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from functools import cache
+from pathlib import Path
 
 import orjson
 
+from segkit.errors import SettingsError
 from segkit.llm import Response
-from segkit.llm.offline import answer
+
+_SOURCES = ("offline.py", "grouping.py", "words.py")
+
+
+@cache
+def offline_endpoint() -> str:
+    """Give the place of the offline model, `offline@` and a hash of its source.
+
+    An endpoint is part of a cache key, so what an older version answered is never taken for an answer of this one.
+    """
+    source = b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES)
+    return f"offline@{hashlib.sha256(source).hexdigest()[:8]}"
 
 
 class EmbeddedTransport:
-    """Answers requests with the offline model, in a thread so that progress goes on meanwhile."""
+    """Answers requests with the offline model, in a thread so that progress goes on meanwhile.
+
+    Raises SettingsError when the run was begun with another version of it: its batches would not agree.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        if endpoint != offline_endpoint():
+            raise SettingsError(
+                f"the run was made with {endpoint}, this is {offline_endpoint()}: another version of the offline model",
+                "segkit run makes a new run",
+            )
 
     async def send(self, body: bytes) -> Response:
         return await asyncio.to_thread(_respond, body)
@@ -21,6 +46,8 @@ class EmbeddedTransport:
 
 
 def _respond(body: bytes) -> Response:
+    from segkit.llm.offline import answer
+
     prompt = "\n".join(message["content"] for message in orjson.loads(body)["messages"])
     content = answer(prompt)
     completion = {
