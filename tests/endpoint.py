@@ -90,7 +90,7 @@ class Endpoint:
         """Entries of the queue that no request has met yet."""
         return self.control("state")["queued"]
 
-    def wait(self, count: int, stage: str | None = None, seconds: float = 10.0) -> None:
+    def wait(self, count: int, stage: str | None = None, seconds: float = 120.0) -> None:
         """Wait until so many requests have arrived; raises TimeoutError."""
         end = time.monotonic() + seconds
         while (arrived := self.count(stage)) < count:
@@ -125,7 +125,7 @@ class Endpoint:
 
     def control(self, action: str, sent: Any = None) -> Any:
         """Ask the process; each call has its own connection, so that any thread may ask."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             connection.request("POST", f"/_control/{action}", json.dumps(sent))
             response = connection.getresponse()

@@ -112,7 +112,7 @@ def test_the_same_key_in_another_process(hash_seed: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=True,
     )
     assert told.stdout.strip() == KEY

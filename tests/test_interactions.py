@@ -267,7 +267,7 @@ except OSError as error:
 @pytest.mark.parametrize("step", ["begin", "keep_raw"])
 def test_a_disk_that_takes_half_a_write_is_told(tmp_path: Path, step: str) -> None:
     """J2, J3: a write that stores only its first part is an error, never a silent cut."""
-    done = subprocess.run([sys.executable, "-c", FULL, tmp_path, step], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path, step], capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("told"), f"half a file without an error: {done}"
     assert len(intents(tmp_path)) == (step == "keep_raw"), "an intent that was never whole is left"
 

@@ -296,7 +296,7 @@ def wait_for_silence(url: str) -> None:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND backend_type = 'client backend'"
     )
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while execute(url, others) != [(0,)]:
         assert time.monotonic() < end
         time.sleep(0.05)
