@@ -278,5 +278,5 @@ def test_an_answer_of_an_older_version_is_never_served() -> None:
     """The endpoint is part of a cache key, so it names the version; a run of another version is not gone on with."""
     endpoint = choose_parameters("Things", load_settings(), model="offline").endpoint
     assert re.fullmatch(r"offline@[0-9a-f]{8}", endpoint)
-    with pytest.raises(SettingsError, match="offline@00000000, this is " + endpoint):
+    with pytest.raises(SettingsError, match="offline@00000000, this is " + endpoint + ", another version"):
         EmbeddedTransport("offline@00000000")

@@ -34,7 +34,7 @@ class EmbeddedTransport:
     def __init__(self, endpoint: str) -> None:
         if endpoint != offline_endpoint():
             raise SettingsError(
-                f"the run was made with {endpoint}, this is {offline_endpoint()}: another version of the offline model",
+                f"the run was made with {endpoint}, this is {offline_endpoint()}, another version of it",
                 "segkit run makes a new run",
             )
 
