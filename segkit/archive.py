@@ -75,8 +75,8 @@ class Archive:
             "duration_ms": 0,
             "money": "not_paid",
             "cost_usd": "0",
-            "cached_from": f"{cached.log['metadata']['run_id']}/{cached.path.stem}",
-            **_judgement(read_completion(interactions.raw_body(cached.log)), checked),
+            "cached_from": f"{cached.metadata['run_id']}/{cached.path.stem}",
+            **_judgement(read_completion(cached.body), checked),
         }
         raw: dict[str, Any] = {name: cached.log[name] for name in _RAW if name in cached.log}
         log = {**head, **raw, "response": cached.log["response"], "metadata": told}
@@ -94,7 +94,7 @@ class Archive:
         logs += [adopted for path in interactions.intents(self._folder) if (adopted := self._adopt(path))]
         found: dict[str, list[Interaction]] = {}
         for logged in logs:
-            facts = logged.log["metadata"]
+            facts = logged.metadata
             self._progress.add_logged(facts)
             if facts["outcome"] != "no_answer":
                 found.setdefault(facts["cache_key"], []).append(logged)

@@ -17,7 +17,7 @@ from segkit.archive import Archive
 from segkit.cache import cache_key
 from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.events import log_event
-from segkit.interactions import Interaction, raw_body
+from segkit.interactions import Interaction
 from segkit.llm import open_transport
 from segkit.llm.completions import Completion, read_completion, request_body
 from segkit.models import STAGES, Answer, Asking, Checked, Fault, Question
@@ -196,7 +196,7 @@ class Desk:
         facts: dict[str, Any],
         before: Checked | None,
     ) -> Outcome:
-        outcome = _judged(question, read_completion(raw_body(cached.log)), facts["cache_key"], before)
+        outcome = _judged(question, read_completion(cached.body), facts["cache_key"], before)
         await self._off_loop(self.archive.record_reuse, cached, head, facts, outcome.checked)
         self.progress.counts.cached += 1
         return outcome
@@ -249,10 +249,10 @@ class Desk:
 
 
 def _replayed(question: Question, logged: Interaction, key: str, before: Checked | None) -> Outcome:
-    facts = logged.log["metadata"]
+    facts = logged.metadata
     if facts["money"] == "not_paid" and "cached_from" not in facts:
         raise CutError(facts["outcome"], facts["why"])
-    return _judged(question, read_completion(raw_body(logged.log)), key, before)
+    return _judged(question, read_completion(logged.body), key, before)
 
 
 def _judged(question: Question, completion: Completion, key: str, before: Checked | None) -> Outcome:

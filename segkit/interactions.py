@@ -14,9 +14,9 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,16 +48,38 @@ class Intent:
         self.digest.update(data)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Interaction:
-    """A finished log: its file, and what stands in it."""
+    """A finished log: its file and the bytes in it, of which only what is looked at is parsed."""
 
-    path: Path
-    log: dict[str, Any]
+    file: str
+    content: bytes
 
     @property
-    def cache_key(self) -> str:
-        return str(self.log["metadata"]["cache_key"])
+    def path(self) -> Path:
+        return Path(self.file)
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        return self._field("metadata") or {}
+
+    @cached_property
+    def log(self) -> dict[str, Any]:
+        return dict(_parsed(self.content + b"\n}", self.file))
+
+    @property
+    def body(self) -> bytes:
+        """The body of the answer as the bytes that came over the wire."""
+        return raw_body({"body": self._field("body") or "", "body_base64": self._field("body_base64") or ""})
+
+    def _field(self, name: str) -> Any:
+        """Parse the value of an outermost field, or give None; the last fields are looked at most."""
+        key = _NEXT + name.encode() + b'": '
+        start = self.content.rfind(key)
+        if start < 0:
+            return None
+        end = self.content.find(_NEXT, start + len(key))
+        return _parsed(self.content[start + len(key) : end if end > 0 else None], self.file)
 
 
 class DamagedError(Exception):
@@ -117,7 +139,7 @@ def fetch(folder: Path) -> None:
     place = _elsewhere(folder)
     if not (place.is_dir() and _is_own(place.parents[1])):
         return
-    for path in list(_names(place, ".intent")):
+    for path in map(Path, _names(place, ".intent")):
         if (folder / path.name).exists():
             write_atomic(folder / path.name, path.read_bytes())
             path.unlink()
@@ -152,14 +174,10 @@ def write_whole(folder: Path, batch: int, attempt: int, log: dict[str, Any]) -> 
 
 def read(path: Path) -> Interaction:
     """Read one log; raise DamagedError unless it parses and matches its checksum."""
-    data = path.read_bytes()
-    content, seal, digest = data.rpartition(_SEAL)
-    if not seal or digest[:64] != _digest(content) or digest[64:] != b'"\n}\n':
-        raise DamagedError(f"{path.name} does not match its checksum")
-    try:
-        return Interaction(path, orjson.loads(data))
-    except orjson.JSONDecodeError as error:
-        raise DamagedError(f"{path.name} is sealed and yet no JSON: {error}") from None
+    found = _sealed(str(path))
+    if "metadata" not in found.log:
+        raise DamagedError(f"{path.name} is sealed and yet no log")
+    return found
 
 
 def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
@@ -167,15 +185,15 @@ def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
     logs, damaged = [], []
     for path in _names(folder, ".json"):
         try:
-            logs.append(read(path))
+            logs.append(_sealed(path))
         except DamagedError:
-            damaged.append(path)
+            damaged.append(Path(path))
     return logs, damaged
 
 
 def intents(folder: Path) -> list[Path]:
     """List the intents without a finished log: their requests may have been paid."""
-    return list(_names(folder, ".intent"))
+    return [Path(name) for name in _names(folder, ".intent")]
 
 
 def place_of(path: Path) -> tuple[int, int]:
@@ -203,7 +221,7 @@ def recover(path: Path) -> dict[str, Any] | None:
 
 def raw_body(log: dict[str, Any]) -> bytes:
     """Give the body of a log as the bytes that came over the wire."""
-    if "body_base64" in log:
+    if log.get("body_base64"):
         return base64.b64decode(log["body_base64"])
     return str(log.get("body", "")).encode()
 
@@ -212,9 +230,29 @@ def started_at(intent: Intent) -> str:
     return timestamp(intent.begun)
 
 
-def _names(folder: Path, suffix: str) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from (folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix))
+def _names(folder: Path, suffix: str) -> list[str]:
+    """List files by name; plain strings, since a Path costs more than to read a log."""
+    if not folder.is_dir():
+        return []
+    return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(suffix)]
+
+
+def _sealed(file: str) -> Interaction:
+    """Read a log whose bytes match its checksum, and whose metadata parse."""
+    with open(file, "rb", buffering=0) as opened:  # noqa: PTH123
+        content, seal, digest = opened.readall().rpartition(_SEAL)
+    if not seal or digest[:64] != _digest(content) or digest[64:] != b'"\n}\n':
+        raise DamagedError(f"{os.path.basename(file)} does not match its checksum")  # noqa: PTH119
+    found = Interaction(file, content)
+    found.metadata  # noqa: B018 (parses them, or raises)
+    return found
+
+
+def _parsed(data: bytes, file: str) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise DamagedError(f"{os.path.basename(file)} is sealed and yet no JSON: {error}") from None  # noqa: PTH119
 
 
 def _raw(status: int | None, body: bytes) -> dict[str, Any]:

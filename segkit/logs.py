@@ -129,7 +129,7 @@ def _sound_logs(folders: Iterable[Path]) -> pd.DataFrame:
     rows = []
     for path in (path for folder in folders for path in _paths(folder)):
         with suppress(interactions.DamagedError, ValueError):
-            metadata = orjson.dumps(interactions.read(path).log["metadata"]).decode()
+            metadata = orjson.dumps(interactions.read(path).metadata).decode()
             rows.append(("/".join(path.parts[-3:]), metadata))
     return pd.DataFrame(rows, columns=["file_path", "metadata"], dtype="str")
 

@@ -253,7 +253,8 @@ class Sender:
         self._progress.counts.retries += 1
         longest = min(LONGEST_BACKOFF, self._settings.segkit_backoff_seconds * 2 ** (tries - 1))
         own = longest * random.uniform(0.5, 1)  # noqa: S311 (jitter)
-        pause = own if meaning.wait is None else meaning.wait
+        # A wish that was honoured and did not help is believed once.
+        pause = own if meaning.wait is None else max(meaning.wait, own if tries > 1 else 0.0)
         if meaning.step == "wait":
             if waited + pause > self._settings.segkit_max_wait_seconds:
                 raise self._paused(meaning, pause)

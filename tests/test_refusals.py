@@ -85,10 +85,15 @@ def test_a_rate_limit_waits(body: Any) -> None:
         ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
         ({"retry-after-ms": "x", "retry-after": "3"}, 3),
         ({"retry-after-ms": "0", "retry-after": "3"}, 3),
+        ({"retry-after-ms": "4000", "retry-after": "3"}, 3),
+        ({"x-ratelimit-reset-requests": "20ms", "x-ratelimit-reset-tokens": "6m0s"}, 0.02),
+        ({"x-ratelimit-reset-requests": "0s", "x-ratelimit-reset-tokens": "1h2m3.5s"}, 3723.5),
+        ({"x-ratelimit-reset-tokens": "1s", "retry-after": "7"}, 1),
+        ({"x-ratelimit-reset-tokens": "soon", "retry-after": "7"}, 7),
     ],
 )
 def test_a_wish_in_seconds_or_milliseconds(headers: dict[str, str], seconds: float) -> None:
-    """L1, L3, L5: seconds, fractions and milliseconds; the finer wish comes first."""
+    """L1, L3, L5: seconds, fractions and milliseconds; the smallest wish is honoured."""
     assert wished_wait(headers) == seconds
 
 
@@ -126,21 +131,23 @@ ABSURD += [
 ]
 
 
-@pytest.mark.parametrize("name", ["retry-after", "retry-after-ms"])
+@pytest.mark.parametrize("name", ["retry-after", "retry-after-ms", "x-ratelimit-reset-requests"])
 @pytest.mark.parametrize("value", ABSURD)
 def test_an_absurd_wish_is_none(name: str, value: str) -> None:
     """L4: zero, negative, past, not finite, beyond a year or garbage: the own back-off decides."""
     if (name, value) == ("retry-after-ms", "99999999999"):
         value = "9999999999999"
     assert wished_wait({name: value}) is None
-    assert meant(429, **{name.replace("-", "_"): value}) == Meaning("wait", "HTTP 429: (no text)")
+    if name.startswith("retry"):
+        assert meant(429, **{name.replace("-", "_"): value}) == Meaning("wait", "HTTP 429: (no text)")
 
 
 @given(st.text() | st.from_regex(r"\A[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,7} [0-9:]{1,12} ([+-]\d{1,9}|GMT)\Z"))
 def test_any_wish_is_a_sane_number_or_none(value: str) -> None:
     """L4: whatever a header holds, there is no crash, no negative wait and no endless one."""
-    wait = wished_wait({"retry-after": value})
-    assert wait is None or 0 < wait < 366 * 24 * 3600
+    for name in ("retry-after", "x-ratelimit-reset-tokens"):
+        wait = wished_wait({name: value})
+        assert wait is None or 0 < wait < 366 * 24 * 3600
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 529, 599, 408, 409])

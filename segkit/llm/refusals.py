@@ -20,6 +20,9 @@ _QUOTA = {"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length", "request_too_large", "max_tokens_exceeded"}
 _FILTERED = {"content_filter", "content_policy_violation", "responsible_ai_policy_violation"}
 _YEAR = 366 * 24 * 3600
+_WISHES = {"retry-after-ms": 0.001, "retry-after": 1.0}  # and their unit in seconds
+_RESETS = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
+_SPAN = re.compile(r"(?=.)(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +68,15 @@ def meaning_of(response: Response, model: str, host: str) -> Meaning:
 
 
 def wished_wait(headers: Mapping[str, str]) -> float | None:
-    """Read how long the server wishes to be left alone: `retry-after-ms`, `Retry-After` in seconds or as a date.
+    """Read how long the server wishes to be left alone; of several wishes the smallest.
 
-    What is absurd (negative, not finite, beyond a year, garbage) is no wish.
+    They are `retry-after-ms`, `Retry-After` in seconds or as a date, and the `x-ratelimit-reset-…` of requests and
+    tokens (`6m0s`, `20ms`). What is absurd (negative, not finite, beyond a year, garbage) is no wish.
     """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
-        seconds = _seconds(value, unit)
-        if seconds is not None and 0 < seconds < _YEAR:
-            return seconds
-    return None
+    given = {name: headers.get(name, "").strip() for name in (*_WISHES, *_RESETS)}
+    wishes = [_seconds(given[name], unit) for name, unit in _WISHES.items()]
+    wishes += [_span(given[name]) for name in _RESETS]
+    return min((seconds for seconds in wishes if seconds is not None and 0 < seconds < _YEAR), default=None)
 
 
 def _good(response: Response) -> Meaning:
@@ -116,6 +118,15 @@ def _told(error: dict[str, Any], response: Response) -> str:
     text = error.get("message")
     text = text if isinstance(text, str) and text else response.body[:2000].decode(errors="replace")
     return one_line(text, 300) or "(no text)"
+
+
+def _span(text: str) -> float | None:
+    """Read a time like `1h2m3.5s` or `20ms` in seconds."""
+    found = _SPAN.fullmatch(text)
+    if not found:
+        return None
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
 def _seconds(value: str, unit: float) -> float | None:
