@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -33,6 +33,17 @@ def shuffled(ids: Sequence[int], seed: int) -> list[int]:
     return ordered
 
 
+def batches_of(first_runs: Mapping[int, str], seed: int, most: int) -> list[list[int]]:
+    """Cut products into even batches, those of each first run apart: what is added to a run leaves its batches alone.
+
+    `first_runs` says for each id in which run its product came in; where no run extends another, in none (empty).
+    """
+    groups: dict[str, list[int]] = {}
+    for product, first_run in first_runs.items():
+        groups.setdefault(first_run, []).append(int(product))
+    return [list(batch) for name in sorted(groups) for batch in cut(shuffled(groups[name], seed), most)]
+
+
 def letters(number: int) -> str:
     """Number a taxonomy with letters: 0 is A, 25 is Z, 26 is AA."""
     name = ""
@@ -43,15 +54,20 @@ def letters(number: int) -> str:
     return name
 
 
-def consolidation_rounds(taxonomies: int, most: int) -> list[list[int]]:
+def consolidation_rounds(taxonomies: Sequence[int], most: int) -> list[list[int]]:
     """Give the sizes of the groups merged in each round: 250 at 20 give 13 groups, then one of 13.
 
-    A group of one needs no call and passes to the next round as it is.
+    `taxonomies` counts them for each first run of their products; those of one first run become one taxonomy before
+    they meet the others. A group of one needs no call and passes to the next round as it is.
     """
     if most < 2:
         raise ValueError(f"cannot merge taxonomies {most} at a time")
     rounds = []
-    while taxonomies > 1:
-        rounds.append(calculate_optimal_batch_sizes(taxonomies, most))
-        taxonomies = len(rounds[-1])
+    left = [count for count in taxonomies if count]
+    while sum(left) > 1:
+        if max(left) == 1:
+            left = [len(left)]
+        groups = [calculate_optimal_batch_sizes(count, most) for count in left]
+        rounds.append([size for sizes in groups for size in sizes])
+        left = [len(sizes) for sizes in groups]
     return rounds

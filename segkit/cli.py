@@ -126,6 +126,49 @@ def run(
 
 
 @app.command()
+def extend(
+    name: RunName,
+    products: Products = "",
+    product_ids: Ids = "",
+    ids_file: IdsFile = None,
+    where: Where = None,
+    from_postgres: FromPostgres = False,
+    id_column: IdColumn = "product_id",
+    title_column: TitleColumn = "title",
+    concurrency: Concurrency = None,
+    max_calls: MaxCalls = None,
+    max_cost_usd: MaxCost = None,
+    runs_dir: RunsDir = None,
+    no_sync: NoSync = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Add products to a finished run: a new run with its parameters, in which only what changed is asked.
+
+    The batches of the finished run stay as they are; added products get batches of their own. What was asked before
+    comes from the cache.
+
+    Example: segkit extend latest new_products.csv
+    """
+    from segkit import running
+
+    running.extend_and_show(
+        name,
+        running.Order(
+            products=products,
+            category="",
+            ids=product_ids,
+            ids_file=ids_file,
+            where=tuple(where or ()),
+            from_postgres=from_postgres,
+            columns=(id_column, title_column),
+            runs_dir=runs_dir,
+        ),
+        running.Manner(not no_sync, yes, as_json, concurrency, max_calls, max_cost_usd),
+    )
+
+
+@app.command()
 def plan(
     products: Products = "",
     category: Category = "",

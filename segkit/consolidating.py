@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import pandas as pd
 
-from segkit.batching import cut, letters
+from segkit.batching import letters
 from segkit.folding import fold_name, one_line
 from segkit.models import Answer, Asking, Category, Checked, Question
 from segkit.replies import Merged, check_consolidate, consolidate_schema
-from segkit.runs import Parameters
 from segkit.wording import Wording, id_lines
 
 
@@ -48,17 +48,18 @@ def taxonomies_of(batch_categories: pd.DataFrame) -> list[Taxonomy]:
 
 
 def merge_round(
-    taxonomies: Sequence[Taxonomy], asked: int, prompts: Mapping[str, str], parameters: Parameters
+    taxonomies: Sequence[Taxonomy], sizes: Sequence[int], asked: int, prompts: Mapping[str, str], category: str
 ) -> list[Merge]:
-    """Make the merges of one round; `asked` questions of earlier rounds have the numbers before."""
-    wording = Wording(prompts, parameters.category)
-    merges = []
-    for members in cut(taxonomies, parameters.taxonomies_per_consolidation):
+    """Make the merges of one round, of so many taxonomies each; `asked` questions were asked in earlier rounds."""
+    wording = Wording(prompts, category)
+    merges, rest = [], iter(taxonomies)
+    for size in sizes:
+        members = tuple(islice(rest, size))
         question = None
-        if len(members) > 1:
+        if size > 1:
             asked += 1
             question = _question(wording, asked, members)
-        merges.append(Merge(tuple(members), question))
+        merges.append(Merge(members, question))
     return merges
 
 

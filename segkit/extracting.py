@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from segkit.batching import cut, shuffled
+from segkit.batching import batches_of
 from segkit.folding import one_line
 from segkit.models import OUT_OF_SCOPE, Answer, Asking, Checked, Question
-from segkit.products import product_lines, untitled
+from segkit.products import first_runs, product_lines, untitled
 from segkit.replies import Extracted, check_extract, extract_schema
 from segkit.runs import Parameters
 from segkit.wording import Wording, halves, id_lines, part_name, product_context
@@ -25,11 +25,12 @@ def extract_questions(products: pd.DataFrame, prompts: Mapping[str, str], parame
     """
     titled = products[~untitled(products)]
     lines = dict(zip(titled["product_id"], product_lines(titled, parameters.product_line), strict=True))
-    order = shuffled([int(product) for product in lines], parameters.seed)
     wording = Wording(prompts, parameters.category)
     return [
         _extract_question(wording, number, [(product, lines[product]) for product in batch])
-        for number, batch in enumerate(cut(order, parameters.products_per_prompt), start=1)
+        for number, batch in enumerate(
+            batches_of(first_runs(titled), parameters.seed, parameters.products_per_prompt), start=1
+        )
     ]
 
 

@@ -12,7 +12,7 @@ from segkit.batching import consolidation_rounds
 from segkit.costs import cost_usd
 from segkit.extracting import extract_questions
 from segkit.models import Usage
-from segkit.products import untitled
+from segkit.products import batches_by_first_run, untitled
 from segkit.runs import Parameters
 from segkit.settings import Settings
 
@@ -58,7 +58,7 @@ def _extract(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Par
 def _consolidate(
     products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
 ) -> dict[str, float | str]:
-    batches = math.ceil(_titled(products) / parameters.products_per_prompt)
+    batches = batches_by_first_run(products, parameters.products_per_prompt)
     rounds = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
     sizes = [size for groups in rounds for size in groups if size > 1]
     template = len(prompts["consolidate_taxonomy"])
@@ -72,8 +72,8 @@ def _consolidate(
 
 
 def _refine(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters) -> dict[str, float | str]:
-    titled = _titled(products)
-    calls = math.ceil(titled / parameters.products_per_refinement)
+    titled = int((~untitled(products)).sum())
+    calls = sum(batches_by_first_run(products, parameters.products_per_refinement))
     titles = products.loc[~untitled(products), "title"].str.len().sum()
     text = [
         calls * (len(prompts["refine_assignments"]) + _OF_MERGE[i] * _CATEGORY[i] * _PLAIN) + titles + titled * 40
@@ -119,10 +119,6 @@ def _seconds(calls: int, usage: Usage, end: int, parameters: Parameters, setting
     )
     # The first minute's worth goes at once.
     return max(answers, *(60 * max(0.0, amount / most - 1) for amount, most in limits if most), 0.0)
-
-
-def _titled(products: pd.DataFrame) -> int:
-    return len(products) - int(untitled(products).sum())
 
 
 def _total(values: pd.Series) -> Decimal | float | None:

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
-from segkit.batching import calculate_optimal_batch_sizes, consolidation_rounds
+from segkit.batching import consolidation_rounds
 from segkit.costs import check_prices
 from segkit.errors import SettingsError
 from segkit.folding import one_line
 from segkit.llm.embedded import offline_endpoint
-from segkit.products import load_products, product_lines, untitled
+from segkit.products import FIRST_RUN, batches_by_first_run, load_products, product_lines, untitled
 from segkit.prompts import load_prompts
 from segkit.runs import Parameters, Run, create_run, new_run_id, open_run
 from segkit.settings import Settings, load_settings
@@ -66,6 +66,7 @@ def prepare_run(
             where=where,
             product_ids=product_ids,
         )
+    products = products.drop(columns=FIRST_RUN, errors="ignore")
     chosen = choose_parameters(category, settings, **parameters)
     prompts = load_prompts(chosen.prompts)
     product_lines(products.head(1), chosen.product_line)
@@ -112,13 +113,15 @@ def _check_ranges(chosen: Mapping[str, Any]) -> None:
             raise SettingsError(f"{name} is {value!r}", f"it lies between {least} and {most}")
 
 
-def planned_calls(products: int, parameters: Parameters) -> dict[str, int]:
+def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, int]:
     """Count the calls of each stage when every answer is valid at once: 1,000 products at 40 give 25, 3 and 25."""
-    extract = len(calculate_optimal_batch_sizes(products, parameters.products_per_prompt))
-    rounds = consolidation_rounds(extract, parameters.taxonomies_per_consolidation)
-    refine = len(calculate_optimal_batch_sizes(products, parameters.products_per_refinement))
-    merges = sum(size > 1 for sizes in rounds for size in sizes)
-    return {"segmentation": extract, "consolidate_taxonomy": merges, "refine_assignments": refine}
+    batches = batches_by_first_run(products, parameters.products_per_prompt)
+    rounds = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
+    return {
+        "segmentation": sum(batches),
+        "consolidate_taxonomy": sum(size > 1 for sizes in rounds for size in sizes),
+        "refine_assignments": sum(batches_by_first_run(products, parameters.products_per_refinement)),
+    }
 
 
 def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:

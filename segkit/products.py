@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 from segkit.errors import ProductsError
 from segkit.folding import one_line
 
+FIRST_RUN = "segkit_first_run"  # a column that only runs have which extend another
 BIGINT = range(-(2**63), 2**63)
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _ONLY_NUMBER = re.compile(r"[\d\s.,+-]*")
@@ -70,6 +72,18 @@ def parse_ids(text: str) -> list[int]:
 def untitled(products: pd.DataFrame) -> pd.Series:
     """Mark the products that have no title to show a model (boolean, aligned with `products`)."""
     return products["title"].map(lambda title: _ONLY_NUMBER.fullmatch(one_line(title)) is not None).astype(bool)
+
+
+def first_runs(products: pd.DataFrame) -> dict[int, str]:
+    """Tell for each product in which run it came in; empty where its run extends no other."""
+    ids = [int(product) for product in products["product_id"]]
+    return dict(zip(ids, products.get(FIRST_RUN, pd.Series([""] * len(ids))), strict=True))
+
+
+def batches_by_first_run(products: pd.DataFrame, most: int) -> list[int]:
+    """Count the batches of at most `most` titled products, for each first run."""
+    counted = Counter(first_runs(products[~untitled(products)]).values())
+    return [-(-counted[first_run] // most) for first_run in sorted(counted)]
 
 
 def product_lines(products: pd.DataFrame, product_line: str = "$title") -> list[str]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from segkit.batching import cut, shuffled
+from segkit.batching import batches_of
 from segkit.models import OUT_OF_SCOPE, Answer, Asking, Category, Checked, Question
-from segkit.products import product_lines
+from segkit.products import first_runs, product_lines
 from segkit.replies import check_refine, refine_schema
 from segkit.runs import Parameters
 from segkit.wording import Wording, halves, id_lines, part_name, product_context
@@ -28,11 +28,12 @@ def refine_questions(
     placed = dict(zip(assignments["product_id"], assignments["category"], strict=True))
     known = products[products["product_id"].isin(list(placed))]
     lines = dict(zip(known["product_id"], product_lines(known, parameters.product_line), strict=True))
-    order = shuffled([int(product) for product in lines], parameters.seed)
     wording = Wording(prompts, parameters.category)
     return [
         _refine_question(wording, taxonomy, number, [(p, lines[p], placed[p]) for p in batch])
-        for number, batch in enumerate(cut(order, parameters.products_per_refinement), start=1)
+        for number, batch in enumerate(
+            batches_of(first_runs(known), parameters.seed, parameters.products_per_refinement), start=1
+        )
     ]
 
 

@@ -63,12 +63,7 @@ def run_and_show(order: Order, parameters: Mapping[str, Any], manner: Manner) ->
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     settings = _settings(manner)
     choose_parameters(order.category, settings, **parameters)
-    run = _make_run(order, parameters, settings)
-    manner.console.print(run.id)
-    _warn_of_untitled(run)
-    if run.parameters.model != "offline" and not manner.yes and sys.stdin.isatty() and not manner.as_json:
-        _ask_for_consent(run)
-    _work_and_show(run, manner, None, settings)
+    _work_with_consent(_make_run(order, parameters, settings), manner, settings)
 
 
 def plan_and_show(order: Order, parameters: Mapping[str, Any], concurrency: int | None, as_json: bool) -> None:
@@ -81,6 +76,17 @@ def plan_and_show(order: Order, parameters: Mapping[str, Any], concurrency: int 
     show_plan(plan_run(products, load_prompts(chosen.prompts), chosen, settings), chosen, as_json)
 
 
+def extend_and_show(name: str, order: Order, manner: Manner) -> None:
+    """Make a run that adds products to a finished one, work on it, and show its summary."""
+    from segkit.extending import extend_run
+
+    settings = _settings(manner)
+    place = order.runs_dir or settings.storage_root
+    earlier, source = open_run(name, place), order.products or "amazon_products"
+    run = extend_run(earlier, _products(order, settings), runs_dir=place, source=source)
+    _work_with_consent(run, manner, settings)
+
+
 def resume_and_show(name: str, runs_dir: Path | None, max_unassigned: int | None, manner: Manner) -> None:
     """Go on with a run and show its summary."""
     settings = _settings(manner)
@@ -88,6 +94,14 @@ def resume_and_show(name: str, runs_dir: Path | None, max_unassigned: int | None
     manner.console.print(run.id)
     _tell_unknown_outcomes(run)
     _work_and_show(run, manner, max_unassigned, settings)
+
+
+def _work_with_consent(run: Run, manner: Manner, settings: Settings) -> None:
+    manner.console.print(run.id)
+    _warn_of_untitled(run)
+    if run.parameters.model != "offline" and not manner.yes and sys.stdin.isatty() and not manner.as_json:
+        _ask_for_consent(run)
+    _work_and_show(run, manner, None, settings)
 
 
 def _work_and_show(run: Run, manner: Manner, max_unassigned: int | None, settings: Settings) -> None:
@@ -186,6 +200,7 @@ def _ask_for_consent(run: Run) -> None:
     """Say what goes where before anything is sent or paid."""
     total = plan_run(run.products, run.prompts, run.parameters, load_settings()).iloc[-1]
     titles, where = run.document["input"]["products"], f"{run.parameters.model} at {run.parameters.endpoint}"
-    what = f"Send {titles} product titles to {where}: about {total['calls']} calls, {money(total)}?"
+    most = "at most" if run.parameters.extends else "about"
+    what = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {money(total)}?"
     if not typer.confirm(what, default=True, err=True):
         raise StoppedError("nothing was sent", f"segkit resume {run.id}")

@@ -48,6 +48,7 @@ class Parameters:
     response_format: str = "json_schema"
     max_output_tokens: int | None = None
     max_unassigned: int = 0
+    extends: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -13,6 +14,7 @@ from segkit.events import log_event
 from segkit.extracting import extract_questions, extracted
 from segkit.folding import fold_name
 from segkit.models import OUT_OF_SCOPE, Answer, Category
+from segkit.products import first_runs
 from segkit.refining import refine_questions, refined
 from segkit.results import final_tables
 from segkit.runs import Run
@@ -42,12 +44,12 @@ def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataF
     """
     settings = settings or load_settings()
     taxonomies = taxonomies_of(run.result("batch_categories"))
-    sizes = consolidation_rounds(len(taxonomies), run.parameters.taxonomies_per_consolidation)
-    planned = sum(size > 1 for groups in sizes for size in groups)
+    rounds = consolidation_rounds(_by_first_run(run, taxonomies), run.parameters.taxonomies_per_consolidation)
+    planned = sum(size > 1 for sizes in rounds for size in sizes)
     steps: list[dict[str, object]] = []
     done = 0
-    for number in range(1, len(sizes) + 1):
-        merges = merge_round(taxonomies, done, run.prompts, run.parameters)
+    for number, sizes in enumerate(rounds, start=1):
+        merges = merge_round(taxonomies, sizes, done, run.prompts, run.parameters.category)
         questions = [merge.question for merge in merges if merge.question]
         answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
         taxonomies = _apply(run, number, merges, answers, steps)
@@ -88,6 +90,14 @@ def consolidated_assignments(run: Run) -> pd.DataFrame:
     ]
     assignments.insert(4, "category", pd.Series(ends, dtype="str"))
     return assignments
+
+
+def _by_first_run(run: Run, taxonomies: Sequence[Taxonomy]) -> list[int]:
+    """Count the taxonomies for each first run of their products, in the order of their batches."""
+    batches = run.result("batch_assignments").drop_duplicates("batch").set_index("batch")["product_id"]
+    known = first_runs(run.products)
+    counted = Counter(known[batches[taxonomy.first]] for taxonomy in taxonomies)
+    return [counted[first_run] for first_run in sorted(counted)]
 
 
 def _apply(

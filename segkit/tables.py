@@ -25,7 +25,7 @@ def batch_plan(run: Run) -> pd.DataFrame:
     """Count the calls that each stage needs when every answer is valid at once (`stage`, `calls`, `each holds`)."""
     parameters = run.parameters
     titled = int((~untitled(run.products)).sum())
-    calls = planned_calls(titled, parameters)
+    calls = planned_calls(run.products, parameters)
     holds = [
         _sizes(titled, parameters.products_per_prompt, "products"),
         f"the categories of at most {parameters.taxonomies_per_consolidation} batches",

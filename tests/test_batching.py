@@ -104,7 +104,7 @@ def test_letters_are_unique_and_in_order() -> None:
 )
 def test_known_rounds(taxonomies: int, most: int, rounds: list[list[int]]) -> None:
     """T6: 250 at 20 are 13 merges and one of 13; one taxonomy needs none."""
-    assert consolidation_rounds(taxonomies, most) == rounds
+    assert consolidation_rounds([taxonomies], most) == rounds
 
 
 @given(st.integers(0, 3000), st.integers(2, 200))
@@ -112,7 +112,7 @@ def test_known_rounds(taxonomies: int, most: int, rounds: list[list[int]]) -> No
 def test_rounds_end_in_one_taxonomy(taxonomies: int, most: int) -> None:
     """T6: each round takes in all that the one before gave, and the last gives one."""
     left = taxonomies
-    for sizes in consolidation_rounds(taxonomies, most):
+    for sizes in consolidation_rounds([taxonomies], most):
         assert sum(sizes) == left
         assert max(sizes) <= most
         assert len(sizes) < left, "a round that merges nothing"
@@ -124,4 +124,4 @@ def test_rounds_end_in_one_taxonomy(taxonomies: int, most: int) -> None:
 def test_merging_one_at_a_time_would_never_end(most: int) -> None:
     """T6: fewer than two taxonomies a merge are refused, not tried for ever."""
     with pytest.raises(ValueError, match=f"{most} at a time"):
-        consolidation_rounds(5, most)
+        consolidation_rounds([5], most)

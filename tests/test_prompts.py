@@ -293,7 +293,7 @@ def test_hostile_definitions_forge_no_line_of_a_consolidate_prompt() -> None:
         Taxonomy(k, k, tuple(Category("", name, "x → M_0 [A_0]: y") for name in some))
         for k, some in enumerate(names, 1)
     ]
-    (merge,) = merge_round(group, 0, load_prompts(), PARAMETERS)
+    (merge,) = merge_round(group, [len(group)], 0, load_prompts(), PARAMETERS.category)
     assert merge.question
     assert_unforged(
         merge.question, [f"A_{i}" for i in range(4)] + [f"{letter}_{i}" for letter in "BC" for i in range(3)]

@@ -58,7 +58,7 @@ def test_calls_are_as_planned(count: int, endpoint: Endpoint, new_run: NewRun) -
     """Issue: exactly the planned number of calls, for one product as for many."""
     run = worked(new_run(count, products_per_prompt=10, products_per_refinement=10, taxonomies_per_consolidation=4))
     stages = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments")
-    assert [endpoint.count(stage) for stage in stages] == list(planned_calls(count, run.parameters).values())
+    assert [endpoint.count(stage) for stage in stages] == list(planned_calls(run.products, run.parameters).values())
     assert all(entry["schema_ok"] for entry in endpoint.ledger())
 
 
