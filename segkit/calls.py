@@ -84,7 +84,7 @@ class Desk:
         self.transport = open_transport(self.parameters.model, self.parameters.endpoint, settings)
         self.sender = Sender(run, stage, self.transport, settings, self.progress, stop)
         self._fatal: Exception | None = None
-        self._failures = 0
+        self._failures = self._unreached = 0
         self._asked_now: dict[str, asyncio.Lock] = {}
         self._writer = ThreadPoolExecutor(4, thread_name_prefix="segkit-log")
 
@@ -96,6 +96,8 @@ class Desk:
         await asyncio.gather(*(self._work(waiting, answers) for _ in range(workers)))
         if self._fatal:
             raise self._fatal
+        if questions and self._unreached == len(questions):
+            raise self._unusable(self.progress.counts.problems[-1].partition(": ")[2])
         return [answer for number in sorted(answers) for answer in answers[number]]
 
     async def watch(self) -> None:
@@ -145,6 +147,7 @@ class Desk:
             try:
                 outcome = await self._attempt(question, asking, attempt, checked)
             except FailedError as failed:
+                self._unreached += 1
                 return [self._failed(question, checked, f"endpoint: {failed}")]
             except CutError as cut:
                 return await self._cut(question, checked, cut.trouble, cut.why)
@@ -223,11 +226,14 @@ class Desk:
         self._event("question_failed", question, why=reason)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
-            raise EndpointError(
-                f"{self._failures} questions in a row had no usable answer; the last: {reason}",
-                f"nothing is lost; when it is mended: segkit resume {self.run.id}",
-            )
+            raise self._unusable(reason)
         return Answer(question, checked, reason)
+
+    def _unusable(self, reason: str) -> EndpointError:
+        return EndpointError(
+            f"{self._failures} questions in a row had no usable answer; the last: {reason}",
+            f"nothing is lost; when it is mended: segkit resume {self.run.id}",
+        )
 
     def _body(self, question: Question, asking: Asking) -> dict[str, Any]:
         p = self.parameters

@@ -242,7 +242,7 @@ def show(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = Fal
 @app.command()
 def explain(
     name: RunName,
-    product_id: Annotated[int, typer.Argument(help="The product to explain.")],
+    product_id: Annotated[str, typer.Argument(metavar="PRODUCT_ID", help="The product to explain.")],
     runs_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:

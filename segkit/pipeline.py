@@ -57,7 +57,9 @@ def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = N
                 execute_notebook(run, SYNC, next_kernel())
         summary = finish(run, time.monotonic() - began)
     if summary["state"] != "completed":
-        raise StageError(f"{run.id} failed: {summary['reason']}", f"segkit resume {run.id} --max-unassigned N")
+        # Only what has no answer yet is worth another try; all else has to be allowed.
+        again = "" if "endpoint: " in summary["reason"] else " --max-unassigned N"
+        raise StageError(f"{run.id} failed: {summary['reason']}", f"segkit resume {run.id}{again}")
     return summary
 
 

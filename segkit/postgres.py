@@ -7,10 +7,11 @@ folder. So a run is in the database whole and right, or as it was before. The ta
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -51,6 +52,8 @@ _HINTS = {
 }
 _RUN = ["id", "created_at", "status", "model_config", "processing_params"]  # the columns of segmentation_runs
 _RUN += ["total_products", "processed_products", "result_summary"]
+_TABLES = "amazon_products, segmentation_runs, run_products, product_taxonomies, product_segments"
+_TABLES += ", refined_product_segments, llm_interaction_index"
 _KEYS = {"product_taxonomies": "category_name", "llm_interaction_index": "file_path"}  # a row keeps its id by these
 
 _Connection = psycopg.Connection[Row]
@@ -85,7 +88,9 @@ def named(url: str) -> str:
 
 
 @contextmanager
-def _mapped(url: str, doing: str, hint: str = _AGAIN) -> Iterator[None]:
+def _mapped(
+    url: str, doing: str, hint: str = _AGAIN, hints: Mapping[str, str] = MappingProxyType(_HINTS)
+) -> Iterator[None]:
     """Tell every foreign error as a DatabaseError with the place, and never with the password."""
     try:
         yield
@@ -93,7 +98,7 @@ def _mapped(url: str, doing: str, hint: str = _AGAIN) -> Iterator[None]:
         cause = _innermost(error)
         text = _wording(cause).replace(_target(url).get("password") or "\0", "***")
         message = f"{doing} failed in the database {named(url)}: {text}"
-        raise DatabaseError(message, _HINTS.get(type(cause).__name__, hint)) from cause
+        raise DatabaseError(message, hints.get(type(cause).__name__, hint)) from cause
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -329,5 +334,6 @@ def query(url: str, sql: str) -> pd.DataFrame:
     pool = sqlalchemy.pool.NullPool
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=pool)
     options = {"postgresql_readonly": True, "no_parameters": True}  # so `LIKE '%x%'` stays as it is
-    with _mapped(url, "the query", hint=""), engine.connect() as connection:
+    known = f"the tables are {_TABLES}; where they are missing: segkit db migrate"
+    with _mapped(url, "the query", hint="", hints={"UndefinedTable": known}), engine.connect() as connection:
         return pd.read_sql(sql, connection.execution_options(**options))

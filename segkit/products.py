@@ -50,7 +50,9 @@ def select(products: pd.DataFrame, product_ids: Sequence[int] | None) -> pd.Data
     if product_ids is not None:
         unknown = sorted(set(product_ids) - set(products["product_id"]))
         if unknown:
-            raise ProductsError(f"{len(unknown)} product ids are not among the products: {_listed(unknown)}")
+            raise ProductsError(
+                f"{len(unknown)} product ids are not among the products: {_listed(unknown)}", "take them off the list"
+            )
         repeated = sorted(_repeated(product_ids))
         if repeated:
             raise ProductsError(f"product ids are listed more than once: {_listed(repeated)}")
@@ -199,7 +201,8 @@ def _require(frame: pd.DataFrame, names: Iterable[str]) -> None:
             columns = [str(column) for column in frame.columns]
             near = get_close_matches(name, columns, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise ProductsError(f"no column {name!r}", f"{hint}columns are {', '.join(columns) or '(none)'}")
+            listed = ", ".join(columns) or "(none)"
+            raise ProductsError(f"no column {name!r}", f"{hint}--id-column, --title-column: columns are {listed}")
 
 
 def _named(frame: pd.DataFrame, id_column: str, title_column: str) -> pd.DataFrame:
@@ -228,7 +231,8 @@ def check_products(frame: pd.DataFrame) -> pd.DataFrame:
     wrong = [f"row {rows[i]}: {frame['product_id'].iloc[i]!r}" for i, value in enumerate(ids) if value is None]
     if wrong:
         raise ProductsError(
-            f"{len(wrong)} product ids are not integers within BIGINT, written plainly: {_listed(wrong)}"
+            f"{len(wrong)} product ids are not integers within BIGINT, written plainly: {_listed(wrong)}",
+            "products with text ids (ASIN, SKU) need a column of numbers: --id-column",
         )
     repeated = sorted(_repeated(ids))
     if repeated:
@@ -236,7 +240,9 @@ def check_products(frame: pd.DataFrame) -> pd.DataFrame:
             f"{value} (rows {_listed([rows[i] for i, v in enumerate(ids) if v == value])})"
             for value in repeated[:_SHOWN]
         ]
-        raise ProductsError(f"{len(repeated)} product ids stand more than once: {_listed(told)}")
+        raise ProductsError(
+            f"{len(repeated)} product ids stand more than once: {_listed(told)}", "keep one row a product"
+        )
     titles = [value if isinstance(value, str) else "" for value in frame["title"]]
     return frame.assign(product_id=pd.array(ids, dtype="int64"), title=pd.array(titles, dtype="str"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from segkit.interactions import intents
 from segkit.models import STAGES
 from segkit.planning import plan_run
 from segkit.preparing import SAMPLE, choose_parameters, prepare_run
-from segkit.products import load_products, parse_ids
+from segkit.products import load_products, parse_ids, untitled
 from segkit.prompts import load_prompts
-from segkit.runs import Run, is_finished, new_run_id, open_run
+from segkit.runs import Run, is_finished, new_run_id, open_run, update_status
 from segkit.settings import Settings, load_settings
 from segkit.showing import money
 from segkit.watching import watched
@@ -108,6 +109,8 @@ def _work_and_show(run: Run, manner: Manner, max_unassigned: int | None, setting
     from segkit.pipeline import run_notebooks
     from segkit.showing import summary_table
 
+    if not is_finished(run):
+        update_status(run.folder, notebook="")  # what a life before this one worked on is no progress
     with watched(run):
         summary = run_notebooks(run, sync=manner.sync, max_unassigned=max_unassigned)
     if manner.as_json:
@@ -184,7 +187,14 @@ def _warn_of_untitled(run: Run) -> None:
     if count:
         allowed = run.parameters.max_unassigned
         more = "" if count <= allowed else f"; the run will fail unless --max-unassigned {count} allows them"
-        typer.echo(f"{count} products have no title: they are not sent and stay unassigned{more}", err=True)
+        ids = run.products.loc[untitled(run.products), "product_id"]
+        listed = ", ".join(map(str, ids.head(5))) + (", …" if count > 5 else "")
+        told = f"{_counted(count, 'product')} without a title ({listed}): not sent, and unassigned"
+        typer.echo(f"{told}{more}", err=True)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def _tell_unknown_outcomes(run: Run) -> None:
@@ -203,4 +213,5 @@ def _ask_for_consent(run: Run) -> None:
     most = "at most" if run.parameters.extends else "about"
     what = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {money(total)}?"
     if not typer.confirm(what, default=True, err=True):
-        raise StoppedError("nothing was sent", f"segkit resume {run.id}")
+        shutil.rmtree(run.folder)  # made a moment ago, and nothing is in it that was asked
+        raise StoppedError("nothing was sent, and no run was made")

@@ -160,7 +160,7 @@ def list_runs(runs_dir: Path) -> pd.DataFrame:
     """List the runs of a folder, oldest first: a row each, with id, state, model, prompts, products and more."""
     rows = [_row(runs_dir / run_id) for run_id in run_ids(runs_dir)]
     columns = ["id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"products": "Int64", "categories": "Int64"})
 
 
 def current_state(folder: Path) -> str:

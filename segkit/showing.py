@@ -14,11 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from segkit.errors import RunError
+from segkit.errors import ProductsError, RunError
 from segkit.runs import Parameters, Run, current_state, list_runs, open_run
 from segkit.settings import Settings, load_settings
-
-_EXAMPLE_QUERY = 'segkit db query "SELECT * FROM product_taxonomies"'
 
 
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
@@ -38,12 +36,16 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "tokens": tokens + unknown,
         "cost": cost,
         "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",
-        "rows": f"{database_name(settings)}: {_EXAMPLE_QUERY}" if synced else f"segkit sync {run.id}",
+        "rows": f"{database_name(settings)}: {_example_query(run)}" if synced else f"segkit sync {run.id}",
         "report": str(run.folder / "report.html"),
     }
     if summary["model"] == "offline":
         rows["note"] = "offline groups by words; it is no language model"
     return _pairs(rows)
+
+
+def _example_query(run: Run) -> str:
+    return f"segkit db query \"SELECT * FROM product_taxonomies WHERE run_id = '{run.id}'\""  # noqa: S608
 
 
 def show_runs(runs_dir: Path | None, as_json: bool) -> None:
@@ -57,7 +59,7 @@ def show_runs(runs_dir: Path | None, as_json: bool) -> None:
             f"no runs in {place}; start one: segkit run sample --category 'Coffee Makers' --model offline"
         )
     else:
-        _console().print(_table(frame))
+        _print_table(frame)
 
 
 def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -74,18 +76,29 @@ def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
     if status.get("stages"):
         from segkit.watching import progress_table
 
-        console.print(progress_table({**status, "notebook": "stages"}, 0))
+        seconds = float((status.get("summary") or {}).get("seconds", 0))
+        console.print(progress_table({**status, "notebook": "finished" if seconds else "not finished"}, seconds))
     if not taxonomies.empty:
-        console.print(_table(taxonomies[["id", "category_name", "product_count", "definition"]]))
+        _print_table(taxonomies[["id", "category_name", "product_count", "definition"]])
 
 
-def show_explanation(name: str, product_id: int, runs_dir: Path | None, as_json: bool) -> None:
+def show_explanation(name: str, product_id: str, runs_dir: Path | None, as_json: bool) -> None:
     """Show the way of one product through a run."""
+    from segkit.products import parse_ids
     from segkit.tables import explain
 
+    ids = parse_ids(product_id)
+    if len(ids) != 1:
+        raise ProductsError(f"{product_id!r} is not one product id")
+    product = ids[0]
     run = open_run(name, runs_dir or load_settings().storage_root)
-    frame = explain(run, product_id)
-    _write_json(frame.to_dict("records")) if as_json else _console().print(_table(frame))
+    frame = explain(run, product)
+    if as_json:
+        _write_json(frame.to_dict("records"))
+        return
+    products = run.products.set_index("product_id")
+    _console().print(_pairs({"run": run.id, "product": product, "title": products.loc[product, "title"]}))
+    _print_table(frame)
 
 
 def sync_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -118,7 +131,7 @@ def show_plan(plan: pd.DataFrame, parameters: Parameters, as_json: bool) -> None
     }
     console = _console()
     console.print(f"{parameters.model} at {parameters.endpoint}, nothing is sent yet")
-    console.print(_table(pd.DataFrame({"stage": plan["stage"], **rows})))
+    _print_table(pd.DataFrame({"stage": plan["stage"], **rows}))
 
 
 def money(row: pd.Series) -> str:
@@ -137,7 +150,7 @@ def show_query(sql: str, as_json: bool) -> None:
     from segkit.syncing import read_postgres
 
     frame = read_postgres(sql)
-    _write_json(frame.to_dict("records")) if as_json else _console().print(_table(frame))
+    _write_json(frame.to_dict("records")) if as_json else _print_table(frame)
 
 
 def migrate_and_show() -> None:
@@ -153,6 +166,10 @@ def migrate_and_show() -> None:
 def _console() -> Console:
     """Write to standard output; what is not a terminal has no width, so nothing is broken there."""
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 300)
+
+
+def _print_table(frame: pd.DataFrame) -> None:
+    _console().print(_table(frame), soft_wrap=not sys.stdout.isatty())
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:

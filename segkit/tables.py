@@ -122,7 +122,8 @@ def unassigned(run: Run) -> pd.DataFrame:
     """List the products that stand in no category: `product_id`, `title`, `state`, and a `reason` if unassigned."""
     ledger = run.result("ledger").merge(run.products[["product_id", "title"]], on="product_id")
     left = ledger[ledger["state"] != "assigned"].sort_values(["state", "product_id"], ignore_index=True)
-    return left[["product_id", "title", "state", "reason"]]
+    columns = ["product_id", "title", "state", *(["reason"] if left["reason"].any() else [])]
+    return left[columns]
 
 
 def examples(run: Run, per_category: int = 3) -> pd.DataFrame:

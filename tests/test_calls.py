@@ -263,6 +263,17 @@ def test_a_time_out_may_have_been_paid(
     assert run.status["stages"]["segmentation"]["unknown_cost"] == 1
 
 
+def test_a_stage_that_reached_nobody_ends(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L19: with one question as with many, no later stage begins, and nobody is advised to allow what is missing."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.01")
+    run = new_run(5)
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1 cannot be reached") as failed:
+        extract_taxonomy(run)
+    assert f"when it is mended: segkit resume {run.id}" in str(failed.value)
+    assert not run.has_result("batch_assignments")
+
+
 @pytest.mark.parametrize("fault", ["context_length", "413"])
 def test_what_is_too_long_is_cut_in_two(fault: str, endpoint: Endpoint, new_run: NewRun) -> None:
     """L12, L15: the batch is halved; nothing is lost, and resuming does not ask the long question again."""

@@ -122,6 +122,11 @@ def test_runs_are_listed_shown_and_explained(finished: tuple[Path, dict[str, obj
     product = open_run(str(summary["run_id"]), place / "runs").products["product_id"][0]
     explained = segkit("explain", "latest", str(product), cwd=place)
     assert explained.returncode == 0, explained.stderr
+    assert f"product  {product}" in explained.stdout
+    wrong = segkit("explain", "latest", "abc", cwd=place)
+    assert "not product ids (BIGINT): abc" in wrong.stderr
+    missing = segkit("db", "query", "SELECT * FROM no_such", cwd=place)
+    assert "the tables are amazon_products, " in missing.stderr
     assert str(summary["run_id"]) in segkit("sync", cwd=place).stdout
 
 
@@ -265,7 +270,7 @@ def test_untitled_products_are_told_and_must_be_allowed(tmp_path: Path) -> None:
     arguments = ["p.csv", "-c", "Kitchen Things", "-m", "offline", "--no-sync"]
     strict = segkit("run", *arguments, cwd=tmp_path)
     assert strict.returncode == 1
-    assert "2 products have no title" in strict.stderr
+    assert "2 products without a title (102, 105): not sent, and unassigned" in strict.stderr
     assert "2 products are unassigned, 0 are allowed (2 × no title)" in strict.stderr
     ledger = open_run("latest", tmp_path / "runs").result("ledger").set_index("product_id")
     assert dict(ledger.loc[[102, 105], "reason"]) == {102: "no title", 105: "no title"}

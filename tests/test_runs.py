@@ -136,6 +136,7 @@ def test_runs_are_listed(new_run: NewRun, place: Path) -> None:
     run = new_run(3, model="offline")
     frame = list_runs(place / "runs")
     assert frame[["id", "state", "products", "model"]].values.tolist() == [[run.id, "failed", 3, "offline"]]
+    assert frame["categories"].dtype == "Int64", "whole numbers, also beside a run without any"
     assert list_runs(place / "nowhere").empty
 
 
