@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import platform
 import re
@@ -68,15 +69,28 @@ class Run:
 
     @property
     def products(self) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / "products.parquet")
+        """The products of the run; raises RunError when they are not those it was made with."""
+        data = (self.folder / "products.parquet").read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.document["input"]["sha256"]:
+            raise self._changed("products.parquet")
+        return pd.read_parquet(io.BytesIO(data))
 
     @property
     def prompts(self) -> dict[str, str]:
-        return {key: _prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
+        """The prompts of the run by stage; raises RunError when they are not those it was made with."""
+        texts = {key: _prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
+        for key, text in texts.items():
+            if prompt_hash(text) != self.document["prompts"][key]:
+                raise self._changed(f"prompts/{_prompt_path(self.folder, key).name}")
+        return texts
 
     @property
     def status(self) -> dict[str, Any]:
         return read_status(self.folder)
+
+    def _changed(self, name: str) -> RunError:
+        what = f"{self.folder / name} was changed since the run began"
+        return RunError(what, "put it back, or make a new run: what did not change comes from the cache")
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / STAGES[stage]
