@@ -44,6 +44,7 @@ class Story(RuleBasedStateMachine):
         self.spare += IN_FLIGHT if life.killed else 0
         self.look()
 
+    @precondition(lambda self: self.scene.endpoint.queued() < 2)  # a third one could use up a question's attempts
     @rule(fault=st.sampled_from(sorted(PASSING)))
     def meet_a_fault(self, fault: str) -> None:
         self.scene.endpoint.queue(fault)
