@@ -46,9 +46,9 @@ class Archive:
         return self._facts(question.batch, attempt, key) | {"part": question.part}
 
     def record(
-        self, sent: Sent, letter: Letter, completion: Completion, checked: Checked
-    ) -> tuple[Path, Decimal | None]:
-        """Finish the log of an answer; give its file and what it cost."""
+        self, sent: Sent, letter: Letter, completion: Completion, checked: Checked, good: bool
+    ) -> Decimal | None:
+        """Finish the log of an answer, let other runs have it if it is `good`, and give what it cost."""
         cost = self.cost(completion)
         facts = {
             **letter.facts,
@@ -58,12 +58,10 @@ class Archive:
             "cost_usd": None if cost is None else str(cost),
             **_judgement(completion, checked),
         }
-        return interactions.finish(sent.intent, {"response": _storable(completion.content), "metadata": facts}), cost
-
-    def remember(self, key: str, log: Path) -> None:
-        """Let other runs have a valid answer."""
-        if self._settings.segkit_cache:
-            cache.remember(self._settings.segkit_home, key, log, self._run.folder)
+        log = interactions.finish(sent.intent, {"response": _storable(completion.content), "metadata": facts})
+        if good and self._settings.segkit_cache:
+            cache.remember(self._settings.segkit_home, letter.facts["cache_key"], log, self._run.folder)
+        return cost
 
     def record_reuse(
         self, cached: Interaction, head: Mapping[str, Any], facts: Mapping[str, Any], checked: Checked

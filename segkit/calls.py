@@ -183,11 +183,10 @@ class Desk:
         key = letter.facts["cache_key"]
         completion = read_completion(sent.response.body)
         outcome = _judged(question, completion, key, before)
-        path, cost = await self._off_loop(self.archive.record, sent, letter, completion, outcome.checked)
+        good = outcome.checked.valid and not completion.trouble and before is None
+        cost = await self._off_loop(self.archive.record, sent, letter, completion, outcome.checked, good)
         self.progress.counts.add_call(completion.usage, cost)
         await self.sender.settle(sent, completion.usage, cost)
-        if outcome.checked.valid and not completion.trouble and before is None:
-            self.archive.remember(key, path)
         self._tell(question, letter.attempt, outcome)
         return outcome
 

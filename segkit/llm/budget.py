@@ -46,11 +46,11 @@ class Budget:
             self._turn.notify_all()
 
     def _fits(self, largest: Decimal) -> bool:
-        calls = self.calls + len(self._in_flight) + 1
-        cost = self.cost + largest + sum((held.cost for held in self._in_flight), Decimal(0))
-        return (self.most_calls is None or calls <= self.most_calls) and (
-            self.most_cost is None or cost <= self.most_cost
-        )
+        if self.most_calls is not None and self.calls + len(self._in_flight) >= self.most_calls:
+            return False
+        if self.most_cost is None:
+            return True
+        return self.cost + largest + sum((held.cost for held in self._in_flight), Decimal(0)) <= self.most_cost
 
     def _told(self, largest: Decimal) -> str:
         if self.most_calls is not None and self.calls >= self.most_calls:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -54,9 +55,20 @@ class HttpTransport:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), keepalive_timeout=60)
             self._session = aiohttp.ClientSession(
-                connector=connector, timeout=self._timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector,
+                timeout=self._timeout,
+                proxy=_proxy(self._url),
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def _proxy(url: str) -> str | None:
+    """Find the proxy that the environment names; aiohttp would look for it, and into `.netrc`, at every request."""
+    target = urlsplit(url)
+    proxies = getproxies()
+    named = proxies.get(target.scheme) or proxies.get("all")
+    return None if proxy_bypass(target.hostname or "") else named
 
 
 def require_key(endpoint: str, settings: Settings) -> str:
