@@ -166,19 +166,26 @@ def nouns_of(clause: Clause, brands: frozenset[str]) -> Clause:
 
 
 def makers(titles: Iterable[tuple[Clause, ...]]) -> frozenset[str]:
-    """Find words that stand (nearly) only at the start of titles, or only after one such word."""
+    """Find brands and their lines: words that mostly begin titles, or stand behind one and the same such word."""
     seen, first, last = Counter[str](), Counter[str](), Counter[str]()
-    before: dict[str, set[str]] = defaultdict(set)
+    before: dict[str, Counter[str]] = defaultdict(Counter)
     for clauses in titles:
         words = [word.stem for clause in clauses for word in clause]
         seen.update(set(words))
         first.update(words[:1])
         last.update(clause[-1].stem for clause in clauses[:1] if len(clause) > 1)
         for left, right in zip(["", *words], words, strict=False):
-            before[right].add(left)
+            before[right][left] += 1
     leads = {stem for stem, count in first.items() if 1 < count >= 0.7 * seen[stem] and not last[stem]}
-    follows = (stem for stem, lefts in before.items() if seen[stem] > 1 and len(lefts) == 1 and lefts <= leads)
-    return frozenset(leads | {stem for stem in follows if not last[stem]})
+    follows = {stem for stem, lefts in before.items() if seen[stem] > 1 and len(lefts) == 1 and lefts.keys() <= leads}
+    lines = {stem for stem in before if first[stem] > 1 and _is_line(before[stem], leads, seen[stem])}
+    return frozenset(leads | {stem for stem in follows | lines if not last[stem]})
+
+
+def _is_line(lefts: Counter[str], leads: set[str], seen: int) -> bool:
+    """Tell whether a word mostly begins titles or follows one brand, as `Diva` does and `Lutron Diva`."""
+    makes = [left for left in lefts if left in leads]
+    return len(makes) == 1 and lefts[""] + lefts[makes[0]] >= 0.55 * seen
 
 
 def mark(word: Word) -> str:
