@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
@@ -166,8 +166,9 @@ def _ending(run: Run) -> Iterator[None]:
         raise StoppedError(f"{run.id} was stopped at once", f"segkit resume {run.id}") from None
     finally:
         if reason:
-            update_status(run.folder, state="failed", reason=reason)
-            log_event(run.folder, "run_failed", reason=reason)
+            with suppress(SegkitError, OSError):  # where the disk fails, the first error is the one to tell
+                update_status(run.folder, state="failed", reason=reason)
+                log_event(run.folder, "run_failed", reason=reason)
 
 
 @contextmanager

@@ -132,6 +132,7 @@ def create_run(
         raise RunError(f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24")
     making = runs_dir / f".{run_id}.{os.getpid()}.making"
     try:
+        _sweep(runs_dir)
         making.mkdir(parents=True, mode=0o700)
         _fill(making, run_id, parameters, products, prompts, source)
         making.rename(final)
@@ -139,6 +140,13 @@ def create_run(
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
         raise RunError(f"{final} cannot be made: {error.strerror or error}", "choose another --runs-dir") from None
+
+
+def _sweep(runs_dir: Path) -> None:
+    """Remove what is left of runs whose process died while it made them; nothing was asked in them."""
+    for path in runs_dir.glob(".RUN_*.making"):
+        if not Path(f"/proc/{path.name.split('.')[-2]}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def open_run(name: str, runs_dir: str | Path = "runs") -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,17 @@ def test_nothing_half_made_is_left_behind(place: Path, new_run: NewRun) -> None:
     with pytest.raises(RunError, match="cannot be made"):
         create_run(place / "runs", run.id, run.parameters, run.products, run.prompts, {})
     assert [path.name for path in (place / "runs").iterdir()] == [run.id]
+
+
+def test_what_a_dead_process_half_made_is_swept(new_run: NewRun, place: Path) -> None:
+    """J1: the next run takes it away; what a living process makes stays."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [place / "runs" / f".RUN_20250101T000000Z_0001.{pid}.making" for pid in (dead.pid, os.getpid())]
+    for folder in left:
+        (folder / "prompts").mkdir(parents=True)
+    new_run(3, model="offline")
+    assert [folder.exists() for folder in left] == [False, True]
 
 
 def test_a_new_content_replaces_the_old_whole(tmp_path: Path) -> None:
