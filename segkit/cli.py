@@ -261,6 +261,47 @@ def sync(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = Fal
 
 
 @app.command()
+def export(
+    name: RunName = "latest",
+    out: Annotated[Path | None, typer.Option(help="The file to write.  [default: standard output]")] = None,
+    form: Annotated[str, typer.Option("--format", help="csv, jsonl or parquet.  [default: by the file's name]")] = "",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="CSV without the apostrophes that keep formulas from running.")
+    ] = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Write each product of a run with its category: segkit export latest --out segments.csv."""
+    from segkit import showing
+
+    showing.export_and_show(name, runs_dir, out, form, raw)
+
+
+@app.command()
+def verify(name: RunName = "latest", runs_dir: RunsDir = None) -> None:
+    """Check every file of a run against its checksum; exits with 1 and names those that differ."""
+    from segkit import showing
+
+    raise typer.Exit(showing.verify_and_show(name, runs_dir))
+
+
+@app.command()
+def logs(
+    sql: Annotated[str, typer.Argument(help="A SELECT over the views.")],
+    run: Annotated[str, typer.Option("--run", help="Ask the logs of this run only.")] = "",
+    runs_dir: RunsDir = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the interaction logs of all runs in SQL: segkit logs "FROM spend_by_stage".
+
+    The views are interactions, spend_by_stage, time_by_stage, retries and failures.
+    """
+    from segkit import showing
+
+    showing.show_logs(sql, run, runs_dir, as_csv, as_json)
+
+
+@app.command()
 def doctor() -> None:
     """Check python, packages, kernel, Postgres, key and disk, and say what to do about each."""
     from segkit import diagnosis

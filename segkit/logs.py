@@ -18,6 +18,7 @@ import orjson
 import pandas as pd
 
 from segkit import interactions
+from segkit.errors import InputError
 from segkit.models import STAGES
 from segkit.runs import Run, open_run, run_ids
 from segkit.settings import project_folder
@@ -42,10 +43,14 @@ def query(sql: str, runs_dir: str | Path = "runs", run: Run | str | None = None)
     """Ask the views in SQL, over all runs of a folder or over one (a Run, its id, or `latest`); gives the rows.
 
     Money is exact inside DuckDB and a float in the frame; what is unknown is missing, never 0. Damaged logs are
-    passed over; `damaged_logs` names them.
+    passed over; `damaged_logs` names them. Raises InputError for a query that DuckDB refuses.
     """
     with _connection(_folders(Path(runs_dir), run)) as connection:
-        return _frame(connection.sql(sql))
+        try:
+            return _frame(connection.sql(sql))
+        except (duckdb.Error, AttributeError) as error:  # what gives no rows gives None
+            what = str(error).splitlines()[0] if isinstance(error, duckdb.Error) else "it gives no rows"
+            raise InputError(f"the query failed: {what}", f"the views are {', '.join(_views())}") from None
 
 
 def compact(run: Run) -> Path:
@@ -95,6 +100,10 @@ def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[
         for path in sorted(project_folder("sql").glob("duckdb/*.sql"), key=lambda path: path.stem != _BASE):
             connection.execute(path.read_text(encoding="utf-8"))
         yield connection
+
+
+def _views() -> list[str]:
+    return sorted(path.stem for path in project_folder("sql").glob("duckdb/*.sql"))
 
 
 def _frame(rows: duckdb.DuckDBPyRelation) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import threading
 import time
@@ -25,13 +24,13 @@ from segkit.report import write_report
 from segkit.runs import Run, is_finished, update_status
 from segkit.settings import project_folder
 from segkit.storage.local import owned, write_atomic
+from segkit.verifying import CHECKSUMS, checksums
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 STAGE_NOTEBOOKS = ("00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments")
 REVIEW, SYNC = "40_review_run", "50_sync_postgres"
-_NOT_SEALED = {"checksums.sha256", "status.json", "events.jsonl", "run.lock", "calls.lock", "stop"}
 
 
 def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = None) -> dict[str, Any]:
@@ -145,9 +144,8 @@ def finish(run: Run, seconds: float) -> dict[str, Any]:
     summary = {**run.status["summary"], "seconds": round(seconds, 1)}
     status = update_status(run.folder, stage="finished", notebook="", summary=summary)
     log_event(run.folder, "run_ended", state=status["state"], seconds=summary["seconds"])
-    paths = sorted(path for path in run.folder.rglob("*") if path.is_file() and path.name not in _NOT_SEALED)
-    lines = [f"{_sha256(path)}  {path.relative_to(run.folder).as_posix()}\n" for path in paths]
-    write_atomic(run.folder / "checksums.sha256", "".join(lines).encode())
+    lines = [f"{digest}  {name}\n" for name, digest in checksums(run.folder).items()]
+    write_atomic(run.folder / CHECKSUMS, "".join(lines).encode())
     return summary
 
 
@@ -219,8 +217,3 @@ def _mapped(run: Run, name: str, cell: int, kind: str, text: str) -> SegkitError
     hint = "" if f"segkit resume {run.id}" in told else f"segkit resume {run.id}"
     what = StoppedError if kind == "StoppedError" else StageError
     return what(f"{name}, cell {cell + 1}: {told}", hint)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -145,8 +145,12 @@ def create_run(
 def _sweep(runs_dir: Path) -> None:
     """Remove what is left of runs whose process died while it made them; nothing was asked in them."""
     for path in runs_dir.glob(".RUN_*.making"):
-        if not Path(f"/proc/{path.name.split('.')[-2]}").exists():
+        try:
+            os.kill(int(path.name.split(".")[-2]), 0)
+        except ProcessLookupError:
             shutil.rmtree(path, ignore_errors=True)
+        except (PermissionError, ValueError):
+            pass  # it is alive, or none of ours
 
 
 def open_run(name: str, runs_dir: str | Path = "runs") -> Run:

@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from segkit.errors import ProductsError, RunError
+from segkit.errors import InputError, ProductsError, RunError
 from segkit.runs import Parameters, Run, current_state, list_runs, open_run
 from segkit.settings import Settings, load_settings
+from segkit.storage.local import write_atomic
 
 
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
@@ -151,6 +152,52 @@ def show_query(sql: str, as_json: bool) -> None:
 
     frame = read_postgres(sql)
     _write_json(frame.to_dict("records")) if as_json else _print_table(frame)
+
+
+def show_logs(sql: str, name: str, runs_dir: Path | None, as_csv: bool, as_json: bool) -> None:
+    """Show the rows of a query on the interaction logs of one run, or of all of them."""
+    from segkit import exporting, logs
+
+    place = runs_dir or load_settings().storage_root
+    frame = logs.query(sql, place, run=open_run(name, place) if name else None)
+    if as_csv:
+        sys.stdout.buffer.write(exporting.as_csv(frame))
+    elif as_json:
+        _write_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    else:
+        _print_table(frame)
+
+
+def export_and_show(name: str, runs_dir: Path | None, out: Path | None, form: str, raw: bool) -> None:
+    """Write the assignments of a run to a file, or to standard output."""
+    from segkit import exporting
+
+    run = open_run(name, runs_dir or load_settings().storage_root)
+    form = form or (out.suffix.removeprefix(".") if out else "csv")
+    if form not in exporting.WRITERS:
+        raise InputError(f"{form!r} is no format", f"--format is one of {', '.join(exporting.WRITERS)}")
+    frame = exporting.exported(run)
+    data = exporting.WRITERS[form](frame, raw)
+    if out is None:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        write_atomic(out, data)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
+    _console().print(f"{len(frame):,} products of {run.id} are in {out}")
+
+
+def verify_and_show(name: str, runs_dir: Path | None) -> int:
+    """Name every file of a run that is not as it was written; give the exit code."""
+    from segkit.verifying import differences
+
+    run = open_run(name, runs_dir or load_settings().storage_root)
+    found = differences(run)
+    for line in found:
+        _console().print(escape(line))
+    _console().print(f"{run.id}: {len(found)} differences" if found else f"{run.id}: every file is as it was written")
+    return 1 if found else 0
 
 
 def migrate_and_show() -> None:

@@ -113,6 +113,20 @@ def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], s
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_run_is_verified_exported_and_asked(finished: tuple[Path, dict[str, object], str]) -> None:
+    place, summary, _ = finished
+    verified = segkit("verify", cwd=place)
+    assert verified.returncode == 0, verified.stdout
+    written = segkit("export", "latest", "--out", "segments.jsonl", cwd=place)
+    assert "266 products" in written.stdout
+    assert len((place / "segments.jsonl").read_text().splitlines()) == 266
+    spent = segkit("logs", "SELECT interaction_type, calls FROM spend_by_stage", "--json", cwd=place)
+    assert sum(row["calls"] for row in json.loads(spent.stdout)) == summary["calls"]
+    wrong = segkit("logs", "FROM nothing", cwd=place)
+    assert "the views are failures, interactions" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) <= 2
+
+
 def test_runs_are_listed_shown_and_explained(finished: tuple[Path, dict[str, object], str]) -> None:
     place, summary, _ = finished
     (row,) = json.loads(segkit("runs", "--json", cwd=place).stdout)
