@@ -237,7 +237,7 @@ def _table(frame: pd.DataFrame) -> Table:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*("" if value is None or value != value else escape(str(value)) for value in row))
+        table.add_row(*("" if value is None or value is pd.NA or value != value else escape(str(value)) for value in row))
     return table
 
 

@@ -122,6 +122,8 @@ def test_a_run_is_verified_exported_and_asked(finished: tuple[Path, dict[str, ob
     assert len((place / "segments.jsonl").read_text().splitlines()) == 266
     spent = segkit("logs", "SELECT interaction_type, calls FROM spend_by_stage", "--json", cwd=place)
     assert sum(row["calls"] for row in json.loads(spent.stdout)) == summary["calls"]
+    shown = segkit("logs", "FROM spend_by_stage", "--run", "latest", cwd=place)
+    assert "refine_assignments" in shown.stdout, shown.stderr
     wrong = segkit("logs", "FROM nothing", cwd=place)
     assert "the views are failures, interactions" in wrong.stderr
     assert len(wrong.stderr.splitlines()) <= 2
