@@ -237,8 +237,12 @@ def _table(frame: pd.DataFrame) -> Table:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*("" if value is None or value is pd.NA or value != value else escape(str(value)) for value in row))
+        table.add_row(*("" if _is_missing(value) else escape(str(value)) for value in row))
     return table
+
+
+def _is_missing(value: Any) -> bool:
+    return bool(value is None or value is pd.NA or value != value)
 
 
 def _write_json(value: Any) -> None:
