@@ -263,6 +263,21 @@ def test_two_processes_do_not_work_on_one_run(endpoint: Endpoint, place: Path) -
     assert len({entry["sha256"] for entry in endpoint.ledger()}) == endpoint.count()
 
 
+def test_who_says_no_sends_nothing_and_makes_no_run(endpoint: Endpoint, place: Path) -> None:
+    """SEC-21: in a terminal, nothing is sent before the number of titles, the host and the cost were agreed to."""
+    catalogue(6).to_csv(place / "p.csv", index=False)
+    terminal, stdin = os.openpty()
+    os.write(terminal, b"n\n")
+    command = [*COMMAND, "run", "p.csv", "-c", "Kitchen Things", "-m", "gpt-4o"]
+    told = clean_environment(OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY)
+    done = subprocess.run(command, cwd=place, env=told, stdin=stdin, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Send 6 product titles to gpt-4o at http://127.0.0.1" in done.stderr
+    assert "about 2 calls, $0.0" in done.stderr
+    assert "nothing was sent, and no run was made" in done.stderr
+    assert (endpoint.count(), list((place / "runs").iterdir())) == (0, [])
+
+
 def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -> None:
     """N2: the run is failed, the message names the notebook, the cell and the command, the copy holds the error."""
     endpoint.rule("401")
