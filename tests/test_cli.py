@@ -192,6 +192,13 @@ def test_help_is_quick_and_teaches() -> None:
     assert not imported & {"pandas", "numpy", "pyarrow", "duckdb", "papermill", "openai", "aiohttp", "pydantic"}
 
 
+@pytest.fixture
+def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs whose lines other tests have measured: coverage would make them a third longer."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+
+
 def start(cwd: Path, endpoint: Endpoint, *more: str, **environment: str) -> subprocess.Popen[str]:
     catalogue(120).to_csv(cwd / "products.csv", index=False)
     command = [*COMMAND, "run", "products.csv", "-c", "Kitchen Things", "--yes", "--no-sync", *more]
@@ -206,6 +213,7 @@ def start(cwd: Path, endpoint: Endpoint, *more: str, **environment: str) -> subp
     )
 
 
+@pytest.mark.usefixtures("unmeasured_children")
 def test_the_first_interrupt_stops_in_an_orderly_way(endpoint: Endpoint, place: Path) -> None:
     """L42: no new question, the answers in flight are kept, and `segkit resume` goes on from there."""
     endpoint.configure(latency=1.0)
@@ -293,6 +301,7 @@ def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -
     assert KEY not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.usefixtures("unmeasured_children")
 def test_untitled_products_are_told_and_must_be_allowed(tmp_path: Path) -> None:
     """IN-3: listed, unassigned, not paid for; the run is completed only when it was told to allow them."""
     frame = catalogue(8)

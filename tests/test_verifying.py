@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,27 @@ from conftest import catalogue
 
 from segkit.preparing import prepare_run
 from segkit.runs import Run
+from segkit.settings import Settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.verifying import CHECKSUMS, checksums, differences
 
 
-@pytest.fixture
-def run(place: Path) -> Run:
-    run = prepare_run(catalogue(20), "Kitchen Things", model="offline", products_per_prompt=5)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("finished")
+    settings = Settings(segkit_home=place / "home", segmentation_products_per_prompt=5)
+    run = prepare_run(catalogue(20), "Kitchen Things", model="offline", runs_dir=place, settings=settings)
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
-        stage(run)
+        stage(run, settings)
     return run
+
+
+@pytest.fixture
+def run(finished: Run, tmp_path: Path) -> Run:
+    """A copy of a finished run, to be spoilt."""
+    folder = tmp_path / finished.id
+    shutil.copytree(finished.folder, folder)
+    return Run(folder, finished.document)
 
 
 @pytest.fixture
