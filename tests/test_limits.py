@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.llm.limits import WINDOW, Limits, Window
+from segkit.llm.limits import FALL, WINDOW, Limits, Window
 
 
 @dataclass
@@ -195,13 +195,13 @@ def test_a_clock_set_back_makes_no_negative_wait() -> None:
     assert window.delay(1) > 0
 
 
-def test_concurrency_halves_at_most_once_a_second_and_never_below_one() -> None:
+def test_concurrency_falls_at_most_once_a_second_and_never_below_one() -> None:
     """L16, L41: many refusals of one moment are one reason to slow down."""
     clock = Clock()
     limits = Limits(16, clock=clock)
     for _ in range(10):
         limits.slower()
-    assert limits.allowed == 8
+    assert limits.allowed == 16 * FALL
     for _ in range(10):
         clock.now += 1
         limits.slower()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 # Clocks of two machines and the way between them: a request may arrive a little later than it was sent.
+FALL, RISE = 0.7, 0.125
 WINDOW = 61.0
 
 
@@ -61,8 +62,9 @@ class Window:
 class Limits:
     """Lets a request through when every limit allows it, and holds all back when the endpoint says so.
 
-    The concurrency falls by half on a refusal or a time-out, at most once a second, and rises by one after as many
-    good answers as it allows (additive increase, multiplicative decrease: Chiu and Jain 1989).
+    The concurrency falls by three tenths on a refusal or a time-out, at most once a second, and rises by one, or an
+    eighth if that is more, after as many good answers as it allows (additive increase, multiplicative decrease:
+    Chiu and Jain 1989; the factor is that of CUBIC, RFC 9438).
     """
 
     def __init__(
@@ -124,10 +126,10 @@ class Limits:
         now = self._clock()
         if now - self._lowered_at >= 1:
             self._lowered_at = now
-            self.allowed = max(1.0, self.allowed / 2)
+            self.allowed = max(1.0, self.allowed * FALL)
 
     def faster(self) -> None:
-        self.allowed = min(float(self.most), self.allowed + 1 / self.allowed)
+        self.allowed = min(float(self.most), self.allowed + max(1 / self.allowed, RISE))
 
     def _delay(self, amounts: tuple[int, int, int]) -> float:
         waits = (window.delay(amount) for window, amount in zip(self._windows, amounts, strict=True))

@@ -167,9 +167,10 @@ def print_memory(place: Path, count: int) -> None:
         os.environ["OPENAI_BASE_URL"] = endpoint.url
         ask_all(fresh_run(place / "first"), STAGE, questions(64), load_settings())
         asked, run = questions(count), fresh_run(place / "second")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
         ask_all(run, STAGE, asked, load_settings())
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(most - pages * resource.getpagesize() / 2**20)
 
 
 def scanning(place: Path) -> float:
