@@ -167,10 +167,15 @@ def print_memory(place: Path, count: int) -> None:
         os.environ["OPENAI_BASE_URL"] = endpoint.url
         ask_all(fresh_run(place / "first"), STAGE, questions(64), load_settings())
         asked, run = questions(count), fresh_run(place / "second")
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        before = resident("VmRSS")
         ask_all(run, STAGE, asked, load_settings())
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(most - pages * resource.getpagesize() / 2**20)
+        print(resident("VmHWM") - before)
+
+
+def resident(which: str) -> float:
+    """Give MB of this process from the kernel; `ru_maxrss` would be that of the parent where that is larger."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
 
 
 def scanning(place: Path) -> float:
