@@ -44,7 +44,8 @@ def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = N
     began = time.monotonic()
     with owned(run.folder / "run.lock"), _stoppable(run), _ending(run):
         log_event(run.folder, "run_started")
-        update_status(run.folder, state="running", reason="")
+        # What a life before this one worked on is no progress of this one.
+        update_status(run.folder, state="running", reason="", notebook="")
         stages = () if _stages_are_done(run) else STAGE_NOTEBOOKS
         with kernels_ahead(len(stages) + 1 + sync) as next_kernel:
             for name in stages:

@@ -22,7 +22,7 @@ from segkit.planning import plan_run
 from segkit.preparing import SAMPLE, choose_parameters, prepare_run
 from segkit.products import load_products, parse_ids, untitled
 from segkit.prompts import load_prompts
-from segkit.runs import Run, is_finished, new_run_id, open_run, update_status
+from segkit.runs import Run, is_finished, new_run_id, open_run
 from segkit.settings import Settings, load_settings
 from segkit.showing import money
 from segkit.watching import watched
@@ -109,8 +109,6 @@ def _work_and_show(run: Run, manner: Manner, max_unassigned: int | None, setting
     from segkit.pipeline import run_notebooks
     from segkit.showing import summary_table
 
-    if not is_finished(run):
-        update_status(run.folder, notebook="")  # what a life before this one worked on is no progress
     with watched(run):
         summary = run_notebooks(run, sync=manner.sync, max_unassigned=max_unassigned)
     if manner.as_json:

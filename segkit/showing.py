@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pandas as pd
@@ -18,6 +18,9 @@ from segkit.errors import InputError, ProductsError, RunError
 from segkit.runs import Parameters, Run, current_state, list_runs, open_run
 from segkit.settings import Settings, load_settings
 from segkit.storage.local import write_atomic
+
+_PROSE = "definition"
+_WIDE = 1000  # characters: wider than any table without prose
 
 
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
@@ -212,11 +215,13 @@ def migrate_and_show() -> None:
 
 def _console() -> Console:
     """Write to standard output; what is not a terminal has no width, so nothing is broken there."""
-    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 300)
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _print_table(frame: pd.DataFrame) -> None:
-    _console().print(_table(frame), soft_wrap=not sys.stdout.isatty())
+    """Print a table; in a terminal only prose is broken to fit it, an id or a path can always be copied."""
+    fits = sys.stdout.isatty() and _PROSE in frame.columns
+    Console(soft_wrap=not fits, highlight=False, width=None if fits else _WIDE).print(_table(frame))
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:
@@ -235,7 +240,8 @@ def _table(frame: pd.DataFrame) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(str(name), justify=side, overflow="fold", no_wrap=name != _PROSE)
     for row in frame.itertuples(index=False):
         table.add_row(*("" if _is_missing(value) else escape(str(value)) for value in row))
     return table

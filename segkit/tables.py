@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 import pandas as pd
 
-from segkit.batching import calculate_optimal_batch_sizes
+from segkit.batching import batches_of
 from segkit.jupyter import show as show
 from segkit.models import OUT_OF_SCOPE
 from segkit.preparing import planned_calls
-from segkit.products import untitled
+from segkit.products import first_runs, untitled
 from segkit.runs import Run
 from segkit.tracing import explain as explain
 from segkit.tracing import merge_paths
@@ -24,12 +24,12 @@ _NAMED = 8  # how many names a cell lists before it counts the rest
 def batch_plan(run: Run) -> pd.DataFrame:
     """Count the calls that each stage needs when every answer is valid at once (`stage`, `calls`, `each holds`)."""
     parameters = run.parameters
-    titled = int((~untitled(run.products)).sum())
-    calls = planned_calls(run.products, parameters)
+    products = run.products
+    known, calls = first_runs(products[~untitled(products)]), planned_calls(products, parameters)
     holds = [
-        _sizes(titled, parameters.products_per_prompt, "products"),
+        _sizes(batches_of(known, parameters.seed, parameters.products_per_prompt)),
         f"the categories of at most {parameters.taxonomies_per_consolidation} batches",
-        _sizes(titled, parameters.products_per_refinement, "products"),
+        _sizes(batches_of(known, parameters.seed, parameters.products_per_refinement)),
     ]
     return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
 
@@ -189,11 +189,9 @@ def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     return rows.iloc[sorted({round(i * last / steps) for i in range(count)})]
 
 
-def _sizes(total: int, most: int, what: str) -> str:
-    sizes = calculate_optimal_batch_sizes(total, most)
-    if not sizes:
-        return f"no {what}"
-    return f"{sizes[0]} {what}" if sizes[0] == sizes[-1] else f"{sizes[-1]} or {sizes[0]} {what}"
+def _sizes(batches: Sequence[Sequence[int]]) -> str:
+    sizes = sorted({len(batch) for batch in batches})
+    return f"{' or '.join(map(str, sizes)) or 'no'} products"
 
 
 def _facts(told: dict[str, Any]) -> pd.DataFrame:

@@ -9,12 +9,12 @@ from segkit.logs import damaged_logs
 from segkit.runs import Run
 
 CHECKSUMS = "checksums.sha256"
-NOT_SEALED = {CHECKSUMS, "status.json", "events.jsonl", "run.lock", "calls.lock", "stop"}
+_NOT_SEALED = {CHECKSUMS, "status.json", "events.jsonl", "run.lock", "calls.lock", "stop"}
 
 
 def checksums(folder: Path) -> dict[str, str]:
     """Hash the files of a run folder that do not change any more: path below it → SHA-256 in hex."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_SEALED)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_SEALED)
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
 
 

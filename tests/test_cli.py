@@ -14,7 +14,9 @@ import pytest
 from conftest import KEY, catalogue, data
 from endpoint import Endpoint
 
+from segkit.preparing import prepare_run
 from segkit.runs import open_run, read_status
+from segkit.storage.local import owned
 
 COMMAND = [sys.executable, "-m", "segkit"]
 
@@ -127,6 +129,14 @@ def test_a_run_is_verified_exported_and_asked(finished: tuple[Path, dict[str, ob
     wrong = segkit("logs", "FROM nothing", cwd=place)
     assert "the views are failures, interactions" in wrong.stderr
     assert len(wrong.stderr.splitlines()) <= 2
+
+
+def test_an_id_is_never_broken_in_a_terminal(finished: tuple[Path, dict[str, object], str]) -> None:
+    place, summary, _ = finished
+    terminal, stdout = os.openpty()
+    environment = clean_environment(COLUMNS="60", TERM="dumb")
+    subprocess.run([*COMMAND, "runs"], cwd=place, env=environment, stdout=stdout, check=True, timeout=300)
+    assert f"{summary['run_id']}  completed" in os.read(terminal, 10_000).decode()
 
 
 def test_runs_are_listed_shown_and_explained(finished: tuple[Path, dict[str, object], str]) -> None:
@@ -284,6 +294,17 @@ def test_who_says_no_sends_nothing_and_makes_no_run(endpoint: Endpoint, place: P
     assert "about 2 calls, $0.0" in done.stderr
     assert "nothing was sent, and no run was made" in done.stderr
     assert (endpoint.count(), list((place / "runs").iterdir())) == (0, [])
+
+
+def test_a_run_that_is_owned_is_not_touched(place: Path) -> None:
+    """X1: who comes second writes nothing into the folder, its status least of all."""
+    run = prepare_run(catalogue(6), "Kitchen Things", model="offline", runs_dir=place / "runs")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*.json*")}
+    with owned(run.folder / "run.lock"):
+        second = segkit("resume", run.id, "--no-sync", cwd=place)
+    assert second.returncode == 1
+    assert f"pid {os.getpid()}" in second.stderr
+    assert {path: path.read_bytes() for path in run.folder.rglob("*.json*")} == before
 
 
 def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -> None:

@@ -17,6 +17,7 @@ from segkit.extending import extend_run
 from segkit.preparing import planned_calls
 from segkit.runs import Run
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.tables import batch_plan
 
 STAGES = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments")
 
@@ -113,3 +114,9 @@ def test_batches_stay_when_products_are_added(before: set[int], more: set[int], 
     assert both[: len(old)] == old
     assert old == batches_of(dict.fromkeys(before, ""), 7, most)
     assert sorted(product for batch in both for product in batch) == sorted(before | more)
+
+
+def test_the_plan_of_an_extended_run_tells_its_batches(finished: Run) -> None:
+    """Those of the run before keep their size, the added ones have their own."""
+    plan = batch_plan(extend_run(finished, added(3))).set_index("stage")
+    assert plan.loc["segmentation", ["calls", "each_holds"]].tolist() == [31, "3 or 4 products"]
