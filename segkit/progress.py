@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.llm.budget import Budget
-from segkit.models import Usage
+from segkit.models import STAGES, Usage
 from segkit.runs import read_status, update_status
 
 
@@ -83,3 +83,16 @@ class Progress:
             stages = {**read_status(self._folder).get("stages", {}), self._stage: told}
             update_status(self._folder, stage=self._stage, stages=stages)
             self._written = told
+
+
+def processed_products(status: Mapping[str, Any]) -> int:
+    """Tell how many products of a run are worked off, from its `status.json`, also while it works.
+
+    A product is placed by extraction and judged again by refinement: it counts half after each.
+    """
+    if status.get("summary"):
+        return int(status["processed"])
+    stages = status.get("stages") or {}
+    twice = [stages.get(STAGES[name], {}) for name in ("extract_taxonomy", "refine_assignments")]
+    shares = [min(1.0, stage["done"] / stage["planned"]) for stage in twice if stage.get("planned")]
+    return int(status.get("products", 0) * sum(shares) / 2)
