@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from segkit import cache, interactions
 from segkit.costs import cost_usd
+from segkit.errors import DatabaseError, StorageError
 from segkit.events import log_event, timestamp
 from segkit.interactions import Interaction
 from segkit.llm.completions import Completion, read_completion, user_messages
+from segkit.mirror import WORKERS, push_log, read_log
 from segkit.models import Checked, Question
 from segkit.progress import Progress
 from segkit.runs import Run
@@ -41,6 +44,32 @@ class Archive:
             return None
         return cache.look_up(self._settings.segkit_home, key, prompt, dict(request), self._run.folder)
 
+    def fill_cache(self, keys: Sequence[str]) -> None:
+        """Bring answers of other machines into the cache: the index in Postgres tells where their logs are."""
+        url = self._settings.database_url.get_secret_value() if self._settings.database_url else ""
+        home = self._settings.segkit_home
+        wanted = [key for key in keys if key not in self._own and not cache.holds(home, key)]
+        if not (url and wanted and self._settings.segkit_cache):
+            return
+        from segkit.shared_index import find_logs  # SQLAlchemy takes a while to import
+
+        try:
+            found = find_logs(url, wanted)
+        except DatabaseError as error:
+            log_event(self._run.folder, "shared_index_not_asked", why=error.message)
+            return
+        with ThreadPoolExecutor(WORKERS) as threads:
+            list(threads.map(self._take_in, found, found.values()))
+
+    def _take_in(self, key: str, paths: Sequence[str]) -> None:
+        for path in paths[:3]:
+            try:
+                data = read_log(path, self._run.folder.parent, self._settings)
+                if cache.adopt(self._settings.segkit_home, key, data):
+                    return
+            except (StorageError, OSError, interactions.DamagedError) as error:
+                log_event(self._run.folder, "indexed_answer_not_used", key=key, file=path, why=str(error))
+
     def facts(self, question: Question, attempt: int, key: str) -> dict[str, Any]:
         """Give the metadata of an interaction that is known before it is asked."""
         return self._facts(question.batch, attempt, key) | {"part": question.part}
@@ -58,7 +87,7 @@ class Archive:
             "cost_usd": None if cost is None else str(cost),
             **_judgement(completion, checked),
         }
-        log = interactions.finish(sent.intent, {"response": _storable(completion.content), "metadata": facts})
+        log = self._finish(sent.intent, {"response": _storable(completion.content), "metadata": facts})
         if good and self._settings.segkit_cache:
             cache.remember(self._settings.segkit_home, letter.facts["cache_key"], log, self._run.folder)
         return cost
@@ -78,7 +107,14 @@ class Archive:
         }
         raw: dict[str, Any] = {name: cached.log[name] for name in _RAW if name in cached.log}
         log = {**head, **raw, "response": cached.log["response"], "metadata": told}
-        interactions.write_whole(self._folder, facts["batch_id"], facts["attempt"], log)
+        place = (self._folder, facts["batch_id"], facts["attempt"])
+        written = interactions.write_whole(*place, log, compress=self._settings.segkit_compress_logs)
+        push_log(self._run.folder, written)
+
+    def _finish(self, intent: interactions.Intent, tail: dict[str, Any]) -> Path:
+        log = interactions.finish(intent, tail, compress=self._settings.segkit_compress_logs)
+        push_log(self._run.folder, log)
+        return log
 
     def cost(self, completion: Completion) -> Decimal | None:
         p = self._parameters
@@ -116,7 +152,7 @@ class Archive:
             **_envelope(completion),
             "outcome": "recovered",
         }
-        log = interactions.finish(interactions.reopened(path, begun), {"response": "", "metadata": facts})
+        log = self._finish(interactions.reopened(path, begun), {"response": "", "metadata": facts})
         log_event(self._run.folder, "answer_recovered", file=path.name, log=log.name)
         return interactions.read(log)
 

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from segkit.events import log_event
-from segkit.interactions import DamagedError, Interaction, read
+from segkit.interactions import DamagedError, Interaction, read, sealed
+from segkit.storage.local import write_atomic
 
 #: What is not part of a key, since it does not change an answer.
 LEFT_OUT = {
@@ -56,6 +57,34 @@ def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_fold
         log_event(run_folder, "cache_entry_of_another_request", key=key, file=str(path))
         return None
     return found
+
+
+def damaged_entry(home: Path, key: str) -> Path | None:
+    """Give the path of an entry that is no sound log of its key; None when it is sound, or there is none."""
+    path = _path(home, key)
+    try:
+        return None if read(path).metadata["cache_key"] == key else path
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (DamagedError, OSError, KeyError):
+        return path
+
+
+def adopt(home: Path, key: str, data: bytes) -> bool:
+    """Take in an answer from elsewhere, as the bytes of its log; only a valid first answer to that key is taken."""
+    found = sealed(key, data)
+    facts = found.metadata
+    if (facts.get("cache_key"), facts.get("outcome"), facts.get("attempt")) != (key, "valid", 1):
+        return False
+    path = _path(home, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+    return True
+
+
+def holds(home: Path, key: str) -> bool:
+    """Tell whether there is an entry under a key, good or bad."""
+    return _path(home, key).exists()
 
 
 def remember(home: Path, key: str, log: Path, run_folder: Path) -> None:

@@ -90,6 +90,9 @@ class Desk:
 
     async def answer_all(self, questions: Sequence[Question]) -> list[Answer]:
         """Work on the questions in their order, as many at once as the limits may let through."""
+        if self.settings.database_url:
+            keys = [cache_key(self.parameters.endpoint, self._body(q, q.asking)) for q in questions]
+            await self._off_loop(self.archive.fill_cache, keys)
         answers: dict[int, list[Answer]] = {}
         waiting = iter(enumerate(questions))
         workers = min(self.settings.segkit_concurrency, len(questions))

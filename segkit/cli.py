@@ -214,12 +214,15 @@ def resume(
     max_cost_usd: MaxCost = None,
     runs_dir: RunsDir = None,
     no_sync: NoSync = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also a run in S3 that a machine which is gone worked on.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run that was stopped or failed; what is already answered is not asked again."""
     from segkit import running
 
-    manner = running.Manner(not no_sync, True, as_json, concurrency, max_calls, max_cost_usd)
+    manner = running.Manner(not no_sync, True, as_json, concurrency, max_calls, max_cost_usd, take_over)
     running.resume_and_show(name, runs_dir, max_unassigned, manner)
 
 
@@ -277,11 +280,55 @@ def export(
 
 
 @app.command()
-def verify(name: RunName = "latest", runs_dir: RunsDir = None) -> None:
+def verify(
+    name: RunName = "latest",
+    remote: Annotated[bool, typer.Option("--remote", help="Read every file in S3 as well.")] = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
     """Check every file of a run against its checksum; exits with 1 and names those that differ."""
-    from segkit import showing
+    from segkit import moving
 
-    raise typer.Exit(showing.verify_and_show(name, runs_dir))
+    raise typer.Exit(moving.verify_and_show(name, runs_dir, remote, as_json))
+
+
+@app.command("migrate-to-s3")
+def migrate_to_s3(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")] = "",
+    run_id: Annotated[str, typer.Option("--run-id", help="The same, as the blueprint writes it.")] = "",
+    verify_integrity: Annotated[
+        bool, typer.Option("--verify-integrity", help="Read every file back and compare it; done in any case.")
+    ] = True,
+    remove_local: Annotated[
+        bool, typer.Option("--remove-local", help="Remove the local files in the end, when all are verified.")
+    ] = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """Move a run to the bucket S3_BUCKET: upload, read back, switch the index in Postgres, in this order.
+
+    It can be interrupted and called again. All commands go on to work: what they look at is fetched.
+    """
+    from segkit import moving
+
+    if bool(name) == bool(run_id):
+        raise InputError("give one run", "segkit migrate-to-s3 latest")
+    moving.migrate_and_show(name or run_id, runs_dir, remove_local, as_json)
+
+
+@app.command("rollback-s3")
+def rollback_s3(
+    name: RunName,
+    remove_remote: Annotated[
+        bool, typer.Option("--remove-remote", help="Remove the files in S3 in the end, when all are here.")
+    ] = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a run back from S3 to the local disk, byte for byte, and its index in Postgres too."""
+    from segkit import moving
+
+    moving.rollback_and_show(name, runs_dir, remove_remote, as_json)
 
 
 @app.command()
@@ -294,7 +341,8 @@ def logs(
 ) -> None:
     """Ask the interaction logs of all runs in SQL: segkit logs "FROM spend_by_stage".
 
-    The views are interactions, spend_by_stage, time_by_stage, retries and failures.
+    The views are interactions, spend_by_stage, time_by_stage, retries, failures, cache_hits, storage_used and
+    prompt_slots.
     """
     from segkit import showing
 

@@ -11,6 +11,7 @@
     │   └── RefusedError    it refuses for good: key, quota, model, request
     ├── StoppedError        the run was stopped in an orderly way: interrupt, budget, a long wait
     ├── StageError          a stage of a run failed; the run can be resumed
+    ├── StorageError        S3; what is on the local disk is untouched
     └── DatabaseError       Postgres; the run folder is untouched
 
 The text of an error says what is wrong, with the value; `hint` says what to do next. Neither ever holds a
@@ -68,6 +69,10 @@ class StoppedError(SegkitError):
 
 class StageError(SegkitError):
     """A stage of the run failed; what was paid for is kept, the run can be resumed."""
+
+
+class StorageError(SegkitError):
+    """S3 refused or could not be reached; what is on the local disk is untouched."""
 
 
 class DatabaseError(SegkitError):

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import hashlib
 import os
 import secrets
 import stat
 import tempfile
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,6 +27,9 @@ import orjson
 from segkit.events import timestamp
 from segkit.storage.local import write_atomic
 
+#: How the names of finished logs end.
+ENDINGS = (".json", ".json.gz")
+_LARGEST = 1_000_000_000  # bytes of a log that is decompressed
 _INDENT = orjson.OPT_INDENT_2
 _SEAL = b',\n  "sha256": "'
 # Where a field of the outermost object begins: no line break stands inside a JSON string, and what is deeper is
@@ -155,21 +160,28 @@ def reopened(path: Path, begun: dict[str, Any]) -> Intent:
     return intent
 
 
-def finish(intent: Intent, tail: dict[str, Any]) -> Path:
-    """Append the rest (`response`, `metadata`), seal the file with its checksum, sync and rename it."""
+def finish(intent: Intent, tail: dict[str, Any], *, compress: bool = False) -> Path:
+    """Append the rest (`response`, `metadata`), seal the file with its checksum, sync and rename it.
+
+    A compressed log is a file of its own, `….json.gz`, and there before its intent goes.
+    """
     intent.append(b"," + orjson.dumps(tail, option=_INDENT)[1:-2])
     with intent.file as file:
         file.write(_SEAL + intent.digest.hexdigest().encode() + b'"\n}\n')
         file.flush()
         os.fsync(file.fileno())
-    final = intent.path.with_suffix(".json")
-    intent.path.rename(final)
+    final = intent.path.with_suffix(".json.gz" if compress else ".json")
+    if compress:
+        write_atomic(final, gzip.compress(intent.path.read_bytes(), 6, mtime=0))
+        intent.path.unlink()
+    else:
+        intent.path.rename(final)
     return final
 
 
-def write_whole(folder: Path, batch: int, attempt: int, log: dict[str, Any]) -> Path:
+def write_whole(folder: Path, batch: int, attempt: int, log: dict[str, Any], *, compress: bool = False) -> Path:
     """Write a log that needs no intent, since nothing is asked (a cached answer)."""
-    return finish(begin(folder, batch, attempt, {"context": log.pop("context")}), log)
+    return finish(begin(folder, batch, attempt, {"context": log.pop("context")}), log, compress=compress)
 
 
 def read(path: Path) -> Interaction:
@@ -180,10 +192,20 @@ def read(path: Path) -> Interaction:
     return found
 
 
+def sealed(file: str, data: bytes) -> Interaction:
+    """Take the bytes of a log, compressed or not; raise DamagedError unless they match the checksum in them."""
+    content, seal, digest = _inflated(data, file).rpartition(_SEAL)
+    if not seal or digest[:64] != _digest(content) or digest[64:] != b'"\n}\n':
+        raise DamagedError(f"{os.path.basename(file)} does not match its checksum")  # noqa: PTH119
+    found = Interaction(file, content)
+    found.metadata  # noqa: B018 (parses them, or raises)
+    return found
+
+
 def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
     """Read every log of a stage folder, in the order of their names; give those that are damaged apart."""
     logs, damaged = [], []
-    for path in _names(folder, ".json"):
+    for path in _names(folder, *ENDINGS):
         try:
             logs.append(_sealed(path))
         except DamagedError:
@@ -193,7 +215,8 @@ def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
 
 def intents(folder: Path) -> list[Path]:
     """List the intents without a finished log: their requests may have been paid."""
-    return [Path(name) for name in _names(folder, ".intent")]
+    found = [Path(name) for name in _names(folder, ".intent")]
+    return [path for path in found if not path.with_suffix(".json.gz").exists()]
 
 
 def place_of(path: Path) -> tuple[int, int]:
@@ -230,22 +253,30 @@ def started_at(intent: Intent) -> str:
     return timestamp(intent.begun)
 
 
-def _names(folder: Path, suffix: str) -> list[str]:
+def _names(folder: Path, *endings: str) -> list[str]:
     """List files by name; plain strings, since a Path costs more than to read a log."""
     if not folder.is_dir():
         return []
-    return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(suffix)]
+    return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(endings)]
 
 
 def _sealed(file: str) -> Interaction:
-    """Read a log whose bytes match its checksum, and whose metadata parse."""
     with open(file, "rb", buffering=0) as opened:  # noqa: PTH123
-        content, seal, digest = opened.readall().rpartition(_SEAL)
-    if not seal or digest[:64] != _digest(content) or digest[64:] != b'"\n}\n':
-        raise DamagedError(f"{os.path.basename(file)} does not match its checksum")  # noqa: PTH119
-    found = Interaction(file, content)
-    found.metadata  # noqa: B018 (parses them, or raises)
-    return found
+        return sealed(file, opened.readall())
+
+
+def _inflated(data: bytes, file: str) -> bytes:
+    """Undo the compression of a log, whatever its name; no log is larger than what an answer may be."""
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        stream = zlib.decompressobj(wbits=31)
+        content = stream.decompress(data, _LARGEST)
+    except zlib.error as error:
+        raise DamagedError(f"{os.path.basename(file)} cannot be decompressed: {error}") from None  # noqa: PTH119
+    if not stream.eof or stream.unused_data:
+        raise DamagedError(f"{os.path.basename(file)} is cut off, too long or has more than a log")  # noqa: PTH119
+    return content
 
 
 def _parsed(data: bytes, file: str) -> Any:

@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -19,20 +19,25 @@ import pandas as pd
 
 from segkit import interactions
 from segkit.errors import InputError
+from segkit.mirror import fetch, fetch_all, location, stored
 from segkit.models import STAGES
 from segkit.runs import Run, open_run, run_ids
 from segkit.settings import project_folder
 from segkit.storage.local import write_atomic
 
 COMPACTED = "interactions.parquet"
+_LAYOUT = "with context"  # changes with the columns of a compacted file
 _BASE = "interactions"  # the view that the others stand on
 _PROMPTS = {folder: f"{key}_prompt.txt" for key, folder in STAGES.items()}
-_LOGS = "CREATE TABLE logs AS SELECT file_path, metadata::JSON AS metadata FROM sound_logs"
+_LOGS = """
+CREATE TABLE logs AS SELECT file_path, bytes, context::JSON AS context, metadata::JSON AS metadata FROM sound_logs;
+CREATE TABLE damaged_logs AS FROM damaged
+"""
 _COMPACTED = "CREATE VIEW compacted AS FROM read_parquet({files}, union_by_name = true)"
 _NONE_COMPACTED = "CREATE VIEW compacted AS SELECT file_path FROM logs WHERE false"
 _COMPACT = """
-COPY (FROM interactions ORDER BY file_path)
-TO {path} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{logs: '{count}'}})
+COPY (FROM logged ORDER BY file_path)
+TO {path} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{logs: '{told}', damaged: {damaged}}})
 """
 _INDEX = """
 SELECT interaction_type, batch_id, attempt, file_path, cache_key, created_at FROM interactions ORDER BY file_path
@@ -43,9 +48,10 @@ def query(sql: str, runs_dir: str | Path = "runs", run: Run | str | None = None)
     """Ask the views in SQL, over all runs of a folder or over one (a Run, its id, or `latest`); gives the rows.
 
     Money is exact inside DuckDB and a float in the frame; what is unknown is missing, never 0. Damaged logs are
-    passed over; `damaged_logs` names them. Raises InputError for a query that DuckDB refuses.
+    passed over with a warning, and the table `damaged_logs` names them. Raises InputError for what DuckDB refuses.
     """
     with _connection(_folders(Path(runs_dir), run)) as connection:
+        _warn_of_damaged(connection)
         try:
             return _frame(connection.sql(sql))
         except (duckdb.Error, AttributeError) as error:  # what gives no rows gives None
@@ -60,10 +66,11 @@ def compact(run: Run) -> Path:
     """
     path = run.folder / COMPACTED
     temporary = path.with_name(f".{COMPACTED}.{os.getpid()}.making")
-    count = _count(run.folder)
+    told = _told_of(run.folder)
     try:
         with _connection([run.folder], compacted=False) as connection:
-            connection.execute(_COMPACT.format(path=_literal(str(temporary)), count=count))
+            damaged = _literal(orjson.dumps(_damaged(connection)).decode())
+            connection.execute(_COMPACT.format(path=_literal(str(temporary)), told=told, damaged=damaged))
         write_atomic(path, temporary.read_bytes())
     finally:
         temporary.unlink(missing_ok=True)
@@ -74,12 +81,13 @@ def interaction_index(run: Run) -> pd.DataFrame:
     """List the interactions of a run as `llm_interaction_index` holds them, sorted by `file_path`.
 
     Gives `interaction_type`, `batch_id`, `attempt`, `file_path` and `prompt_file` (relative to the folder that holds
-    the runs), `cache_key` and `created_at` (UTC).
+    the runs, or addresses in S3), `cache_key` and `created_at` (UTC).
     """
     index = query(_INDEX, run=run)
     prompts = f"{run.folder.name}/prompts/" + index["interaction_type"].map(_PROMPTS).astype("str")
     index.insert(4, "prompt_file", prompts)
-    return index
+    root = location(run.folder).removesuffix(run.id)
+    return index.assign(file_path=root + index["file_path"], prompt_file=root + index["prompt_file"])
 
 
 def damaged_logs(run: Run) -> list[str]:
@@ -91,15 +99,29 @@ def damaged_logs(run: Run) -> list[str]:
 def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open DuckDB in memory with the views over some runs; of those with a good Parquet file no log is read."""
     with duckdb.connect() as connection:
+        for folder in folders:
+            _fetch(folder, compacted)
         connection.execute("SET TimeZone = 'UTC'; SET autoinstall_known_extensions = false")
-        finished = [folder for folder in folders if compacted and _is_compacted(connection, folder)]
-        connection.register("sound_logs", _sound_logs(folder for folder in folders if folder not in finished))
+        finished = {folder: told for folder in folders if compacted and (told := _compacted(connection, folder))}
+        logs, damaged = _sound_logs(folder for folder in folders if folder not in finished)
+        damaged += [name for told in finished.values() for name in orjson.loads(told["damaged"])]
         files = [_escaped(folder / COMPACTED) for folder in finished]
+        connection.register("sound_logs", logs)
+        connection.register("damaged", pd.DataFrame({"file_path": damaged}, dtype="str"))
         connection.execute(_LOGS)
         connection.execute(_COMPACTED.format(files=_list(files)) if files else _NONE_COMPACTED)
         for path in sorted(project_folder("sql").glob("duckdb/*.sql"), key=lambda path: path.stem != _BASE):
             connection.execute(path.read_text(encoding="utf-8"))
         yield connection
+
+
+def _fetch(folder: Path, compacted: bool) -> None:
+    """Bring what is looked at of a run in S3: one file of a finished run, every log of another."""
+    if compacted:
+        fetch(folder, COMPACTED)
+    if not (compacted and (folder / COMPACTED).exists()):
+        for stage in STAGES.values():
+            fetch_all(folder, f"{stage}/")
 
 
 def _views() -> list[str]:
@@ -120,36 +142,58 @@ def _folders(runs_dir: Path, run: Run | str | None) -> list[Path]:
     return [run.folder] if run else [runs_dir / run_id for run_id in run_ids(runs_dir)]
 
 
-def _is_compacted(connection: duckdb.DuckDBPyConnection, folder: Path) -> bool:
-    """Tell whether the Parquet file of a run is readable and speaks of every log there is."""
-    told = "SELECT decode(value) FROM parquet_kv_metadata(?) WHERE key = 'logs'"
+def _compacted(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, str]:
+    """Give what the Parquet file of a run tells of itself, or nothing unless it speaks of every log there is."""
+    told = "SELECT decode(key), decode(value) FROM parquet_kv_metadata(?)"
     try:
-        row = connection.execute(told, [_escaped(folder / COMPACTED)]).fetchone()
+        facts = dict(connection.execute(told, [_escaped(folder / COMPACTED)]).fetchall())
     except duckdb.Error:
-        return False
-    return row is not None and row[0] == str(_count(folder))
+        return {}
+    return facts if facts.get("logs") == _told_of(folder) else {}
 
 
-def _sound_logs(folders: Iterable[Path]) -> pd.DataFrame:
-    """Read the logs of runs that hold what their checksum says: `file_path`, and `metadata` as JSON.
+def _sound_logs(folders: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """Read the logs of runs that hold what their checksum says; name the others.
 
-    Not by DuckDB's `read_json`: that takes three times as long, and one file that is cut off makes it fail.
+    Gives `file_path`, `bytes`, and as JSON `context` and `metadata`. Not by DuckDB's `read_json`: one file that is
+    cut off makes it fail, and 20,000 take it longer.
     """
-    rows = []
+    rows, damaged = [], []
     for path in (path for folder in folders for path in _paths(folder)):
-        with suppress(interactions.DamagedError, ValueError):
-            metadata = orjson.dumps(interactions.read(path).metadata).decode()
-            rows.append(("/".join(path.parts[-3:]), metadata))
-    return pd.DataFrame(rows, columns=["file_path", "metadata"], dtype="str")
+        name = "/".join(path.parts[-3:])
+        try:
+            log = interactions.read(path).log
+            texts = (orjson.dumps(log.get(part)).decode() for part in ("context", "metadata"))
+            rows.append((name, path.stat().st_size, *texts))
+        except (interactions.DamagedError, ValueError):
+            damaged.append(name)
+    columns = {"file_path": "str", "bytes": "int64", "context": "str", "metadata": "str"}
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns), damaged
+
+
+def _damaged(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [name for (name,) in connection.execute("FROM damaged_logs ORDER BY ALL").fetchall()]
+
+
+def _warn_of_damaged(connection: duckdb.DuckDBPyConnection) -> None:
+    if damaged := _damaged(connection):
+        more = f" and {len(damaged) - 5} more (FROM damaged_logs)" if len(damaged) > 5 else ""
+        warnings.warn(f"damaged logs are passed over: {', '.join(damaged[:5])}{more}", stacklevel=3)
 
 
 def _paths(folder: Path) -> list[Path]:
     stages = [folder / name for name in STAGES.values() if (folder / name).is_dir()]
-    return [stage / name for stage in stages for name in sorted(os.listdir(stage)) if name.endswith(".json")]
+    return [
+        stage / name for stage in stages for name in sorted(os.listdir(stage)) if name.endswith(interactions.ENDINGS)
+    ]
 
 
-def _count(folder: Path) -> int:
-    return len(_paths(folder))
+def _told_of(folder: Path) -> str:
+    """Say what a compacted file must tell: how many logs there are (also in S3 only), and what it says of each."""
+    told = stored(folder) if location(folder) else {}
+    stages = tuple(f"{stage}/" for stage in STAGES.values())
+    sent = {name for name in told if name.startswith(stages) and name.endswith(interactions.ENDINGS)}
+    return f"{len(sent | {f'{path.parent.name}/{path.name}' for path in _paths(folder)})} logs, {_LAYOUT}"
 
 
 def _is_damaged(path: Path) -> bool:

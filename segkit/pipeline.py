@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from segkit import errors, logs
+from segkit import errors, logs, mirror
 from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.events import log_event
 from segkit.jupyter import quick_imports
@@ -33,16 +33,25 @@ STAGE_NOTEBOOKS = ("00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxo
 REVIEW, SYNC = "40_review_run", "50_sync_postgres"
 
 
-def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = None) -> dict[str, Any]:
+def run_notebooks(
+    run: Run, *, sync: bool = True, max_unassigned: int | None = None, take_over: bool = False
+) -> dict[str, Any]:
     """Execute the notebooks of a run in order, and give its summary.
 
-    A finished run is left as it is. What is already answered is not asked again, so this also resumes a run.
-    Raises StageError, StoppedError or RunError when the run ends as `failed`; it can be resumed.
+    A finished run is left as it is. What is already answered is not asked again, so this also resumes a run; one in
+    S3 that another machine seems to work on only with `take_over`. Raises StageError, StoppedError, StorageError or
+    RunError when the run ends as `failed`; it can be resumed.
     """
     if is_finished(run):
         return dict(run.status["summary"])
     began = time.monotonic()
-    with owned(run.folder / "run.lock"), _stoppable(run), _ending(run):
+    with (
+        owned(run.folder / "run.lock"),
+        mirror.claimed(run.folder, take_over=take_over),
+        _stoppable(run),
+        _ending(run),
+    ):
+        mirror.fetch_all(run.folder)
         log_event(run.folder, "run_started")
         # What a life before this one worked on is no progress of this one.
         update_status(run.folder, state="running", reason="", notebook="")
@@ -90,6 +99,7 @@ def execute_notebook(run: Run, name: str, kernel: AsyncKernelManager) -> None:
     except (DeadKernelError, CellTimeoutError) as error:
         raise StageError(f"{name}: {error}", f"segkit resume {run.id}") from None
     _check_executed(run, target)
+    mirror.push(run.folder)
 
 
 def settle(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
@@ -147,6 +157,7 @@ def finish(run: Run, seconds: float) -> dict[str, Any]:
     log_event(run.folder, "run_ended", state=status["state"], seconds=summary["seconds"])
     lines = [f"{digest}  {name}\n" for name, digest in checksums(run.folder).items()]
     write_atomic(run.folder / CHECKSUMS, "".join(lines).encode())
+    mirror.seal(run.folder)
     return summary
 
 
@@ -168,6 +179,7 @@ def _ending(run: Run) -> Iterator[None]:
             with suppress(SegkitError, OSError):  # where the disk fails, the first error is the one to tell
                 update_status(run.folder, state="failed", reason=reason)
                 log_event(run.folder, "run_failed", reason=reason)
+                mirror.seal(run.folder)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ _Connection = psycopg.Connection[Row]
 
 def connect(url: str) -> _Connection:
     """Connect to the server of a URL; raises DatabaseError, also for a database that is not UTF-8."""
-    with _mapped(url, "connecting"):
+    with mapped(url, "connecting"):
         connection = psycopg.connect(prepare_threshold=None, **_CONNECTION | _target(url))
         # Asked for, since a pooler may not tell it by itself.
         (encoding,) = connection.execute("SHOW server_encoding").fetchone() or ("",)
@@ -88,7 +88,7 @@ def named(url: str) -> str:
 
 
 @contextmanager
-def _mapped(
+def mapped(
     url: str, doing: str, hint: str = _AGAIN, hints: Mapping[str, str] = MappingProxyType(_HINTS)
 ) -> Iterator[None]:
     """Tell every foreign error as a DatabaseError with the place, and never with the password."""
@@ -124,7 +124,7 @@ def _apply(connection: _Connection, url: str, file: Path) -> bool:
     """Apply one file and record it, in one transaction and after whoever else does the same."""
     text = file.read_text(encoding="utf-8")
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    with _mapped(url, f"the migration {file.name}", hint=""), connection.transaction():
+    with mapped(url, f"the migration {file.name}", hint=""), connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('segkit_migrations', 0))")
         applied = _applied(connection)
         if file.name not in applied:
@@ -162,7 +162,7 @@ def sync(folder: Path, url: str, interactions: pd.DataFrame) -> dict[str, int]:
 
 
 def _sync(folder: Path, url: str, run: Row, content: Content) -> dict[str, int]:
-    with _mapped(url, f"the sync of {run[0]}"), connect(url) as connection:
+    with mapped(url, f"the sync of {run[0]}"), connect(url) as connection:
         connection.execute(_LIMITS)
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"segkit {run[0]}",))
         if _compare(connection, run, content):
@@ -177,7 +177,7 @@ def _sync(folder: Path, url: str, run: Row, content: Content) -> dict[str, int]:
 def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
     """The differences between a run folder and the tables, one line a table; none when they are equal."""
     run, content = run_row(folder), run_content(folder, interactions)
-    with _mapped(url, f"the check of {run[0]}"), connect(url) as connection:
+    with mapped(url, f"the check of {run[0]}"), connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one moment for all tables
         return _compare(connection, run, content)
 
@@ -318,7 +318,7 @@ def load_products(url: str, ids: list[int]) -> pd.DataFrame:
 
     Raises ProductsError for ids that are not there, DatabaseError for all else.
     """
-    with _mapped(url, "loading products"), connect(url) as connection:
+    with mapped(url, "loading products"), connect(url) as connection:
         connection.adapters.register_loader("numeric", FloatLoader)
         cursor = connection.execute("SELECT * FROM amazon_products WHERE id = ANY(%s)", (list(map(int, ids)),))
         frame = pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description or ()])
@@ -335,5 +335,5 @@ def query(url: str, sql: str) -> pd.DataFrame:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=pool)
     options = {"postgresql_readonly": True, "no_parameters": True}  # so `LIKE '%x%'` stays as it is
     known = f"the tables are {_TABLES}; where they are missing: segkit db migrate"
-    with _mapped(url, "the query", hint="", hints={"UndefinedTable": known}), engine.connect() as connection:
+    with mapped(url, "the query", hint="", hints={"UndefinedTable": known}), engine.connect() as connection:
         return pd.read_sql(sql, connection.execution_options(**options))

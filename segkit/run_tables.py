@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segkit.errors import RunError
+from segkit.mirror import fetch
 
 _MODEL = ("model", "temperature", "response_format", "endpoint")  # the parameters that go into model_config
 _INT, _TEXT, _TIME = pa.int64(), pa.string(), pa.timestamp("us", tz="UTC")
@@ -26,6 +27,7 @@ SCHEMAS = {  # the other tables in the order of their references, with the colum
     "llm_interaction_index": {"interaction_type": _TEXT, "batch_id": _INT, "attempt": _INT, "file_path": _TEXT}
     | {"prompt_file": _TEXT, "cache_key": _TEXT, "created_at": _TIME},
 }
+_RESULTS = ("taxonomies", "segments", "refined_segments")
 ASSIGNMENTS = ("product_segments", "refined_product_segments")
 
 Content = dict[str, pa.Table]  # what a run has for each of these tables
@@ -53,6 +55,7 @@ def _readable(path: Path) -> Iterator[None]:
 def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
     """What a run folder says, with the run's own numbers for its categories."""
     results = folder / "results"
+    fetch(folder, "products.parquet", *(f"results/{name}.parquet" for name in _RESULTS))
     with _readable(folder / "interactions"):
         index = _index(interactions)
     content = {

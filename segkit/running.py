@@ -52,6 +52,7 @@ class Manner:
     concurrency: int | None = None
     max_calls: int | None = None
     max_cost_usd: float | None = None
+    take_over: bool = False
 
     @property
     def console(self) -> Console:
@@ -110,7 +111,7 @@ def _work_and_show(run: Run, manner: Manner, max_unassigned: int | None, setting
     from segkit.showing import summary_table
 
     with watched(run):
-        summary = run_notebooks(run, sync=manner.sync, max_unassigned=max_unassigned)
+        summary = run_notebooks(run, sync=manner.sync, max_unassigned=max_unassigned, take_over=manner.take_over)
     if manner.as_json:
         told = {**summary, "folder": str(run.folder), "report": str(run.folder / "report.html")}
         sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

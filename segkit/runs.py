@@ -22,8 +22,10 @@ import pandas as pd
 
 from segkit.errors import RunError
 from segkit.events import timestamp
+from segkit.mirror import LOCKS, adopt, adopt_all, attach, fetch, is_owned_elsewhere, probe
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
+from segkit.settings import load_settings
 from segkit.storage.local import disk_error, is_held, write_atomic
 
 SCHEMA_VERSION = 1
@@ -70,6 +72,7 @@ class Run:
     @property
     def products(self) -> pd.DataFrame:
         """The products of the run; raises RunError when they are not those it was made with."""
+        fetch(self.folder, "products.parquet")
         data = (self.folder / "products.parquet").read_bytes()
         if hashlib.sha256(data).hexdigest() != self.document["input"]["sha256"]:
             raise self._changed("products.parquet")
@@ -78,6 +81,7 @@ class Run:
     @property
     def prompts(self) -> dict[str, str]:
         """The prompts of the run by stage; raises RunError when they are not those it was made with."""
+        fetch(self.folder, *(f"prompts/{_prompt_path(self.folder, key).name}" for key in self.document["prompts"]))
         texts = {key: _prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
         for key, text in texts.items():
             if prompt_hash(text) != self.document["prompts"][key]:
@@ -97,12 +101,12 @@ class Run:
 
     def result(self, name: str) -> pd.DataFrame:
         """Read a result, like `taxonomies`; raise RunError when its stage has not finished."""
-        path = self.folder / "results" / f"{name}.parquet"
-        if not path.exists():
+        if not self.has_result(name):
             raise RunError(f"{self.id} has no results/{name}.parquet yet", f"segkit resume {self.id}")
-        return pd.read_parquet(path)
+        return pd.read_parquet(self.folder / "results" / f"{name}.parquet")
 
     def has_result(self, name: str) -> bool:
+        fetch(self.folder, f"results/{name}.parquet")
         return (self.folder / "results" / f"{name}.parquet").exists()
 
     def save_result(self, name: str, frame: pd.DataFrame) -> None:
@@ -126,20 +130,24 @@ def create_run(
     prompts: Mapping[str, str],
     source: Mapping[str, Any],
 ) -> Run:
-    """Make the folder of a run in one piece: it is there whole or not at all."""
-    final = runs_dir / run_id
+    """Make the folder of a run in one piece: it is there whole or not at all. Then S3 gets it, where it is to."""
+    final, settings = runs_dir / run_id, load_settings()
     if not _RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24")
+    if settings.storage_backend == "s3":
+        probe(settings)
     making = runs_dir / f".{run_id}.{os.getpid()}.making"
     try:
         _sweep(runs_dir)
         making.mkdir(parents=True, mode=0o700)
         _fill(making, run_id, parameters, products, prompts, source)
         making.rename(final)
-        return Run(final, orjson.loads((final / "run.json").read_bytes()))
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
         raise RunError(f"{final} cannot be made: {error.strerror or error}", "choose another --runs-dir") from None
+    if settings.storage_backend == "s3":
+        attach(final, settings)
+    return Run(final, _document(final))
 
 
 def _sweep(runs_dir: Path) -> None:
@@ -162,6 +170,7 @@ def open_run(name: str, runs_dir: str | Path = "runs") -> Run:
         run_id = _latest(place)
     if not _RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id[:80]!r} is no run id", "they look like RUN_20250618T120301Z_8d24; see `segkit runs`")
+    adopt(place, run_id, load_settings())
     return Run(place / run_id, _document(place / run_id))
 
 
@@ -173,7 +182,8 @@ def _latest(runs_dir: Path) -> str:
 
 
 def run_ids(runs_dir: Path) -> list[str]:
-    """List the ids of the runs in a folder, oldest first."""
+    """List the ids of the runs in a folder, oldest first; with STORAGE_BACKEND=s3 those in the bucket too."""
+    adopt_all(runs_dir, load_settings())
     if not runs_dir.is_dir():
         return []
     found = [
@@ -197,12 +207,13 @@ def current_state(folder: Path) -> str:
 
 def is_finished(run: Run) -> bool:
     """Tell whether a run is completed and sealed, so that nothing is left to do."""
+    fetch(run.folder, "checksums.sha256")
     return bool(run.status["state"] == "completed" and (run.folder / "checksums.sha256").exists())
 
 
 def is_owned(folder: Path) -> bool:
     """Tell whether a process works on a run."""
-    return any(is_held(folder / name) for name in ("run.lock", "calls.lock"))
+    return any(is_held(folder / name) for name in LOCKS) or is_owned_elsewhere(folder)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

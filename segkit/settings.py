@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,8 @@ class Settings(BaseSettings):
     segkit_response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     segkit_cache: bool = True
     segkit_prices: Path | None = None
+    segkit_s3_prefix: str = Field("", pattern=r"^[\w./=-]*$")
+    segkit_compress_logs: bool = False
 
     @field_validator("default_temperature", mode="before")
     @classmethod
@@ -65,6 +68,13 @@ class Settings(BaseSettings):
         if not url.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return url.rstrip("/")
+
+    @property
+    def bucket(self) -> str:
+        """The root of all runs in S3, `s3://bucket/prefix`; raises SettingsError where S3_BUCKET is not set."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.s3_bucket):
+            raise SettingsError(f"S3_BUCKET = {self.s3_bucket!r} is no bucket", "set S3_BUCKET to the name of yours")
+        return f"s3://{self.s3_bucket}/{self.segkit_s3_prefix.strip('/')}".rstrip("/")
 
     @property
     def secrets(self) -> list[SecretStr]:

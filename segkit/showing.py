@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -162,7 +163,10 @@ def show_logs(sql: str, name: str, runs_dir: Path | None, as_csv: bool, as_json:
     from segkit import exporting, logs
 
     place = runs_dir or load_settings().storage_root
-    frame = logs.query(sql, place, run=open_run(name, place) if name else None)
+    with warnings.catch_warnings(record=True) as told:
+        frame = logs.query(sql, place, run=open_run(name, place) if name else None)
+    for warning in told:
+        print(f"warning: {warning.message}", file=sys.stderr)
     if as_csv:
         sys.stdout.buffer.write(exporting.as_csv(frame))
     elif as_json:
@@ -191,18 +195,6 @@ def export_and_show(name: str, runs_dir: Path | None, out: Path | None, form: st
     _console().print(f"{len(frame):,} products of {run.id} are in {out}")
 
 
-def verify_and_show(name: str, runs_dir: Path | None) -> int:
-    """Name every file of a run that is not as it was written; give the exit code."""
-    from segkit.verifying import differences
-
-    run = open_run(name, runs_dir or load_settings().storage_root)
-    found = differences(run)
-    for line in found:
-        _console().print(escape(line))
-    _console().print(f"{run.id}: {len(found)} differences" if found else f"{run.id}: every file is as it was written")
-    return 1 if found else 0
-
-
 def migrate_and_show() -> None:
     """Apply the migrations that are not applied yet and name them."""
     from segkit import postgres
@@ -221,7 +213,8 @@ def _console() -> Console:
 def _print_table(frame: pd.DataFrame) -> None:
     """Print a table; in a terminal only prose is broken to fit it, an id or a path can always be copied."""
     fits = sys.stdout.isatty() and _PROSE in frame.columns
-    Console(soft_wrap=not fits, highlight=False, width=None if fits else _WIDE).print(_table(frame))
+    width, height = (None, None) if fits else (_WIDE, 25)  # without a height, a dumb terminal counts as 80 columns
+    Console(soft_wrap=not fits, highlight=False, width=width, height=height).print(_table(frame))
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:

@@ -43,6 +43,13 @@ def database_url(settings: Settings) -> str:
     return embedded_url(settings.segkit_home)
 
 
+def known_database(settings: Settings) -> str:
+    """Give the URL of a server that may know runs, or nothing: none is made for the question."""
+    if settings.database_url or (settings.segkit_home / "postgres").exists():
+        return database_url(settings)
+    return ""
+
+
 def database_name(settings: Settings) -> str:
     """Name the server for people, without its password."""
     if settings.database_url and settings.database_url.get_secret_value():

@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from segkit.logs import damaged_logs
+import orjson
+
+from segkit import mirror
+from segkit.cache import damaged_entry
+from segkit.errors import RunError
+from segkit.interactions import scan
+from segkit.models import STAGES
 from segkit.runs import Run
+from segkit.settings import load_settings
 
 CHECKSUMS = "checksums.sha256"
-_NOT_SEALED = {CHECKSUMS, "status.json", "events.jsonl", "run.lock", "calls.lock", "stop"}
+_CHANGING = {CHECKSUMS, "status.json", "events.jsonl"}
 
 
 def checksums(folder: Path) -> dict[str, str]:
     """Hash the files of a run folder that do not change any more: path below it → SHA-256 in hex."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_SEALED)
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+    return {name: mirror.hash_of(folder / name) for name in mirror.files(folder) if name not in _CHANGING}
 
 
 def differences(run: Run) -> list[str]:
     """Name every file of a run that is damaged, changed, missing or too many, one line each.
 
     A finished run is compared with its `checksums.sha256`; of an open one the interaction logs, each against the
-    checksum in it.
+    checksum in it. What the cache holds of the run's answers is looked at too. Files that are in S3 only are not
+    missing.
     """
-    damaged = [f"{name}: damaged, it does not match the checksum in it" for name in damaged_logs(run)]
-    sealed = run.folder / CHECKSUMS
-    if not sealed.exists():
-        return damaged
-    told = dict(line.split("  ", 1)[::-1] for line in sealed.read_text(encoding="utf-8").splitlines())
+    found = [scan(run.folder / stage) for stage in STAGES.values()]
+    paths = [path for _, damaged in found for path in damaged]
+    keys = {log.metadata["cache_key"] for logs, _ in found for log in logs}
+    lines = [f"{path.parent.name}/{path.name}: damaged, it does not match the checksum in it" for path in paths]
+    return sorted({*lines, *_unreadable(run), *_damaged_entries(keys), *_unequal(run)})
+
+
+def _unequal(run: Run) -> list[str]:
+    mirror.fetch(run.folder, CHECKSUMS)
+    if not (run.folder / CHECKSUMS).exists():
+        return []
+    try:
+        told = mirror.read_hashes(run.folder / CHECKSUMS)
+    except RunError as error:
+        return [f"{CHECKSUMS}: damaged, {error.message}"]
     found = checksums(run.folder)
-    lines = [f"{name}: missing" for name in told.keys() - found.keys()]
+    away = mirror.stored(run.folder) if mirror.location(run.folder) else {}
+    lines = [f"{name}: missing" for name in told.keys() - found.keys() - away.keys()]
     lines += [f"{name}: not there when the run ended" for name in found.keys() - told.keys()]
-    lines += [
+    return lines + [
         f"{name}: changed since the run ended" for name in told.keys() & found.keys() if told[name] != found[name]
     ]
-    return sorted({*lines, *damaged})
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _unreadable(run: Run) -> list[str]:
+    """Name what changes while a run works, and so has no checksum, where it is no JSON any more."""
+    lines = []
+    for name in ("status.json", "events.jsonl"):
+        path = run.folder / name
+        for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+            try:
+                orjson.loads(path.read_bytes() if name == "status.json" else text)
+            except orjson.JSONDecodeError:
+                lines.append(f"{name}: line {number} is damaged" if name != "status.json" else f"{name}: damaged")
+    return lines
+
+
+def _damaged_entries(keys: Iterable[str]) -> list[str]:
+    home = load_settings().segkit_home
+    return [f"{path}: damaged" for key in keys if (path := damaged_entry(home, key))]

@@ -185,7 +185,7 @@ def test_settings_come_from_a_file_too(place: Path) -> None:
             {"OPENAI_BASE_URL": "http://user:secret@127.0.0.1/v1", "OPENAI_API_KEY": "k"},
             "keys go into OPENAI_API_KEY",
         ),
-        ({"STORAGE_BACKEND": "s3"}, "local disk"),
+        ({"STORAGE_BACKEND": "s3", "OPENAI_API_KEY": "x"}, "S3_BUCKET = ''"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything(

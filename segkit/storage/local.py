@@ -131,3 +131,42 @@ def _owner(lock: Path) -> str:
         return f"pid {owner['pid']} on {owner['host']} since {owner['since']}"
     except (ValueError, KeyError):
         return "its owner has not written its name yet"
+
+
+class LocalStorage:
+    """Files below a folder of the local disk."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def uri(self, name: str) -> str:
+        return str(self._root / name)
+
+    def names(self, folder: str) -> dict[str, int]:
+        paths = (path for path in (self._root / folder).rglob("*") if path.is_file())
+        return {path.relative_to(self._root).as_posix(): path.stat().st_size for path in paths}
+
+    def folders(self) -> set[str]:
+        return {path.name for path in self._root.iterdir() if path.is_dir()}
+
+    def read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
+
+    def create(self, name: str, data: bytes, *, listed: bool = False) -> None:
+        path = self._root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise FileExistsError(f"{path} is there already")
+        write_atomic(path, data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        (self._root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._root / name, data)
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
+
+    def probe(self) -> None:
+        name = f".probe.{os.getpid()}.tmp"
+        self.replace(name, b"")
+        self.remove(name)

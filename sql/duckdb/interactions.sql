@@ -1,11 +1,15 @@
 -- One row an attempt: who asked what, when, how long it took, what it cost and what came of it.
 --
--- `logs` holds what the logs of open runs tell of themselves (file_path, metadata), `compacted` the rows of finished
--- runs. What a server did not tell is NULL, never 0; only what surely was not paid costs 0.
-CREATE OR REPLACE VIEW interactions AS
+-- `logs` holds what the logs of open runs tell of themselves (file_path, bytes, context, metadata), `compacted` the
+-- rows of finished runs. What a server did not tell is NULL, never 0; only what surely was not paid costs 0.
+CREATE OR REPLACE VIEW logged AS
 WITH facts AS (
     SELECT
         file_path,
+        bytes,
+        json_transform(context, '{
+            "expected_ids": ["VARCHAR"], "product_ids": ["BIGINT"], "batch_products": ["VARCHAR"]
+        }') AS context,
         json_transform(metadata, '{
             "run_id": "VARCHAR", "interaction_type": "VARCHAR", "batch_id": "BIGINT", "part": "VARCHAR",
             "attempt": "BIGINT", "model": "VARCHAR", "temperature": "DOUBLE", "category": "VARCHAR",
@@ -43,7 +47,14 @@ SELECT
     fact.usage.reasoning AS reasoning_tokens,
     coalesce(fact.faults, []) AS faults,
     coalesce(fact.warnings, []) AS warnings,
+    bytes,
+    context.expected_ids,
+    context.product_ids,
+    context.batch_products,
     file_path
 FROM facts
 UNION ALL BY NAME
 FROM compacted;
+
+CREATE OR REPLACE VIEW interactions AS
+SELECT * EXCLUDE (expected_ids, product_ids, batch_products) FROM logged;

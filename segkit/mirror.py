@@ -1,0 +1,298 @@
+"""A run whose files are in S3: where they are, what is fetched when somebody looks, what is sent while it works.
+
+    location.json   in the folder of such a run: its address; a file that is not in the folder is fetched from there
+    stored.sha256   every file of the run as it was sent last; what is fetched has to match
+    owner.json      in S3 only, while a machine works on the run: which one
+
+The folder stays the place of work: an answer is on the local disk before it is sent. So nothing is lost where S3
+fails, and a folder can be thrown away once all of it is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import orjson
+
+from segkit.errors import RunError, StorageError
+from segkit.events import timestamp
+from segkit.models import STAGES
+from segkit.settings import Settings, load_settings
+from segkit.storage import Storage, open_storage
+from segkit.storage.local import is_held, write_atomic
+
+LOCATION, STORED, OWNER = "location.json", "stored.sha256", "owner.json"
+LOCKS = ("run.lock", "calls.lock")
+#: What belongs to a place and not to the run.
+OF_THE_PLACE = {LOCATION, STORED, OWNER, "stop", *LOCKS}
+WORKERS = 24
+_STUB = ("run.json", "status.json")
+_NEVER_CHANGED = ("run.json", "products.parquet", "prompts/", *(f"{folder}/" for folder in STAGES.values()))
+
+
+def location(folder: Path) -> str:
+    """Give the address of a run in S3, or nothing for one that is on the local disk only."""
+    try:
+        return str(orjson.loads((folder / LOCATION).read_bytes())["uri"])
+    except FileNotFoundError:
+        return ""
+
+
+def attach(folder: Path, settings: Settings) -> None:
+    """Let a new run live in S3: what it has is sent, and from now on all that it gets."""
+    settle(folder, open_storage(settings.bucket, settings.s3_region))
+    push(folder)
+
+
+def settle(folder: Path, storage: Storage) -> None:
+    """Write into the folder of a run that it lives in S3 from now on."""
+    told = {"uri": storage.uri(folder.name), "since": timestamp()}
+    write_atomic(folder / LOCATION, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+
+
+def probe(settings: Settings) -> None:
+    """Find out before anything is asked whether the bucket can be written and read; raises StorageError."""
+    open_storage(settings.bucket, settings.s3_region).probe()
+
+
+def remote(folder: Path) -> Storage:
+    """Open the storage that holds a run; names in it begin with the run's id."""
+    return open_storage(location(folder).rpartition("/")[0], load_settings().s3_region)
+
+
+def files(folder: Path) -> list[str]:
+    """List the files of a run that belong to it, by their path below its folder, sorted."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if name not in OF_THE_PLACE and not name.endswith((".tmp", ".making")))
+
+
+def fetch(folder: Path, *names: str) -> None:
+    """Bring files of a run into its folder that are not there; what S3 has not either is left missing.
+
+    Raises StorageError when a file is not what was stored, or gone.
+    """
+    missing = [name for name in names if not (folder / name).exists()]
+    if not missing or not location(folder):
+        return
+    storage, told = remote(folder), stored(folder)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        list(threads.map(lambda name: _fetch(storage, folder, name, told), missing))
+
+
+def fetch_all(folder: Path, below: str = "") -> None:
+    """Bring every file of a run into its folder that is not there, or those below a part of it."""
+    if location(folder):
+        wanted = f"{folder.name}/{below}".rstrip("/")
+        names = {name.partition("/")[2] for name in remote(folder).names(wanted)} - OF_THE_PLACE
+        fetch(folder, *sorted(names | {name for name in stored(folder) if name.startswith(below)}))
+
+
+def push(folder: Path) -> None:
+    """Send what S3 does not have yet; logs, products and prompts are never overwritten there."""
+    if not location(folder):
+        return
+    storage, run_id = remote(folder), folder.name
+    there = storage.names(run_id)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        list(threads.map(lambda name: _push(storage, folder, name, there), files(folder)))
+    for name in (name.partition("/")[2] for name in there):
+        if name.endswith(".intent") and not (folder / name).exists():
+            storage.remove(f"{run_id}/{name}")
+
+
+def push_log(folder: Path, log: Path) -> None:
+    """Send a log as soon as it is finished."""
+    if location(folder):
+        _create(remote(folder), f"{folder.name}/{log.parent.name}/{log.name}", log.read_bytes())
+
+
+def read_log(path: str, runs_dir: Path, settings: Settings) -> bytes:
+    """Read a log from where the index says it is: an address in S3, or a path below the folder of the runs.
+
+    What is neither of these two, or of another bucket, raises FileNotFoundError.
+    """
+    root, *name = path.rsplit("/", 3)
+    if root.startswith("s3://") and settings.s3_bucket and root == settings.bucket:
+        return open_storage(root, settings.s3_region).read("/".join(name))
+    if "://" in path or ".." in Path(path).parts or Path(path).is_absolute():
+        raise FileNotFoundError(f"{path} is not where segkit keeps logs")
+    return (runs_dir / path).read_bytes()
+
+
+def seal(folder: Path) -> None:
+    """Send all of a run that has ended, and write down what was sent."""
+    if location(folder):
+        push(folder)
+        hashes = {name: hash_of(folder / name) for name in files(folder)}
+        write_stored(folder, remote(folder), as_lines(hashes))
+
+
+def write_stored(folder: Path, storage: Storage, lines: bytes) -> None:
+    """Write down what is stored of a run, there and here."""
+    storage.replace(f"{folder.name}/{STORED}", lines)
+    write_atomic(folder / STORED, lines)
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """Read what was stored of a run: name → SHA-256; nothing for one that has not ended."""
+    return read_hashes(folder / STORED)
+
+
+def as_lines(hashes: Mapping[str, str]) -> bytes:
+    """Write names and hashes as `sha256sum` does."""
+    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode()
+
+
+def read_hashes(path: Path) -> dict[str, str]:
+    """Read a file of checksums as `sha256sum` writes it; raises RunError for a line that is none."""
+    if not path.exists():
+        return {}
+    told = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        digest, gap, name = line.partition("  ")
+        if not gap or not name or len(digest) != 64:
+            raise RunError(f"{path}, line {number} is no checksum: {line[:80]!r}", "restore it from a copy")
+        told[name] = digest
+    return told
+
+
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def adopt(place: Path, run_id: str, settings: Settings) -> None:
+    """Make the folder of a run that only S3 knows, and see how one is getting on that others may work on."""
+    if settings.storage_backend != "s3":
+        return
+    folder, storage = place / run_id, open_storage(settings.bucket, settings.s3_region)
+    if not (folder / "run.json").exists():
+        with suppress(FileNotFoundError):
+            stub = {name: storage.read(f"{run_id}/{name}") for name in _STUB}
+            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            for name in ("prompts", "results", "notebooks", *STAGES.values()):
+                (folder / name).mkdir(mode=0o700, exist_ok=True)
+            settle(folder, storage)
+            for name in reversed(_STUB):  # a folder is a run when it has its `run.json`
+                write_atomic(folder / name, stub[name])
+    _refresh(folder, storage)
+
+
+def adopt_all(place: Path, settings: Settings) -> None:
+    """Make the folders of all runs that only S3 knows."""
+    if settings.storage_backend == "s3":
+        place.mkdir(parents=True, exist_ok=True)
+        known = {path.name for path in place.iterdir()}
+        for run_id in open_storage(settings.bucket, settings.s3_region).folders() - known:
+            adopt(place, run_id, settings)
+
+
+@contextmanager
+def claimed(folder: Path, *, take_over: bool = False) -> Iterator[None]:
+    """Hold a run in S3 against other machines while the block works on it; raises RunError naming the owner."""
+    if not location(folder):
+        yield
+        return
+    storage, name = remote(folder), f"{folder.name}/{OWNER}"
+    mine = orjson.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp()})
+    try:
+        storage.create(name, mine)
+    except FileExistsError:
+        owner = orjson.loads(storage.read(name))
+        if owner["host"] != socket.gethostname() and not take_over:
+            raise _owned_elsewhere(folder, owner) from None
+        storage.replace(name, mine)  # of this machine it was, or is said to be, a process that is gone
+    (folder / OWNER).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(StorageError):  # the first error says more, and the next owner is told what to do
+            storage.remove(name)
+
+
+def is_owned_elsewhere(folder: Path) -> bool:
+    """Tell whether another machine worked on a run when it was looked at last."""
+    return (folder / OWNER).exists()
+
+
+def _owned_elsewhere(folder: Path, owner: dict[str, object]) -> RunError:
+    who = f"pid {owner['pid']} on {owner['host']} since {owner['since']}"
+    hint = f"if that process is gone: segkit resume {folder.name} --take-over"
+    return RunError(f"{folder.name} is at work on another machine: {who}", hint)
+
+
+def _refresh(folder: Path, storage: Storage) -> None:
+    """See what became of a run that this machine does not work on."""
+    if not location(folder) or any(is_held(folder / lock) for lock in LOCKS):
+        return
+    ours = _status(folder / "status.json")
+    if ours["state"] == "completed" and (folder / STORED).exists():
+        return
+    with suppress(FileNotFoundError):
+        theirs = orjson.loads(storage.read(f"{folder.name}/status.json"))
+        if theirs != ours and theirs["updated_at"] >= ours["updated_at"]:
+            _drop_what_is_outdated(folder)
+            write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
+    for name in (OWNER, STORED):
+        try:
+            write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
+        except FileNotFoundError:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _status(path: Path) -> dict[str, str]:
+    with suppress(FileNotFoundError, orjson.JSONDecodeError):
+        status: dict[str, str] = orjson.loads(path.read_bytes())
+        return status
+    return {"state": "running", "updated_at": ""}
+
+
+def _drop_what_is_outdated(folder: Path) -> None:
+    """Another machine went on with the run: what it made anew is fetched when it is looked at. Logs stay."""
+    for name in files(folder):
+        if not name.startswith(_NEVER_CHANGED):
+            (folder / name).unlink()
+
+
+def _fetch(storage: Storage, folder: Path, name: str, told: dict[str, str]) -> None:
+    try:
+        data = storage.read(f"{folder.name}/{name}")
+    except FileNotFoundError:
+        if name in told:
+            raise StorageError(f"{storage.uri(folder.name)}/{name} is gone", "restore it in the bucket") from None
+        return
+    if told.get(name, found := hashlib.sha256(data).hexdigest()) != found:
+        raise StorageError(f"{storage.uri(folder.name)}/{name} is not what was stored", "restore it in the bucket")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / name, data)
+
+
+_Sent = tuple[int, int]
+_SENT: dict[Path, _Sent] = {}  # the files that may change, as this process sent them last: time of change and size
+
+
+def _push(storage: Storage, folder: Path, name: str, there: Iterable[str]) -> None:
+    path, key = folder / name, f"{folder.name}/{name}"
+    if name.startswith(_NEVER_CHANGED) and not name.endswith(".intent"):
+        if key not in there:
+            _create(storage, key, path.read_bytes())
+        return
+    facts = path.stat()
+    if _SENT.get(path) != (facts.st_mtime_ns, facts.st_size):
+        storage.replace(key, path.read_bytes())
+        _SENT[path] = (facts.st_mtime_ns, facts.st_size)
+
+
+def _create(storage: Storage, name: str, data: bytes) -> None:
+    """Send a file that never changes; it may be there already, but not with another content."""
+    try:
+        storage.create(name, data)
+    except FileExistsError:
+        if storage.read(name) != data:
+            raise StorageError(f"{storage.uri(name)} holds something else", "it was not overwritten") from None
