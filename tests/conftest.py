@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from endpoint import Endpoint
 from hypothesis import settings
+from s3_server import S3Server, s3_environment
 
 from segkit import postgres
 from segkit.embedded_postgres import embedded_url
@@ -49,10 +51,34 @@ def endpoint(shared_endpoint: Endpoint, place: Path, monkeypatch: pytest.MonkeyP
     return shared_endpoint
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """An S3 server without a history, with an empty bucket that the settings point to."""
+    s3_server.reset()
+    bucket = f"bucket-{secrets.token_hex(6)}"
+    for name, value in s3_environment(s3_server.url, bucket).items():
+        monkeypatch.setenv(name, value)
+    s3_server.make_bucket(bucket)
+    return s3_server
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own, with no settings but those of the test."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "DATABASE_URL", "DEFAULT_MODEL"):
+    for name in (
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "DATABASE_URL",
+        "DEFAULT_MODEL",
+        "STORAGE_BACKEND",
+        "S3_BUCKET",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "home"))

@@ -19,6 +19,7 @@ from segkit.settings import Settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
 VIEWS = ["interactions", "spend_by_stage", "time_by_stage", "retries", "failures"]
+VIEWS += ["cache_hits", "storage_used", "prompt_slots"]
 VALID = {
     "interaction_type": "segmentation",
     "batch_id": 1,
@@ -150,9 +151,12 @@ def test_a_damaged_log_is_named_and_the_rest_is_read(run: Run, content: bytes) -
     bad = sorted((run.folder / "segmentation").glob("*.json"))[1]
     bad.write_bytes(content)
     assert damaged_logs(run) == [f"segmentation/{bad.name}"]
-    assert len(rows("interactions", run)) == before - 1
-    compact(run)
-    assert len(rows("interactions", run)) == before - 1
+    for _ in range(2):  # open, and compacted
+        with pytest.warns(UserWarning, match=f"passed over: {run.id}/segmentation/{bad.name}"):
+            assert len(rows("interactions", run)) == before - 1
+        with pytest.warns(UserWarning, match="passed over"):
+            assert rows("damaged_logs", run)["file_path"].tolist() == [f"{run.id}/segmentation/{bad.name}"]
+        compact(run)
 
 
 def test_a_log_that_was_changed_is_named_too(run: Run) -> None:
@@ -203,6 +207,29 @@ def test_durations_leave_out_the_cache(open_run: Run) -> None:
     row = rows("time_by_stage", open_run).iloc[0]
     assert (row["calls"], row["p50_seconds"], row["max_seconds"]) == (3, 2.0, 9.0)
     assert 2 < row["p95_seconds"] < 9
+
+
+def test_each_slot_of_a_prompt_is_a_row(run: Run) -> None:
+    slots = query("FROM prompt_slots WHERE interaction_type = 'segmentation'", run=run)
+    assert sorted(slots["product_id"]) == list(range(100, 116)), "each product stood in one prompt"
+    assert (slots["local_id"] == "P_" + slots["slot"].astype("str")).all()
+    titles = dict(zip(run.products["product_id"], run.products["title"], strict=True))
+    assert slots["text"].tolist() == [titles[product] for product in slots["product_id"]]
+
+
+def test_the_cache_tells_what_it_saved(open_run: Run) -> None:
+    write(open_run)
+    write(open_run, batch_id=2, cached_from=f"{open_run.id}/a_log", money="not_paid", cost_usd="0")
+    write(open_run, batch_id=3, cache_key="cd" * 16, cached_from="RUN_1/x", money="not_paid", cost_usd="0")
+    hits = query("FROM cache_hits", run=open_run).iloc[0]
+    assert (hits["answers"], hits["cached"], hits["unknown_saving"]) == (3, 2, 1)
+    assert hits["saved_usd"] == pytest.approx(0.0012345678)
+
+
+def test_the_space_that_logs_take(open_run: Run) -> None:
+    sizes = [write(open_run, batch_id=number).stat().st_size for number in (1, 2)]
+    used = query("FROM storage_used", run=open_run).iloc[0]
+    assert (used["logs"], used["bytes"], used["unknown_bytes"]) == (2, sum(sizes), 0)
 
 
 def test_the_index_names_files_below_the_folder_of_the_runs(run: Run) -> None:

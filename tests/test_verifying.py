@@ -27,6 +27,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
+def home(tmp_path: Path, finished: Run, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the cache that the finished run filled."""
+    shutil.copytree(finished.folder.parent / "home", tmp_path / "home")
+    monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
 def run(finished: Run, tmp_path: Path) -> Run:
     """A copy of a finished run, to be spoilt."""
     folder = tmp_path / finished.id
@@ -54,29 +62,52 @@ def test_of_an_open_run_the_logs_are_checked(run: Run) -> None:
     assert differences(run) == [f"segmentation/{log.name}: damaged, it does not match the checksum in it"]
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_every_corruption_is_named(seed: int, sealed: Run) -> None:
-    """J8, J9, SEC-19: a flip, a cut, a swap, a loss or an addition anywhere among the sealed files."""
-    draw = random.Random(seed)
-    names = sorted(name for name, _ in checksums(sealed.folder).items())
-    name = draw.choice(names)
-    path = sealed.folder / name
-    content = path.read_bytes()
-    way = draw.choice(["flip", "cut", "swap", "lose", "add"])
-    expected = {name}
+@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 1025), marks=pytest.mark.long)])
+def test_every_corruption_is_named(seeds: range, sealed: Run, home: Path) -> None:
+    """J8, J9, C1, SEC-19: a flip, a cut, a swap, a loss or an addition among logs, cache, results and manifest."""
+    whole = {path: path.read_bytes() for root in (sealed.folder, home / "cache") for path in root.rglob("*.*")}
+    whole = {path: content for path, content in whole.items() if path.is_file() and path.name not in CHANGING}
+    for seed in seeds:
+        expected = corrupt(random.Random(seed), whole)
+        named = {line.partition(": ")[0] for line in differences(sealed)}
+        # What is damaged in the manifest speaks of the file in that line, or of the manifest itself.
+        wanted = {
+            path.relative_to(sealed.folder).as_posix() if sealed.folder in path.parents else str(path)
+            for path in expected
+        }
+        assert wanted <= named or (CHECKSUMS in wanted and named), f"seed {seed}: {wanted} but {named}"
+        assert CHECKSUMS in wanted or named == wanted, f"seed {seed}: {wanted} but {named}"
+        for path in expected:
+            path.unlink(missing_ok=True)
+            if path in whole:
+                path.write_bytes(whole[path])
+
+
+CHANGING = {"status.json", "events.jsonl", "run.lock", "calls.lock"}
+
+
+def corrupt(draw: random.Random, whole: dict[Path, bytes]) -> set[Path]:
+    """Spoil one file, or swap two; give the paths that are not as they were."""
+    path = draw.choice(sorted(whole))
+    content, way = whole[path], draw.choice(["flip", "cut", "swap", "lose", "add"])
+    in_cache = path.parts[-3] == "cache"
+    path.unlink()  # an entry of the cache is the same file as a log
     if way == "flip":
         place = draw.randrange(len(content))
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :])
-    elif way == "cut":
+    elif way == "cut" or (in_cache and way in ("lose", "add")):  # an entry that is gone is no damage
         path.write_bytes(content[: draw.randrange(len(content))])
-    elif way == "lose":
-        path.unlink()
+    elif way == "swap":
+        other = draw.choice(
+            [one for one in sorted(whole) if whole[one] != content and (one.parts[-3] == "cache") == in_cache]
+        )
+        path.write_bytes(whole[other])
+        other.unlink()
+        other.write_bytes(content)
+        return {path, other}
     elif way == "add":
-        (path.parent / "planted.json").write_bytes(content)
-        expected = {(Path(name).parent / "planted.json").as_posix()}
-    else:
-        other = draw.choice([one for one in names if (sealed.folder / one).read_bytes() != content])
-        path.write_bytes((sealed.folder / other).read_bytes())
-        (sealed.folder / other).write_bytes(content)
-        expected = {name, other}
-    assert {line.partition(": ")[0] for line in differences(sealed)} == expected
+        path.write_bytes(content)
+        planted = path.parent / "planted.json"
+        planted.write_bytes(content)
+        return {planted}
+    return {path}

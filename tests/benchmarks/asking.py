@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from results import write_section
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -230,14 +230,7 @@ def main() -> None:
         rows = table(place, 10 if given.quick else 1)
     finally:
         shutil.rmtree(place)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    lines = ["| 3 KB prompts, 1 KB answers, every answer logged | measured | must |", "|---|---|---|"]
-    text = "\n".join(
-        [f"Measured by `make bench` on {machine}.", "", *lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
-    )
-    print(text)
-    if not given.quick:
-        (Path(__file__).parent / "results.md").write_text(f"# Asking\n\n{text}", encoding="utf-8")
+    write_section("Asking", "3 KB prompts, 1 KB answers, every answer logged", rows, keep=not given.quick)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,284 @@
+"""A run that lives in S3: written there while it works, read from anywhere, and asked by one machine at a time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from conftest import KEY, unmeasured
+from endpoint import Endpoint
+from s3_server import S3Server
+
+from segkit import mirror, postgres
+from segkit.errors import RunError, SettingsError, StorageError
+from segkit.logs import compact, query
+from segkit.pipeline import settle
+from segkit.runs import Run, current_state, list_runs, open_run
+from segkit.settings import load_settings
+from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.syncing import sync_run
+
+STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
+
+
+@pytest.fixture
+def remote_run(s3: S3Server, endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that was made with STORAGE_BACKEND=s3, before its first question."""
+    monkeypatch.setenv("STORAGE_BACKEND", "s3")
+    return new_run()
+
+
+def work(run: Run) -> None:
+    for stage in STAGES:
+        stage(run, load_settings())
+
+
+def end(run: Run) -> None:
+    settle(run)
+    compact(run)
+    mirror.seal(run.folder)
+
+
+def elsewhere(run: Run, tmp_path: Path, name: str = "elsewhere") -> Run:
+    """The same run on a machine that has never seen it."""
+    return open_run(run.id, tmp_path / name)
+
+
+def keys(run: Run) -> set[str]:
+    return {name.partition("/")[2] for name in mirror.remote(run.folder).names(run.id)}
+
+
+def test_every_answer_is_in_s3_before_the_stage_ends(remote_run: Run, endpoint: Endpoint) -> None:
+    assert {"run.json", "status.json", "products.parquet", "prompts/extract_taxonomy_prompt.txt"} <= keys(remote_run)
+    extract_taxonomy(remote_run, load_settings())
+    logs = {f"segmentation/{path.name}" for path in remote_run.stage_folder("extract_taxonomy").iterdir()}
+    assert len(logs) == 2
+    assert logs <= keys(remote_run)
+
+
+def test_another_machine_goes_on_and_pays_for_nothing_again(
+    remote_run: Run, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S9: the first machine is lost with all its disks."""
+    extract_taxonomy(remote_run, load_settings())
+    mirror.push(remote_run.folder)
+    shutil.rmtree(remote_run.folder)
+    monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "another home"))
+    asked = len(endpoint.ledger())
+    run = elsewhere(remote_run, tmp_path)
+    mirror.fetch_all(run.folder)
+    extract_taxonomy(run, load_settings())
+    assert len(endpoint.ledger()) == asked
+    work(run)
+    end(run)
+    assert run.status["state"] == "completed"
+
+
+def test_a_finished_run_is_read_from_anywhere(
+    remote_run: Run, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(remote_run)
+    end(remote_run)
+    away = elsewhere(remote_run, tmp_path)
+    assert list_runs(tmp_path / "third")["id"].tolist() == [remote_run.id]
+    assert away.result("ledger").equals(remote_run.result("ledger"))
+    assert query("FROM interactions", run=away).equals(query("FROM interactions", run=remote_run))
+    assert away.products.equals(remote_run.products)
+    assert away.prompts == remote_run.prompts
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    assert sync_run(away)["product_segments"] == 12
+    paths = postgres.query(postgres_url, f"SELECT file_path FROM llm_interaction_index WHERE run_id = '{away.id}'")
+    assert all(paths["file_path"].str.startswith(load_settings().bucket))
+
+
+def test_a_run_that_another_machine_works_on_is_left_alone(remote_run: Run, tmp_path: Path) -> None:
+    """X3: another host; it is not taken over silently."""
+    storage, name = mirror.remote(remote_run.folder), f"{remote_run.id}/{mirror.OWNER}"
+    storage.create(name, orjson.dumps({"host": "another", "pid": 7, "since": "2026-01-01T00:00:00Z"}))
+    away = elsewhere(remote_run, tmp_path)
+    assert current_state(away.folder) == "running"
+    with pytest.raises(RunError, match="pid 7 on another since 2026") as told, mirror.claimed(away.folder):
+        pass
+    assert "--take-over" in told.value.hint
+    with mirror.claimed(away.folder, take_over=True):
+        assert orjson.loads(storage.read(name))["host"] != "another"
+    assert mirror.OWNER not in keys(away)
+    assert current_state(elsewhere(remote_run, tmp_path).folder) == "failed", "nobody works on it"
+
+
+def test_what_this_machine_left_behind_is_taken_over(remote_run: Run) -> None:
+    """X2: the owner was killed; its lock on the disk is gone with it."""
+    name = f"{remote_run.id}/{mirror.OWNER}"
+    with mirror.claimed(remote_run.folder):
+        left = mirror.remote(remote_run.folder).read(name)
+    mirror.remote(remote_run.folder).create(name, left)
+    with mirror.claimed(remote_run.folder):
+        pass
+
+
+def test_what_another_machine_did_since_is_seen(remote_run: Run, tmp_path: Path) -> None:
+    work(remote_run)
+    away = elsewhere(remote_run, tmp_path)
+    assert away.status["state"] == "running"
+    end(remote_run)
+    assert elsewhere(remote_run, tmp_path).status["state"] == "completed"
+    assert elsewhere(remote_run, tmp_path).result("ledger").equals(remote_run.result("ledger"))
+
+
+def test_s3_that_is_down_is_told_before_anything_is_made(
+    s3: S3Server, new_run: Callable[..., Run], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MG-16: before any paid call."""
+    monkeypatch.setenv("STORAGE_BACKEND", "s3")
+    s3.order = lambda method, key: 403
+    with pytest.raises(StorageError, match="AccessDenied"):
+        new_run(model="offline")
+    assert not list(place.glob("runs/RUN_*"))
+    monkeypatch.delenv("S3_BUCKET")
+    with pytest.raises(SettingsError, match="S3_BUCKET = ''"):
+        new_run(model="offline")
+
+
+def test_s3_that_fails_in_the_middle_stops_the_run_and_loses_nothing(
+    remote_run: Run, s3: S3Server, endpoint: Endpoint
+) -> None:
+    s3.order = lambda method, key: 403 if method == "PUT" else None
+    with pytest.raises(StorageError, match="AccessDenied"):
+        extract_taxonomy(remote_run, load_settings())
+    asked = len(endpoint.ledger())
+    assert len(list(remote_run.stage_folder("extract_taxonomy").glob("*.json"))) == asked
+    s3.order = lambda method, key: None
+    work(remote_run)
+    assert len(endpoint.ledger()) >= asked
+    mirror.push(remote_run.folder)
+    assert {f"segmentation/{path.name}" for path in remote_run.stage_folder("extract_taxonomy").iterdir()} <= keys(
+        remote_run
+    )
+
+
+def test_a_log_in_s3_is_never_overwritten(remote_run: Run) -> None:
+    """I1."""
+    extract_taxonomy(remote_run, load_settings())
+    log = min(remote_run.stage_folder("extract_taxonomy").iterdir())
+    log.write_bytes(b"{}")
+    with pytest.raises(StorageError, match="holds something else"):
+        mirror.push_log(remote_run.folder, log)
+
+
+def test_compressed_logs_are_logs(
+    endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", "1")
+    run = new_run()
+    work(run)
+    asked = len(endpoint.ledger())
+    logs = list(run.stage_folder("extract_taxonomy").iterdir())
+    assert [path.name[-8:] for path in logs] == [".json.gz"] * 2
+    assert all(orjson.loads(subprocess.check_output(["gzip", "-dc", path]))["prompt"] for path in logs)
+    assert len(query("FROM interactions", run=run)) == asked
+    work(run)  # again, from the logs
+    again = new_run()  # another, from the cache
+    work(again)
+    assert len(endpoint.ledger()) == asked
+
+
+@pytest.mark.parametrize("cut", [1, 9, 200])
+def test_a_compressed_log_that_is_cut_or_bloated_is_damaged(
+    endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """J8, SEC-17."""
+    from segkit.interactions import scan
+
+    monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", "1")
+    run = new_run()
+    extract_taxonomy(run, load_settings())
+    folder = run.stage_folder("extract_taxonomy")
+    first, second = sorted(folder.iterdir())
+    first.write_bytes(first.read_bytes()[:-cut])
+    second.write_bytes(second.read_bytes() + b"more")
+    assert scan(folder) == ([], [first, second])
+
+
+def test_the_database_knows_answers_of_other_machines(
+    remote_run: Run,
+    endpoint: Endpoint,
+    postgres_url: str,
+    new_run: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hybrid cache: found by its key in the index, fetched from S3, verified, used."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    work(remote_run)
+    end(remote_run)
+    sync_run(remote_run)
+    asked = len(endpoint.ledger())
+    monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "another home"))
+    monkeypatch.setenv("STORAGE_ROOT", str(tmp_path / "another place"))
+    work(another := new_run(runs_dir=tmp_path / "another place"))
+    assert len(endpoint.ledger()) == asked
+    told = query("SELECT cached_from FROM interactions", run=another)["cached_from"]
+    assert all(told.str.startswith(remote_run.id))
+
+
+def test_an_indexed_answer_that_is_not_right_is_not_used(
+    remote_run: Run,
+    endpoint: Endpoint,
+    postgres_url: str,
+    new_run: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """C1, C2: damaged, of another question, gone, or out of the places where segkit keeps logs."""
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    work(remote_run)
+    end(remote_run)
+    sync_run(remote_run)
+    storage = mirror.remote(remote_run.folder)
+    first, second = sorted(name for name in storage.names(remote_run.id) if "/segmentation/" in name)
+    storage.replace(first, storage.read(second))
+    storage.replace(second, b"{}")
+    monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "another home"))
+    asked = len(endpoint.ledger())
+    another = new_run(runs_dir=tmp_path / "another place")
+    extract_taxonomy(another, load_settings())
+    assert len(endpoint.ledger()) == asked + 2
+    assert "indexed_answer_not_used" in (another.folder / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../etc/passwd", "s3://other/RUN/segmentation/x.json", "http://x/y"]
+)
+def test_the_index_chooses_no_other_place(path: str, s3: S3Server, place: Path) -> None:
+    """SEC-7."""
+    with pytest.raises(FileNotFoundError, match="not where segkit keeps logs"):
+        mirror.read_log(path, place, load_settings())
+
+
+def test_a_database_that_is_down_does_not_stop_the_asking(
+    endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:secret@127.0.0.1:9/none")
+    work(run := new_run())
+    assert "shared_index_not_asked" in (run.folder / "events.jsonl").read_text()
+    assert "secret" not in (run.folder / "events.jsonl").read_text()
+
+
+@pytest.mark.long
+def test_the_whole_pipeline_with_s3(s3: S3Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`segkit run`, `runs`, `show`, `logs`, `export`, `verify --remote` with STORAGE_BACKEND=s3."""
+    monkeypatch.setenv("STORAGE_BACKEND", "s3")
+    run = [sys.executable, "-m", "segkit", "run", "sample", "-c", "Coffee Makers", "-m", "offline", "--no-sync"]
+    subprocess.run(run, env=unmeasured(), check=True)
+    monkeypatch.setenv("STORAGE_ROOT", "elsewhere")
+    for command in ("runs", "show latest", "export latest", "verify latest", "verify latest --remote"):
+        told = subprocess.run(
+            [*run[:3], *command.split()], env=unmeasured(), capture_output=True, text=True, check=True
+        )
+        assert told.stdout
+    assert KEY not in told.stdout
