@@ -20,6 +20,7 @@ from segkit.events import log_event
 from segkit.interactions import Interaction
 from segkit.llm import open_transport
 from segkit.llm.completions import Completion, read_completion, request_body
+from segkit.mirror import location
 from segkit.models import STAGES, Answer, Asking, Checked, Fault, Question
 from segkit.progress import Progress
 from segkit.redaction import redacted_logs, redactor
@@ -86,7 +87,8 @@ class Desk:
         self._fatal: Exception | None = None
         self._failures = self._unreached = 0
         self._asked_now: dict[str, asyncio.Lock] = {}
-        self._writer = ThreadPoolExecutor(4, thread_name_prefix="segkit-log")
+        # A disk takes little time, S3 a round trip.
+        self._writer = ThreadPoolExecutor(32 if location(run.folder) else 4, thread_name_prefix="segkit-log")
 
     async def answer_all(self, questions: Sequence[Question]) -> list[Answer]:
         """Work on the questions in their order, as many at once as the limits may let through."""

@@ -11,11 +11,9 @@ fails, and a folder can be thrown away once all of it is stored.
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -23,7 +21,7 @@ import orjson
 from segkit.errors import RunError, StorageError
 from segkit.events import timestamp
 from segkit.models import STAGES
-from segkit.settings import Settings, load_settings
+from segkit.settings import Settings
 from segkit.storage import Storage, open_storage
 from segkit.storage.local import is_held, write_atomic
 
@@ -46,13 +44,13 @@ def location(folder: Path) -> str:
 
 def attach(folder: Path, settings: Settings) -> None:
     """Let a new run live in S3: what it has is sent, and from now on all that it gets."""
-    settle(folder, open_storage(settings.bucket, settings.s3_region))
+    settle(folder, settings)
     push(folder)
 
 
-def settle(folder: Path, storage: Storage) -> None:
+def settle(folder: Path, settings: Settings) -> None:
     """Write into the folder of a run that it lives in S3 from now on."""
-    told = {"uri": storage.uri(folder.name), "since": timestamp()}
+    told = {"uri": f"{settings.bucket}/{folder.name}", "region": settings.s3_region, "since": timestamp()}
     write_atomic(folder / LOCATION, orjson.dumps(told, option=orjson.OPT_INDENT_2))
 
 
@@ -63,7 +61,8 @@ def probe(settings: Settings) -> None:
 
 def remote(folder: Path) -> Storage:
     """Open the storage that holds a run; names in it begin with the run's id."""
-    return open_storage(location(folder).rpartition("/")[0], load_settings().s3_region)
+    told = orjson.loads((folder / LOCATION).read_bytes())
+    return open_storage(told["uri"].rpartition("/")[0], told["region"])
 
 
 def files(folder: Path) -> list[str]:
@@ -178,7 +177,7 @@ def adopt(place: Path, run_id: str, settings: Settings) -> None:
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             for name in ("prompts", "results", "notebooks", *STAGES.values()):
                 (folder / name).mkdir(mode=0o700, exist_ok=True)
-            settle(folder, storage)
+            settle(folder, settings)
             for name in reversed(_STUB):  # a folder is a run when it has its `run.json`
                 write_atomic(folder / name, stub[name])
     _refresh(folder, storage)
@@ -191,40 +190,6 @@ def adopt_all(place: Path, settings: Settings) -> None:
         known = {path.name for path in place.iterdir()}
         for run_id in open_storage(settings.bucket, settings.s3_region).folders() - known:
             adopt(place, run_id, settings)
-
-
-@contextmanager
-def claimed(folder: Path, *, take_over: bool = False) -> Iterator[None]:
-    """Hold a run in S3 against other machines while the block works on it; raises RunError naming the owner."""
-    if not location(folder):
-        yield
-        return
-    storage, name = remote(folder), f"{folder.name}/{OWNER}"
-    mine = orjson.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": timestamp()})
-    try:
-        storage.create(name, mine)
-    except FileExistsError:
-        owner = orjson.loads(storage.read(name))
-        if owner["host"] != socket.gethostname() and not take_over:
-            raise _owned_elsewhere(folder, owner) from None
-        storage.replace(name, mine)  # of this machine it was, or is said to be, a process that is gone
-    (folder / OWNER).unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        with suppress(StorageError):  # the first error says more, and the next owner is told what to do
-            storage.remove(name)
-
-
-def is_owned_elsewhere(folder: Path) -> bool:
-    """Tell whether another machine worked on a run when it was looked at last."""
-    return (folder / OWNER).exists()
-
-
-def _owned_elsewhere(folder: Path, owner: dict[str, object]) -> RunError:
-    who = f"pid {owner['pid']} on {owner['host']} since {owner['since']}"
-    hint = f"if that process is gone: segkit resume {folder.name} --take-over"
-    return RunError(f"{folder.name} is at work on another machine: {who}", hint)
 
 
 def _refresh(folder: Path, storage: Storage) -> None:

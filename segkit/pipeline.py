@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from segkit import errors, logs, mirror
+from segkit.claiming import claimed
 from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.events import log_event
 from segkit.jupyter import quick_imports
@@ -47,7 +48,7 @@ def run_notebooks(
     began = time.monotonic()
     with (
         owned(run.folder / "run.lock"),
-        mirror.claimed(run.folder, take_over=take_over),
+        claimed(run.folder, take_over=take_over),
         _stoppable(run),
         _ending(run),
     ):

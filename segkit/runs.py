@@ -20,9 +20,10 @@ from typing import Any
 import orjson
 import pandas as pd
 
+from segkit.claiming import is_owned_elsewhere
 from segkit.errors import RunError
 from segkit.events import timestamp
-from segkit.mirror import LOCKS, adopt, adopt_all, attach, fetch, is_owned_elsewhere, probe
+from segkit.mirror import LOCKS, adopt, adopt_all, attach, fetch, probe
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
 from segkit.settings import load_settings

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segkit.errors import InputError, ProductsError, RunError
+from segkit.mirror import fetch
 from segkit.runs import Parameters, Run, current_state, list_runs, open_run
 from segkit.settings import Settings, load_settings
 from segkit.storage.local import write_atomic
@@ -70,6 +71,7 @@ def show_runs(runs_dir: Path | None, as_json: bool) -> None:
 def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
     """Show one run: what it was told, how far it is, what it found."""
     run = open_run(name, runs_dir or load_settings().storage_root)
+    fetch(run.folder, "report.html")
     status = {**run.status, "state": current_state(run.folder)}
     taxonomies = run.result("taxonomies") if run.has_result("taxonomies") else pd.DataFrame()
     if as_json:

@@ -15,6 +15,7 @@ from endpoint import Endpoint
 from s3_server import S3Server
 
 from segkit import mirror, postgres
+from segkit.claiming import claimed
 from segkit.errors import RunError, SettingsError, StorageError
 from segkit.logs import compact, query
 from segkit.pipeline import settle
@@ -102,10 +103,10 @@ def test_a_run_that_another_machine_works_on_is_left_alone(remote_run: Run, tmp_
     storage.create(name, orjson.dumps({"host": "another", "pid": 7, "since": "2026-01-01T00:00:00Z"}))
     away = elsewhere(remote_run, tmp_path)
     assert current_state(away.folder) == "running"
-    with pytest.raises(RunError, match="pid 7 on another since 2026") as told, mirror.claimed(away.folder):
+    with pytest.raises(RunError, match="pid 7 on another since 2026") as told, claimed(away.folder):
         pass
     assert "--take-over" in told.value.hint
-    with mirror.claimed(away.folder, take_over=True):
+    with claimed(away.folder, take_over=True):
         assert orjson.loads(storage.read(name))["host"] != "another"
     assert mirror.OWNER not in keys(away)
     assert current_state(elsewhere(remote_run, tmp_path).folder) == "failed", "nobody works on it"
@@ -114,10 +115,10 @@ def test_a_run_that_another_machine_works_on_is_left_alone(remote_run: Run, tmp_
 def test_what_this_machine_left_behind_is_taken_over(remote_run: Run) -> None:
     """X2: the owner was killed; its lock on the disk is gone with it."""
     name = f"{remote_run.id}/{mirror.OWNER}"
-    with mirror.claimed(remote_run.folder):
+    with claimed(remote_run.folder):
         left = mirror.remote(remote_run.folder).read(name)
     mirror.remote(remote_run.folder).create(name, left)
-    with mirror.claimed(remote_run.folder):
+    with claimed(remote_run.folder):
         pass
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from segkit import mirror
+from segkit.claiming import claimed
 from segkit.errors import RunError, StorageError
 from segkit.runs import Run
 from segkit.settings import Settings, load_settings
@@ -44,14 +45,14 @@ def migrate_to_s3(
     """
     settings = settings or load_settings()
     storage, folder = open_storage(settings.bucket, settings.s3_region), run.folder
-    with owned(folder / "run.lock"), owned(folder / "calls.lock"), mirror.claimed(folder):
+    with owned(folder / "run.lock"), owned(folder / "calls.lock"), claimed(folder):
         _require_here(run, storage)
         hashes = _hashes(run)
         storage.probe()
         size = _copy_all(folder, storage, hashes, tell)
         mirror.write_stored(folder, storage, mirror.as_lines(hashes))
         rows = _move_index(run, settings, storage)
-        mirror.settle(folder, storage)
+        mirror.settle(folder, settings)
         removed = _remove_local(folder, hashes) if remove_local else 0
     return {"files": len(hashes), "bytes": size, "index_rows": rows, "removed": removed}
 
@@ -63,7 +64,7 @@ def rollback_s3(run: Run, *, remove_remote: bool = False, settings: Settings | N
     switched. With `remove_remote` the files in S3 are removed in the end.
     """
     settings, folder = settings or load_settings(), run.folder
-    with owned(folder / "run.lock"), owned(folder / "calls.lock"), mirror.claimed(folder):
+    with owned(folder / "run.lock"), owned(folder / "calls.lock"), claimed(folder):
         if not mirror.location(folder):  # a migration may have been killed between the index and the folder
             storage = open_storage(settings.bucket, settings.s3_region) if settings.s3_bucket else None
             return {"fetched": 0, "index_rows": _move_index(run, settings, storage, back=True) if storage else 0}
