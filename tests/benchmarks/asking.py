@@ -29,10 +29,10 @@ from endpoint import Endpoint
 
 from segkit.calls import ask_all
 from segkit.extending import extend_run
+from segkit.extracting import extract_questions
 from segkit.interactions import scan
-from segkit.models import Answer, Asking, Category, Question
+from segkit.models import Answer, Asking, Question
 from segkit.preparing import prepare_run
-from segkit.refining import refine_questions
 from segkit.replies import check_refine, refine_schema
 from segkit.runs import Run
 from segkit.settings import load_settings
@@ -119,12 +119,10 @@ def meeting_faults(place: Path, count: int) -> tuple[str, float, float]:
     frame = things(4 * count)
     with Endpoint(latency=0.05, rates=rates, keep_bodies=False) as endpoint:
         os.environ["OPENAI_BASE_URL"] = endpoint.url
-        run = prepare_run(frame, "Things", model="gpt-4o", runs_dir=place / "runs", products_per_refinement=4)
-        placed = frame.assign(category=frame["title"].str.split().str[-1])
-        taxonomy = [Category(f"S_{i}", name, f"{name} of all sizes") for i, name in enumerate(KINDS)]
-        asked = refine_questions(run.products, placed, taxonomy, run.prompts, run.parameters)
+        run = prepare_run(frame, "Things", model="gpt-4o", runs_dir=place / "runs", products_per_prompt=4)
+        asked = extract_questions(run.products, run.prompts, run.parameters)
         answers: list[Answer] = []
-        wall, _ = timed(lambda: answers.extend(ask_all(run, STAGE, asked, load_settings())))
+        wall, _ = timed(lambda: answers.extend(ask_all(run, "extract_taxonomy", asked, load_settings())))
         faults = sum(bool(entry["fault"]) for entry in endpoint.ledger())
         # A question that met three bad answers was cut, and its parts were answered.
         valid = count - len({answer.question.batch for answer in answers if answer.reason})
