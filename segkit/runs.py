@@ -202,7 +202,11 @@ def list_runs(runs_dir: Path) -> pd.DataFrame:
 
 def current_state(folder: Path) -> str:
     """Give the state of a run; one that says it is running while nobody works on it has failed."""
-    state = str(read_status(folder)["state"])
+    return _state(folder, read_status(folder))
+
+
+def _state(folder: Path, status: Mapping[str, Any]) -> str:
+    state = str(status["state"])
     return "failed" if state == "running" and not is_owned(folder) else state
 
 
@@ -269,11 +273,12 @@ def _fill(
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    document, summary = _document(folder), read_status(folder).get("summary", {})
+    document, status = _document(folder), read_status(folder)
+    summary = status.get("summary", {})
     told = {name: document["parameters"][name] for name in ("category", "model", "prompts")}
     figures = {name: summary.get(name) for name in ("categories", "cost_usd", "seconds")}
     products = document["input"]["products"]
-    return {"id": folder.name, "state": current_state(folder), "products": products, **told, **figures}
+    return {"id": folder.name, "state": _state(folder, status), "products": products, **told, **figures}
 
 
 def _document(folder: Path) -> dict[str, Any]:

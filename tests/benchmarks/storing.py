@@ -34,7 +34,7 @@ from servers import rclone_s3
 
 from segkit import interactions, logs
 from segkit.preparing import prepare_run
-from segkit.runs import Run, open_run
+from segkit.runs import Run, open_run, update_status
 from segkit.settings import load_settings
 from segkit.storage.migrate_to_s3 import migrate_to_s3
 
@@ -103,6 +103,7 @@ def moving(run: Run) -> float:
 
 def listing(place: Path, like: Run, count: int) -> float:
     """Give the seconds of `segkit runs` over so many runs, the median of three."""
+    update_status(like.folder, state="completed")
     for number in range(count):
         folder = place / f"RUN_20260101T{number // 3600:02}{number // 60 % 60:02}{number % 60:02}Z_{number:04x}"
         folder.mkdir(parents=True)
