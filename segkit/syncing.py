@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from segkit import postgres
+from segkit import loading, postgres
 from segkit.embedded_postgres import embedded_url
 from segkit.logs import interaction_index
 from segkit.products import check_products, select
@@ -22,7 +22,7 @@ def sync_run(run: Run, settings: Settings | None = None) -> dict[str, int]:
     """
     url = database_url(settings or load_settings())
     postgres.migrate(url)
-    return postgres.sync(run.folder, url, interaction_index(run))
+    return loading.sync(run.folder, url, interaction_index(run))
 
 
 def read_postgres(sql: str, settings: Settings | None = None) -> pd.DataFrame:
