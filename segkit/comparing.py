@@ -1,7 +1,7 @@
 """Whether the tables of Postgres hold of a run what its folder says: every row compared, or a marker believed.
 
 The marker stands in the run's own row, in `result_summary` beside the summary. It is written in the transaction
-that loaded and compared the run, and holds the SHA-256 of what the folder said and a checksum of what the tables
+that loaded and compared the run, and holds a hash of what the folder said and a checksum of what the tables
 held. While both are still so, nothing has changed, and no row has to be read.
 """
 
@@ -17,10 +17,11 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Identifier, Literal
 from psycopg.types.json import Jsonb
 
 from segkit.binary_copy import binary_rows, holds_numbers
+from segkit.checksums import our_sums, stored_sums
 from segkit.postgres import Connection, connect, mapped, names
 from segkit.run_tables import ASSIGNMENTS, SCHEMAS, Content, Row, run_content, run_row
 
@@ -31,18 +32,11 @@ SERIAL = ("product_taxonomies", "llm_interaction_index")  # the database gives t
 _MARKER = "segkit"
 
 _ROW_SUM = SQL("""
-SELECT {name}, count(*), coalesce(sum(hash_record_extended(ROW(place, {columns}), 0)), 0)::text
-FROM (SELECT row_number() OVER (ORDER BY id) AS place, {columns} FROM {table} WHERE run_id = {run_id}) AS placed
-""")
-_NUMBER_SUM = SQL("""
-SELECT {name}, coalesce(sum(rows), 0)::bigint,
-       coalesce(sum(hashtextextended(hashes::text, coalesce(place, 0))), 0)::text
-FROM (SELECT {grouping} AS category, count(*) AS rows, sum({hashed}) AS hashes
-      FROM {table} WHERE run_id = {run_id} GROUP BY category) AS sums
-LEFT JOIN (SELECT id, row_number() OVER (ORDER BY id) AS place
-           FROM product_taxonomies WHERE run_id = {run_id}) AS places ON id = category
+SELECT count(*), coalesce(sum(hash_record_extended(ROW(place, {columns}), 0)), 0)::text
+FROM (SELECT row_number() OVER (ORDER BY id) AS place, {columns} FROM {table} WHERE run_id = %s) AS placed
 """)
 
+Figures = tuple[int, str]
 Marker = dict[str, Any]
 
 
@@ -54,24 +48,35 @@ def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
         return differences(connection, run, content)
 
 
-def differences(connection: Connection, run: Row, content: Content) -> list[str]:
-    """Compare every row of a run with what the tables hold of it; one line for each table that differs."""
+def differences(connection: Connection, run: Row, content: Content, *, every_row: bool = True) -> list[str]:
+    """Compare a run with what the tables hold of it; one line for each table that differs.
+
+    Without `every_row`, tables of numbers are compared by the count and the hashes of their rows.
+    """
     stored, _ = stored_run(connection, run[0])
     text = _difference("segmentation_runs", [run], [stored] if stored else [])
-    return [text for text in [text, *table_differences(connection, run[0], content)] if text]
+    found = table_differences(connection, run[0], content, every_row=every_row)
+    return [text for text in [text, *found] if text]
 
 
-def table_differences(connection: Connection, run_id: str, content: Content) -> list[str]:
+def table_differences(connection: Connection, run_id: str, content: Content, *, every_row: bool) -> list[str]:
     """The same for some of the tables that hold rows of a run."""
-    ids = {
-        name: [id_ for (id_,) in stored_rows(connection, name, ["id"], run_id)] for name in SERIAL if name in content
-    }
+    ids = {name: _stored_ids(connection, name, run_id) for name in SERIAL if name in content}
     texts = []
     for name, table in with_ids(content, ids).items():
-        if not (holds_numbers(table) and _same_numbers(connection, name, table, run_id)):
+        same = _same_numbers if every_row else _same_sums
+        if not (holds_numbers(table) and same(connection, name, table, run_id)):
             stored = stored_rows(connection, name, table.column_names, run_id)
             texts.append(_difference(name, rows_of(table), stored))
     return [text for text in texts if text]
+
+
+def _same_sums(connection: Connection, name: str, table: pa.Table, run_id: str) -> bool:
+    return our_sums(table) == stored_sums(connection, name, table.column_names, run_id)
+
+
+def _stored_ids(connection: Connection, name: str, run_id: str) -> list[int]:
+    return [id_ for (id_,) in stored_rows(connection, name, ["id"], run_id)]
 
 
 def stored_run(connection: Connection, run_id: str) -> tuple[Row | None, Marker]:
@@ -82,33 +87,36 @@ def stored_run(connection: Connection, run_id: str) -> tuple[Row | None, Marker]
     return (*row[:-1], {name: value for name, value in row[-1].items() if name != _MARKER}), row[-1].get(_MARKER, {})
 
 
-def marker(connection: Connection, run_id: str, digests: dict[str, str]) -> Marker:
-    """What the marker of a run must be for its folder (see `run_tables.digests`) and what the tables hold now."""
-    parts = [_checksum(name, run_id) for name in digests]
-    held = {name: [*figures] for name, *figures in connection.execute(SQL(" UNION ALL ").join(parts))}
-    return {name: [digest, *held[name]] for name, digest in digests.items()}
+def held(connection: Connection, run_id: str, tables: Iterable[str] = tuple(SCHEMAS)) -> dict[str, Figures]:
+    """What tables hold of a run: the number of rows, and one checksum over them.
+
+    Serial ids count by their order, so that one load and another have the same figures.
+    """
+    places = {id_: place for place, id_ in enumerate(_stored_ids(connection, "product_taxonomies", run_id), start=1)}
+    return {name: _held(connection, name, run_id, places) for name in tables}
+
+
+def marker(digests: dict[str, str], figures: dict[str, Figures]) -> Marker:
+    """The marker of a run: what its folder says (see `run_tables.digests`), and what the tables hold."""
+    return {name: [digest, *figures[name]] for name, digest in digests.items()}
+
+
+def _held(connection: Connection, name: str, run_id: str, places: dict[int, int]) -> Figures:
+    """The number of a table's rows of a run, and one checksum over them."""
+    columns = [column for column in SCHEMAS[name] if column != "id"]
+    if name in SERIAL:
+        question = _ROW_SUM.format(table=Identifier(name), columns=names(columns))
+        rows, total = connection.execute(question, (run_id,)).fetchone() or (0, "0")
+        return rows, total
+    sums = stored_sums(connection, name, columns, run_id)
+    placed = sorted((places.get(id_ or 0, 0), count, total) for id_, (count, total) in sums.items())
+    return sum(count for _, count, _ in placed), hashlib.sha256(repr(placed).encode()).hexdigest()
 
 
 def write_marker(connection: Connection, run_id: str, value: Marker) -> None:
     """Put a marker into the row of a run whose rows were just compared."""
     statement = "UPDATE segmentation_runs SET result_summary = result_summary || %s WHERE id = %s"
     connection.execute(statement, (Jsonb({_MARKER: value}), run_id))
-
-
-def _checksum(name: str, run_id: str) -> Composed:
-    """A question for the number of a table's rows of a run and the sum of their hashes, as text.
-
-    Serial ids count by their order, so that one load and another have the same sums.
-    """
-    columns = [column for column in SCHEMAS[name] if column != "id"]
-    parts = {"name": Literal(name), "table": Identifier(name), "run_id": Literal(run_id), "columns": names(columns)}
-    if name in SERIAL:
-        return _ROW_SUM.format(**parts)
-    hashed = SQL("hashint8extended(product_id, 0)").format()  # a chain is twice as fast as the hash of a row
-    if "confidence" in columns:
-        hashed = SQL("hashfloat8extended(coalesce(confidence, -1), {})").format(hashed)
-    grouping = SQL("taxonomy_id" if "taxonomy_id" in columns else "NULL::bigint")
-    return _NUMBER_SUM.format(**parts, hashed=hashed, grouping=grouping)
 
 
 def with_ids(content: Content, ids: dict[str, list[int]]) -> Content:

@@ -7,11 +7,14 @@ database whole and right, or as it was before.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-from psycopg import errors
+from psycopg import IsolationLevel, errors
 from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Jsonb
 
@@ -19,7 +22,10 @@ from segkit import database_schema, product_store
 from segkit.binary_copy import binary_rows, holds_numbers
 from segkit.comparing import (
     RUN,
+    Figures,
+    Marker,
     differences,
+    held,
     marker,
     rows_of,
     stored_rows,
@@ -35,6 +41,7 @@ from segkit.run_tables import Content, Row, digests, index_content, run_content,
 _PAUSES = (0.2, 1.0, 5.0)  # seconds before a transaction is tried again that lost against another one
 _PATIENCE = SQL("SET LOCAL lock_timeout = '15min'; SET LOCAL statement_timeout = '15min'")  # with another sync
 _LIMITS = SQL("SET LOCAL lock_timeout = '60s'")
+_MANY = 10_000  # rows that change the statistics of a table
 _KEYS = {"product_taxonomies": "category_name", "llm_interaction_index": "file_path"}  # a row keeps its id by these
 
 
@@ -42,37 +49,67 @@ def sync(folder: Path, url: str, interactions: pd.DataFrame) -> dict[str, int]:
     """Load a run folder into the tables, in place of what they hold of this run; returns the rows of each table.
 
     One transaction: after an error or a kill the tables are as before, and the same call can be made again. Where
-    nothing changed since the last sync, no row is read or written.
+    nothing changed since the last sync, nothing is locked or written.
     Raises RunError for a folder that cannot be read, DatabaseError for all else.
     """
-    run, content = run_row(folder), run_content(folder, interactions)
+    run = run_row(folder)
+    with ThreadPoolExecutor(1) as pool:  # the server counts while we read
+        looking = pool.submit(_look, url, run[0])
+        content = run_content(folder, interactions)
+        said = digests(content)
+    stored, known, figures = looking.result()
+    if stored != run or known != marker(said, figures):
+        _patiently(lambda: _sync(folder, url, run, content))
+    return {"segmentation_runs": 1} | {name: table.num_rows for name, table in content.items()}
+
+
+def _look(url: str, run_id: str) -> tuple[Row | None, Marker, dict[str, Figures]]:
+    """See that the tables can hold a run, and what they hold of this one."""
+    with mapped(url, f"the sync of {run_id}"), connect(url) as connection:
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ  # one moment for all tables
+        connection.execute(_LIMITS)
+        database_schema.require_tables(connection)
+        found = (*stored_run(connection, run_id), held(connection, run_id))
+        connection.rollback()
+    return found
+
+
+def _patiently(work: Callable[[], None]) -> None:
+    """Do some work, and do it again where its transaction lost against another one."""
     for pause in _PAUSES:
         try:
-            return _sync(folder, url, run, content)
+            return work()
         except DatabaseError as error:
             if not isinstance(error.__cause__, errors.SerializationFailure | errors.DeadlockDetected):
                 raise
         time.sleep(pause)
-    return _sync(folder, url, run, content)
+    return work()
 
 
-def _sync(folder: Path, url: str, run: Row, content: Content) -> dict[str, int]:
+def _sync(folder: Path, url: str, run: Row, content: Content) -> None:
     with mapped(url, f"the sync of {run[0]}"), connect(url) as connection:
         _begin(connection, run[0])
-        stored, known = stored_run(connection, run[0])
-        said = digests(content)
-        if stored != run or known != marker(connection, run[0], said):
-            _load(connection, folder, run, content, is_new=stored is None)
-            write_marker(connection, run[0], marker(connection, run[0], said))
-    return {"segmentation_runs": 1} | {name: table.num_rows for name, table in content.items()}
+        _load(connection, folder, run, content)
+        write_marker(connection, run[0], marker(digests(content), held(connection, run[0])))
+        connection.commit()
+        _analyse(connection, content)
+
+
+def _analyse(connection: Connection, content: Content) -> None:
+    """Let the planner know of many new rows now; the server's own daemon would in a minute or more."""
+    large = [name for name, table in content.items() if table.num_rows >= _MANY]
+    connection.autocommit = True
+    with suppress(errors.LockNotAvailable):
+        connection.execute("SET lock_timeout = '1s'") if large else None
+        for name in large:
+            connection.execute(SQL("ANALYZE {}").format(Identifier(name)))
 
 
 def _begin(connection: Connection, run_id: str) -> None:
-    """Wait, for a bounded time, until nobody else writes this run, and see that the tables can hold one."""
+    """Wait, for a bounded time, until nobody else writes this run."""
     connection.execute(_PATIENCE)
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock_name(run_id),))
     connection.execute(_LIMITS)
-    database_schema.require_tables(connection)
 
 
 def lock_name(run_id: str) -> str:
@@ -80,13 +117,14 @@ def lock_name(run_id: str) -> str:
     return f"segkit {run_id}"
 
 
-def _load(connection: Connection, folder: Path, run: Row, content: Content, *, is_new: bool) -> None:
-    """Write a run unless the tables hold it already, and then compare every row."""
-    if is_new or differences(connection, run, content):
+def _load(connection: Connection, folder: Path, run: Row, content: Content) -> None:
+    """Write a run unless the tables hold it already, and compare what they hold then."""
+    stored, _ = stored_run(connection, run[0])
+    if stored is None or differences(connection, run, content, every_row=False):
         product_store.require_products(connection, folder)
         _write_run(connection, run)
         _replace(connection, run[0], content)
-        _require_equal(differences(connection, run, content))
+        _require_equal(differences(connection, run, content, every_row=False))
 
 
 def _require_equal(found: list[str]) -> None:
@@ -152,7 +190,7 @@ def reindex(url: str, run_id: str, interactions: pd.DataFrame) -> int | None:
         if stored is None:
             return None
         _replace(connection, run_id, content)
-        _require_equal(table_differences(connection, run_id, content))
+        _require_equal(table_differences(connection, run_id, content, every_row=True))
         if known:
-            write_marker(connection, run_id, known | marker(connection, run_id, digests(content)))
+            write_marker(connection, run_id, known | marker(digests(content), held(connection, run_id, content)))
     return int(content["llm_interaction_index"].num_rows)

@@ -19,6 +19,7 @@ from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.events import log_event
 from segkit.jupyter import quick_imports
 from segkit.kernels import kernels_ahead
+from segkit.live_progress import told_live
 from segkit.models import OUT_OF_SCOPE
 from segkit.report import write_report
 from segkit.runs import Run, is_finished, update_status
@@ -42,7 +43,7 @@ def run_notebooks(run: Run, *, sync: bool = True, max_unassigned: int | None = N
     if is_finished(run):
         return dict(run.status["summary"])
     began = time.monotonic()
-    with owned(run.folder / "run.lock"), _stoppable(run), _ending(run):
+    with owned(run.folder / "run.lock"), told_live(run, wanted=sync), _stoppable(run), _ending(run):
         log_event(run.folder, "run_started")
         # What a life before this one worked on is no progress of this one.
         update_status(run.folder, state="running", reason="", notebook="")

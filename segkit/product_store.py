@@ -28,9 +28,10 @@ def require_products(connection: Connection, folder: Path) -> None:
     ids = pq.read_table(path, columns=["product_id"]).rename_columns(["id"])
     _make(connection, "segkit_ids", ["id"])
     _send(connection, "COPY segkit_ids FROM STDIN (FORMAT binary)", binary_rows(ids))
-    if _missing(connection) and _is_own(connection):
+    missing = _missing(connection)
+    if missing and _is_own(connection):
         _add_products(connection, path)
-    if missing := _missing(connection):
+    elif missing:
         told = ", ".join(str(id_) for id_, _ in missing)
         hint = "put them into amazon_products, then run `segkit sync RUN` again"
         raise DatabaseError(f"{missing[0][1]} products of the run are not in amazon_products: {told}", hint)
