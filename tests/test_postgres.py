@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,6 @@ TABLES = [
 ]
 NOON = "2025-06-18T12:0"
 NAMES = ("Dimmers", "Switches", "OUT_OF_SCOPE")
-_numbers = count(1)
-
-
-@pytest.fixture
-def make_database(postgres_url: str) -> Callable[..., str]:
-    """Make an empty database on the server of the tests and return its URL."""
-
-    def make(options: str = "") -> str:
-        name = f"database_{next(_numbers)}"
-        execute(postgres_url, f"CREATE DATABASE {name} {options}")
-        return f"{postgres_url.rpartition('/')[0]}/{name}"
-
-    return make
 
 
 @pytest.fixture
@@ -335,6 +321,7 @@ def cut_at_commit(server: tuple[str, int]) -> int:
                     source.shutdown(socket.SHUT_RDWR)  # the answer will find nobody
                     sink.sendall(data)
                     time.sleep(0.5)  # the server commits
+                    sink.shutdown(socket.SHUT_RDWR)
                     return
                 sink.sendall(data)
         with suppress(OSError):
@@ -438,6 +425,8 @@ def test_a_url_that_is_none_is_refused_without_being_quoted(url: str) -> None:
 def test_a_wrong_password_is_not_repeated(url: str) -> None:
     """P12: the message names the user's mistake and not the password."""
     password = str(psycopg.conninfo.conninfo_to_dict(url)["password"])
+    if password == "trusted":
+        pytest.skip("this server trusts everybody")
     with pytest.raises(DatabaseError, match="password authentication failed") as error:
         postgres.connect(url.replace(password, "canary-4711"))
     assert "canary" not in f"{error.value}{error.value.__cause__}"

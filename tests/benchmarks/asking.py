@@ -25,6 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.results_file import write_section
 from endpoint import Endpoint
 
 from segkit.calls import ask_all
@@ -237,7 +238,7 @@ def main() -> None:
     )
     print(text)
     if not given.quick:
-        (Path(__file__).parent / "results.md").write_text(f"# Asking\n\n{text}", encoding="utf-8")
+        write_section("Asking", text)
 
 
 if __name__ == "__main__":
