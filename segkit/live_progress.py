@@ -19,7 +19,7 @@ from segkit.settings import Settings, load_settings
 
 _EVERY = 2.0  # seconds between two looks at the status
 _AGAIN = 30.0  # seconds before a server that failed is tried again
-_LIMITS = {"connect_timeout": 3, "options": "-c statement_timeout=3s -c lock_timeout=1s"}
+_LIMITS = "SET LOCAL statement_timeout = '3s'; SET LOCAL lock_timeout = '1s'"
 _WRITE = """
 INSERT INTO segmentation_runs AS known
        (id, created_at, status, model_config, processing_params, total_products, processed_products)
@@ -80,5 +80,6 @@ def _write(url: str, row: Row) -> None:
 
     values = [Jsonb(value) if isinstance(value, dict) else value for value in row[:-1]]
     hint = "the run goes on; `segkit sync RUN` writes its row later"
-    with mapped(url, "telling the progress", hint=hint), connect(url, **_LIMITS) as connection:
+    with mapped(url, "telling the progress", hint=hint), connect(url, connect_timeout=3) as connection:
+        connection.execute(_LIMITS)
         connection.execute(_WRITE, (*values, lock_name(row[0])))

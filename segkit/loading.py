@@ -97,11 +97,9 @@ def _sync(folder: Path, url: str, run: Row, content: Content) -> None:
 
 def _analyse(connection: Connection, content: Content) -> None:
     """Let the planner know of many new rows now; the server's own daemon would in a minute or more."""
-    large = [name for name, table in content.items() if table.num_rows >= _MANY]
-    connection.autocommit = True
-    with suppress(errors.LockNotAvailable):
-        connection.execute("SET lock_timeout = '1s'") if large else None
-        for name in large:
+    for name in (name for name, table in content.items() if table.num_rows >= _MANY):
+        with suppress(errors.LockNotAvailable), connection.transaction():
+            connection.execute("SET LOCAL lock_timeout = '1s'")  # somebody else is at it
             connection.execute(SQL("ANALYZE {}").format(Identifier(name)))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from itertools import count
@@ -11,11 +14,13 @@ from typing import Any
 import pandas as pd
 import psycopg
 import pytest
+from pooler import pooler
 from test_postgres import (
     TABLES,
     changes,
     closed_port,
     execute,
+    in_the_middle_of_copy,
     interactions,
     keep,
     make_run,
@@ -23,6 +28,7 @@ from test_postgres import (
 )
 
 from segkit import comparing, database_status, loading, postgres
+from segkit.embedded_postgres import embedded_url
 from segkit.errors import DatabaseError, RunError
 from segkit.events import read_events
 from segkit.live_progress import told_live
@@ -350,3 +356,66 @@ def test_a_database_that_cannot_be_told_is_named_once(
     events = [event for event in read_events(run.folder) if event["event"] == "live_progress_failed"]
     assert len(events) == 1
     assert "canary" not in str(events)
+
+
+# Servers that are slow, pooled, replaced
+
+
+@pytest.mark.parametrize("products", [59, pytest.param(12_000, marks=pytest.mark.long)])
+def test_a_pooler_may_change_the_backend_between_transactions(
+    debian_url: str, tmp_path: Path, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, products: int
+) -> None:
+    """P17: locks, temporary tables and limits live as long as a transaction, so no backend keeps any of them."""
+    address = psycopg.conninfo.conninfo_to_dict(debian_url)
+    pooled = f"{debian_url.partition('@')[0]}@127.0.0.1:{pooler(('127.0.0.1', int(str(address['port']))))}/pooled_{products}"
+    execute(debian_url, f"CREATE DATABASE pooled_{products}")
+    postgres.migrate(pooled)
+    postgres.migrate(pooled, partitioned=True)
+    for names in (("Plates",), ("Plates", "Covers")):
+        loading.sync(make_run(tmp_path, names=names, products=products), pooled, interactions())
+        assert comparing.check(tmp_path, pooled, interactions()) == []
+    assert loading.reindex(pooled, RUN_ID, interactions()) == 3
+    monkeypatch.setenv("DATABASE_URL", pooled)
+    run = new_run(12, "offline")
+    with told_live(run):
+        pass
+    assert read_events(run.folder) == [], "nothing went wrong"
+    question = "SELECT current_setting('lock_timeout'), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
+    with psycopg.connect(pooled, autocommit=True) as connection:
+        assert [connection.execute(question.encode()).fetchall() for _ in range(4)] == [[("0", 0)]] * 4
+
+
+@pytest.mark.long
+def test_a_report_that_holds_a_table_is_waited_for_and_then_named(url: str, tmp_path: Path) -> None:
+    """P8: a bounded wait, one clear line, nothing loaded; the next sync loads it."""
+    make_run(tmp_path)
+    with psycopg.connect(url) as report:
+        report.execute("LOCK TABLE product_segments IN SHARE MODE")
+        with pytest.raises(DatabaseError, match=r"lock timeout.*another sync or a report holds the tables"):
+            loading.sync(tmp_path, url, interactions())
+    assert execute(url, "SELECT count(*) FROM segmentation_runs") == [(0,)]
+    loading.sync(tmp_path, url, interactions())
+    assert comparing.check(tmp_path, url, interactions()) == []
+
+
+@pytest.mark.long
+def test_a_server_that_dies_in_the_middle_comes_back_without_the_run(tmp_path: Path) -> None:
+    """P10: the whole server is gone in the middle of a COPY; once it is back there is no row, and sync loads all."""
+    make_run(tmp_path / "run", products=60_000)
+    url = embedded_url(tmp_path / "home")
+    postgres.migrate(url)
+    pid = int((tmp_path / "home/postgres/data/postmaster.pid").read_text().splitlines()[0])
+
+    def strike() -> None:
+        next(in_the_middle_of_copy(url))
+        os.kill(pid, signal.SIGQUIT)  # at once, without a checkpoint
+
+    killer = threading.Thread(target=strike)
+    killer.start()
+    with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
+        loading.sync(tmp_path / "run", url, interactions())
+    killer.join()
+    url = embedded_url(tmp_path / "home")
+    assert execute(url, "SELECT count(*) FROM segmentation_runs") == [(0,)]
+    loading.sync(tmp_path / "run", url, interactions())
+    assert comparing.check(tmp_path / "run", url, interactions()) == []

@@ -69,8 +69,12 @@ def terminate_the_backend(folder: Path, url: str, after: float) -> None:
 def lose_the_answer_to_commit(folder: Path, url: str, after: float) -> None:
     head, _, tail = url.rpartition("/")
     host, _, port = head.rpartition(":")
-    with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
-        loading.sync(folder, f"{host}:{cut_at_commit(('127.0.0.1', int(port)))}/{tail}", interactions())
+    cut = f"{host}:{cut_at_commit(('127.0.0.1', int(port)))}/{tail}"
+    if comparing.check(folder, url, interactions()):
+        with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
+            loading.sync(folder, cut, interactions())
+    else:  # an earlier fault left this very version: there is nothing to commit
+        loading.sync(folder, cut, interactions())
 
 
 def two_at_once(folder: Path, url: str, after: float) -> None:
