@@ -32,6 +32,8 @@ def serve(client: socket.socket, server: tuple[str, int], backends: int) -> None
     """Relay messages; the backend changes whenever one says that no transaction is open."""
     hello = _hello(client)
     opened = [socket.create_connection(server) for _ in range(backends)]
+    for line in (client, *opened):
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # many messages are small
     with suppress(OSError, EOFError):
         for number, backend in enumerate(opened):
             backend.sendall(hello)

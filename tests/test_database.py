@@ -367,7 +367,8 @@ def test_a_pooler_may_change_the_backend_between_transactions(
 ) -> None:
     """P17: locks, temporary tables and limits live as long as a transaction, so no backend keeps any of them."""
     address = psycopg.conninfo.conninfo_to_dict(debian_url)
-    pooled = f"{debian_url.partition('@')[0]}@127.0.0.1:{pooler(('127.0.0.1', int(str(address['port']))))}/pooled_{products}"
+    port = pooler(("127.0.0.1", int(str(address["port"]))))
+    pooled = f"{debian_url.partition('@')[0]}@127.0.0.1:{port}/pooled_{products}"
     execute(debian_url, f"CREATE DATABASE pooled_{products}")
     postgres.migrate(pooled)
     postgres.migrate(pooled, partitioned=True)
