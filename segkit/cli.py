@@ -27,6 +27,7 @@ RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="Folder of the runs.  [default: STORAGE_ROOT, else runs]")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")]
+RunsOrAll = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, `latest`, or `all`.")]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")
 ]
@@ -366,11 +367,50 @@ def db_query(sql: Annotated[str, typer.Argument(help="A SELECT.")], as_json: Jso
 
 
 @db.command("migrate")
-def db_migrate() -> None:
-    """Create or update the tables."""
-    from segkit import showing
+def db_migrate(
+    partitioned: Annotated[
+        bool,
+        typer.Option(
+            "--partitioned",
+            help="Also cut the two tables of assignments into 16 partitions by run, for installations with many large"
+            " runs. It locks them while it copies their rows, and needs as much free disk as they have.",
+        ),
+    ] = False,
+) -> None:
+    """Create or update the tables; what is applied already is left as it is."""
+    from segkit import database_showing
 
-    showing.migrate_and_show()
+    database_showing.migrate_and_show(partitioned)
+
+
+@db.command("status")
+def db_status(runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """Show the server, its migrations, the rows of each table, and which runs are in the database."""
+    from segkit import database_showing
+
+    database_showing.show_status(runs_dir, as_json)
+
+
+@db.command("check")
+def db_check(name: RunsOrAll = "latest", runs_dir: RunsDir = None) -> None:
+    """Compare every row of a run with its folder: a line a difference, and 1 as the exit code.
+
+    `segkit sync RUN` mends what differs: the folder is the truth.
+    """
+    from segkit import database_showing
+
+    raise typer.Exit(database_showing.check_and_show(name, runs_dir))
+
+
+@db.command("reindex")
+def db_reindex(name: RunsOrAll = "all", runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """Rebuild llm_interaction_index from the JSON files of the runs that are in the database.
+
+    One transaction a run. A run that is not in the database is named; `segkit sync RUN` loads it, index and all.
+    """
+    from segkit import database_showing
+
+    database_showing.reindex_and_show(name, runs_dir, as_json)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -77,13 +77,16 @@ def compact(run: Run) -> Path:
     return path
 
 
-def interaction_index(run: Run) -> pd.DataFrame:
+def interaction_index(run: Run, *, compacted: bool = True) -> pd.DataFrame:
     """List the interactions of a run as `llm_interaction_index` holds them, sorted by `file_path`.
+
+    Without `compacted`, from the JSON files even where a Parquet file speaks of them all.
 
     Gives `interaction_type`, `batch_id`, `attempt`, `file_path` and `prompt_file` (relative to the folder that holds
     the runs, or addresses in S3), `cache_key` and `created_at` (UTC).
     """
-    index = query(_INDEX, run=run)
+    with _connection([run.folder], compacted=compacted) as connection:
+        index = _frame(connection.sql(_INDEX))
     prompts = f"{run.folder.name}/prompts/" + index["interaction_type"].map(_PROMPTS).astype("str")
     index.insert(4, "prompt_file", prompts)
     root = location(run.folder).removesuffix(run.id)

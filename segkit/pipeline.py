@@ -20,6 +20,7 @@ from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.events import log_event
 from segkit.jupyter import quick_imports
 from segkit.kernels import kernels_ahead
+from segkit.live_progress import told_live
 from segkit.models import OUT_OF_SCOPE
 from segkit.report import write_report
 from segkit.runs import Run, is_finished, update_status
@@ -49,6 +50,7 @@ def run_notebooks(
     with (
         owned(run.folder / "run.lock"),
         claimed(run.folder, take_over=take_over),
+        told_live(run, wanted=sync),
         _stoppable(run),
         _ending(run),
     ):

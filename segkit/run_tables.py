@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from segkit.errors import RunError
 from segkit.mirror import fetch
+from segkit.progress import processed_products
 
 _MODEL = ("model", "temperature", "response_format", "endpoint")  # the parameters that go into model_config
 _INT, _TEXT, _TIME = pa.int64(), pa.string(), pa.timestamp("us", tz="UTC")
@@ -41,7 +45,9 @@ def run_row(folder: Path) -> Row:
         model = {name: value for name, value in run["parameters"].items() if name in _MODEL}
         others = {name: value for name, value in run["parameters"].items() if name not in _MODEL}
         head = (run["run_id"], datetime.fromisoformat(run["created_at"]), status["state"])
-        return (*head, model, others, status["products"], status["processed"], status["summary"])
+        # How long the run took is known only after its sync, which is a part of it.
+        summary = {name: value for name, value in (status.get("summary") or {}).items() if name != "seconds"}
+        return (*head, model, others, status["products"], processed_products(status), summary)
 
 
 @contextmanager
@@ -57,7 +63,7 @@ def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
     results = folder / "results"
     fetch(folder, "products.parquet", *(f"results/{name}.parquet" for name in _RESULTS))
     with _readable(folder / "interactions"):
-        index = _index(interactions)
+        index = index_content(interactions)
     content = {
         "run_products": _parquet(folder / "products.parquet", "run_products"),
         "product_taxonomies": _parquet(results / "taxonomies.parquet", "product_taxonomies"),
@@ -67,8 +73,20 @@ def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
     }
     for name in ASSIGNMENTS:
         _require(folder, content[name]["product_id"], content["run_products"]["product_id"], "products")
-        _require(folder, content[name]["taxonomy_id"].drop_null(), content["product_taxonomies"]["id"], "categories")
+        _require(folder, content[name]["taxonomy_id"], content["product_taxonomies"]["id"], "categories")
     return content
+
+
+def digests(content: Content) -> dict[str, str]:
+    """The BLAKE2 hash of what a run has for each table: equal where nothing changed."""
+    return {name: _digest(table.combine_chunks()) for name, table in content.items()}
+
+
+def _digest(table: pa.Table) -> str:
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.blake2b(stream.getvalue(), digest_size=32).hexdigest()
 
 
 def _parquet(path: Path, name: str) -> pa.Table:
@@ -78,23 +96,35 @@ def _parquet(path: Path, name: str) -> pa.Table:
         return schema.empty_table()
     with _readable(path):
         table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
-    counts = table.group_by(schema.names[0]).aggregate([([], "count_all")])
-    if table.num_rows != counts.num_rows or table[0].null_count:
-        twice = counts.filter(pc.greater(counts["count_all"], 1))[schema.names[0]].to_pylist()
-        raise RunError(f"{path} has ids more than once, or none: {twice[:10]}", "the run is damaged")
+    if table[0].null_count:
+        raise RunError(f"{path} has {table[0].null_count} rows without an id", "the run is damaged")
+    table = _sorted(table, schema.names[0])
+    if twice := _repeated(table[0].to_numpy()):
+        raise RunError(f"{path} has ids more than once: {twice[:10]}", "the run is damaged")
     if "confidence" in schema.names:  # NaN is no confidence, and unequal to itself
         finite = pc.if_else(pc.is_finite(table["confidence"]), table["confidence"], None)
         table = table.set_column(2, "confidence", finite)
-    return table.sort_by(schema.names[0])
+    return table
+
+
+def _sorted(table: pa.Table, name: str) -> pa.Table:
+    """Sort by a column of ids; what is sorted already, as a run writes it, costs a look."""
+    ids = table[name].to_numpy()
+    return table if np.all(ids[1:] >= ids[:-1]) else table.take(pa.array(np.argsort(ids)))
+
+
+def _repeated(ids: NDArray[np.int64]) -> list[int]:
+    return [int(id_) for id_ in np.unique(ids[1:][ids[1:] == ids[:-1]])]
 
 
 def _require(folder: Path, values: pa.ChunkedArray, known: pa.ChunkedArray, what: str) -> None:
-    unknown = values.filter(pc.invert(pc.is_in(values, value_set=known))).unique().to_pylist()
+    told = values.drop_null()
+    unknown = [] if told.equals(known) else np.setdiff1d(told.unique(), known).tolist()
     if unknown:
         raise RunError(f"{folder} assigns {what} that it does not have: {unknown[:10]}", "the run is damaged")
 
 
-def _index(interactions: pd.DataFrame) -> pa.Table:
+def index_content(interactions: pd.DataFrame) -> pa.Table:
     """The index of the interactions in the order of their time."""
     schema = pa.schema(SCHEMAS["llm_interaction_index"])
     frame = interactions.reindex(columns=schema.names).astype({"batch_id": "Int64", "attempt": "Int64"})

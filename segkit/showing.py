@@ -47,7 +47,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
     }
     if summary["model"] == "offline":
         rows["note"] = "offline groups by words; it is no language model"
-    return _pairs(rows)
+    return pairs(rows)
 
 
 def _example_query(run: Run) -> str:
@@ -59,9 +59,9 @@ def show_runs(runs_dir: Path | None, as_json: bool) -> None:
     place = runs_dir or load_settings().storage_root
     frame = list_runs(place)
     if as_json:
-        _write_json(frame.to_dict("records"))
+        write_json(frame.to_dict("records"))
     elif frame.empty:
-        _console().print(
+        new_console().print(
             f"no runs in {place}; start one: segkit run sample --category 'Coffee Makers' --model offline"
         )
     else:
@@ -75,11 +75,11 @@ def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
     status = {**run.status, "state": current_state(run.folder)}
     taxonomies = run.result("taxonomies") if run.has_result("taxonomies") else pd.DataFrame()
     if as_json:
-        _write_json({"run": run.document, "status": status, "taxonomies": taxonomies.to_dict("records")})
+        write_json({"run": run.document, "status": status, "taxonomies": taxonomies.to_dict("records")})
         return
-    console = _console()
-    console.print(_pairs({"run": run.id, "state": status["state"], "reason": status.get("reason", "")}))
-    console.print(_pairs({**run.document["parameters"], "products": run.document["input"]["products"]}))
+    console = new_console()
+    console.print(pairs({"run": run.id, "state": status["state"], "reason": status.get("reason", "")}))
+    console.print(pairs({**run.document["parameters"], "products": run.document["input"]["products"]}))
     if status.get("stages"):
         from segkit.watching import progress_table
 
@@ -101,10 +101,10 @@ def show_explanation(name: str, product_id: str, runs_dir: Path | None, as_json:
     run = open_run(name, runs_dir or load_settings().storage_root)
     frame = explain(run, product)
     if as_json:
-        _write_json(frame.to_dict("records"))
+        write_json(frame.to_dict("records"))
         return
     products = run.products.set_index("product_id")
-    _console().print(_pairs({"run": run.id, "product": product, "title": products.loc[product, "title"]}))
+    new_console().print(pairs({"run": run.id, "product": product, "title": products.loc[product, "title"]}))
     _print_table(frame)
 
 
@@ -117,15 +117,15 @@ def sync_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
     if not run.has_result("ledger"):
         raise RunError(f"{run.id} has no results to sync", f"segkit resume {run.id}")
     rows = sync_run(run, settings)
-    _write_json(rows) if as_json else _console().print(
-        _pairs({"run": run.id, "server": database_name(settings), **rows})
+    write_json(rows) if as_json else new_console().print(
+        pairs({"run": run.id, "server": database_name(settings), **rows})
     )
 
 
 def show_plan(plan: pd.DataFrame, parameters: Parameters, as_json: bool) -> None:
     """Show the plan of a run: calls are exact while answers are valid, the rest lies between low and high."""
     if as_json:
-        _write_json(plan.astype(object).to_dict("records"))
+        write_json(plan.astype(object).to_dict("records"))
         return
     rows = {
         "calls": plan["calls"].map("{:,}".format),
@@ -136,7 +136,7 @@ def show_plan(plan: pd.DataFrame, parameters: Parameters, as_json: bool) -> None
             f"{low:,.0f}-{high:,.0f} s" for low, high in zip(plan["seconds_low"], plan["seconds_high"], strict=True)
         ],
     }
-    console = _console()
+    console = new_console()
     console.print(f"{parameters.model} at {parameters.endpoint}, nothing is sent yet")
     _print_table(pd.DataFrame({"stage": plan["stage"], **rows}))
 
@@ -157,7 +157,7 @@ def show_query(sql: str, as_json: bool) -> None:
     from segkit.syncing import read_postgres
 
     frame = read_postgres(sql)
-    _write_json(frame.to_dict("records")) if as_json else _print_table(frame)
+    write_json(frame.to_dict("records")) if as_json else _print_table(frame)
 
 
 def show_logs(sql: str, name: str, runs_dir: Path | None, as_csv: bool, as_json: bool) -> None:
@@ -172,7 +172,7 @@ def show_logs(sql: str, name: str, runs_dir: Path | None, as_csv: bool, as_json:
     if as_csv:
         sys.stdout.buffer.write(exporting.as_csv(frame))
     elif as_json:
-        _write_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
+        write_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     else:
         _print_table(frame)
 
@@ -194,20 +194,10 @@ def export_and_show(name: str, runs_dir: Path | None, out: Path | None, form: st
         write_atomic(out, data)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
-    _console().print(f"{len(frame):,} products of {run.id} are in {out}")
+    new_console().print(f"{len(frame):,} products of {run.id} are in {out}")
 
 
-def migrate_and_show() -> None:
-    """Apply the migrations that are not applied yet and name them."""
-    from segkit import postgres
-    from segkit.syncing import database_name, database_url
-
-    settings = load_settings()
-    applied = postgres.migrate(database_url(settings))
-    _console().print(f"{database_name(settings)}: {', '.join(applied) or 'nothing to do'}")
-
-
-def _console() -> Console:
+def new_console() -> Console:
     """Write to standard output; what is not a terminal has no width, so nothing is broken there."""
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
@@ -223,7 +213,7 @@ def _stage_seconds(summary: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
 
 
-def _pairs(rows: Mapping[str, Any]) -> Text:
+def pairs(rows: Mapping[str, Any]) -> Text:
     """Put names and values below one another; long values are never broken, so that a path can be copied."""
     told = {name: str(value) for name, value in rows.items() if value not in ("", None)}
     width = max(map(len, told), default=0) + 2
@@ -246,6 +236,6 @@ def _is_missing(value: Any) -> bool:
     return bool(value is None or value is pd.NA or value != value)
 
 
-def _write_json(value: Any) -> None:
+def write_json(value: Any) -> None:
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
     sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from segkit import postgres
+from segkit import comparing, loading, postgres
 from segkit.embedded_postgres import embedded_url
 from segkit.logs import interaction_index
 from segkit.products import check_products, select
@@ -22,7 +22,22 @@ def sync_run(run: Run, settings: Settings | None = None) -> dict[str, int]:
     """
     url = database_url(settings or load_settings())
     postgres.migrate(url)
-    return postgres.sync(run.folder, url, interaction_index(run))
+    return loading.sync(run.folder, url, interaction_index(run))
+
+
+def check_run(run: Run, settings: Settings | None = None) -> list[str]:
+    """Compare every row of a run in Postgres with its folder; gives one line for each table that differs."""
+    url = database_url(settings or load_settings())
+    return comparing.check(run.folder, url, interaction_index(run))
+
+
+def reindex_run(run: Run, settings: Settings | None = None) -> int | None:
+    """Rebuild the rows of a run in `llm_interaction_index` from its JSON files; gives how many, or None.
+
+    None means that the run is not in the database; its sync makes the index too.
+    """
+    url = database_url(settings or load_settings())
+    return loading.reindex(url, run.id, interaction_index(run, compacted=False))
 
 
 def read_postgres(sql: str, settings: Settings | None = None) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from pathlib import Path
 PHASES = {
     "models": ("folding", "json_text", "replies", "completions", "refusals", "limits", "costs", "redaction",
                "offline"),
-    "storage": ("interactions", "cache", "runs", "logs", "embedded_postgres", "postgres"),
+    "storage": ("interactions", "cache", "runs", "logs", "embedded_postgres", "postgres",
+                "checksums", "database", "database_indexes", "sync_kills"),
     "batching": ("batching", "products", "prompts", "sample"),
     "stages": ("extracting", "consolidating", "refining", "results", "calls", "stages", "planning"),
     "notebooks": ("notebooks", "jupyter", "figures", "tables", "report"),

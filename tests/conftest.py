@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
+import psycopg
 import pytest
+from debian_postgres import PROGRAMS, debian_server
 from endpoint import Endpoint
 from hypothesis import settings
 from s3_server import S3Server, s3_environment
@@ -24,6 +27,7 @@ settings.register_profile("segkit", deadline=None)
 settings.load_profile("segkit")
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+_numbers = count(1)
 KEY = "sk-test-9f8e7d6c5b4a-not-a-real-key"
 
 
@@ -33,6 +37,34 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = embedded_url(tmp_path_factory.mktemp("home"))
     postgres.migrate(url)
     return url
+
+
+@pytest.fixture(scope="session")
+def debian_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of Debian's PostgreSQL 15, the oldest that the views work on; skipped where it is not installed."""
+    if not PROGRAMS.is_dir():
+        pytest.skip(f"PostgreSQL 15 is not in {PROGRAMS}")
+    with debian_server(tmp_path_factory.mktemp("debian")) as url:
+        yield url
+
+
+@pytest.fixture(params=["postgres_url", pytest.param("debian_url", marks=pytest.mark.long)])
+def server(request: pytest.FixtureRequest) -> str:
+    """The embedded server; and in the long suite PostgreSQL 15 too."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def make_database(server: str) -> Callable[..., str]:
+    """Make an empty database on the server of the tests and return its URL."""
+
+    def make(options: str = "") -> str:
+        name = f"database_{next(_numbers)}"
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} {options}".encode())
+        return f"{server.rpartition('/')[0]}/{name}"
+
+    return make
 
 
 @pytest.fixture(scope="session")

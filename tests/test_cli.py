@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import psycopg
 import pytest
 from conftest import KEY, catalogue, data
 from endpoint import Endpoint
 
+from segkit.embedded_postgres import embedded_url
 from segkit.preparing import prepare_run
 from segkit.runs import open_run, read_status
 from segkit.storage.local import owned
@@ -102,6 +104,27 @@ def test_the_database_holds_what_the_folder_holds(finished: tuple[Path, dict[str
     )
     states = json.loads(segkit("db", "query", "SELECT status FROM segmentation_runs", "--json", cwd=place).stdout)
     assert states == [{"status": "completed"}]
+
+
+def test_the_database_is_shown_compared_and_mended(finished: tuple[Path, dict[str, object], str]) -> None:
+    """`segkit db status`, `check` and `reindex`: what somebody changed is named, one line a table, and mended."""
+    place, summary, _ = finished
+    run_id = str(summary["run_id"])
+    status = json.loads(segkit("db", "status", "--json", cwd=place).stdout)
+    assert status["runs"]["in both"] == [run_id]
+    assert status["rows"]["product_segments"] == 266
+    assert "password" not in segkit("db", "status", cwd=place).stdout
+    assert segkit("db", "check", "all", cwd=place).returncode == 0
+    url = embedded_url(place / ".segkit")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE llm_interaction_index SET file_path = 'lost'")
+    done = segkit("db", "check", cwd=place)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].startswith(f"{run_id}: llm_interaction_index: ")
+    assert json.loads(segkit("db", "reindex", "--json", cwd=place).stdout) == {
+        run_id: status["rows"]["llm_interaction_index"]
+    }
+    assert segkit("db", "check", run_id, cwd=place).returncode == 0
 
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], str]) -> None:
