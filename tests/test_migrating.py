@@ -20,14 +20,14 @@ from s3_server import S3Server
 from segkit import mirror, postgres
 from segkit.errors import RunError, StorageError
 from segkit.interactions import write_whole
-from segkit.logs import compact, interaction_index, query
+from segkit.logs import compact, query
 from segkit.preparing import prepare_run
 from segkit.runs import Run, open_run
 from segkit.settings import Settings, load_settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.storage.local import owned
 from segkit.storage.migrate_to_s3 import migrate_to_s3, remote_differences, rollback_s3
-from segkit.syncing import sync_run
+from segkit.syncing import check_run, sync_run
 from segkit.verifying import CHECKSUMS, checksums
 
 
@@ -99,14 +99,14 @@ def test_the_index_in_postgres_moves_with_the_run(
     assert told["index_rows"] == len(there) > 0
     assert all(there["file_path"].str.startswith(f"{load_settings().bucket}/{run.id}/"))
     assert all(there["prompt_file"].str.startswith(f"{load_settings().bucket}/{run.id}/prompts/"))
-    assert postgres.check(run.folder, postgres_url, interaction_index(run)) == []
+    assert check_run(run) == []
     assert sync_run(run)["product_segments"] == 20, "a run whose files are away is loaded as a whole"
     rollback_s3(run)
     here = postgres.query(postgres_url, paths)
     assert sorted(here["file_path"]) == sorted(
         path.removeprefix(f"{load_settings().bucket}/") for path in there["file_path"]
     )
-    assert postgres.check(run.folder, postgres_url, interaction_index(run)) == []
+    assert check_run(run) == []
 
 
 def orders(seed: int, share: float) -> Callable[[str, str], Any]:
