@@ -25,8 +25,8 @@ from segkit.models import OUT_OF_SCOPE
 from segkit.report import write_report
 from segkit.runs import Run, is_finished, update_status
 from segkit.settings import project_folder
-from segkit.storage.local import owned, write_atomic
-from segkit.verifying import CHECKSUMS, checksums
+from segkit.storage.local import owned
+from segkit.verifying import seal_folder
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
@@ -158,8 +158,7 @@ def finish(run: Run, seconds: float) -> dict[str, Any]:
     summary = {**run.status["summary"], "seconds": round(seconds, 1)}
     status = update_status(run.folder, stage="finished", notebook="", summary=summary)
     log_event(run.folder, "run_ended", state=status["state"], seconds=summary["seconds"])
-    lines = [f"{digest}  {name}\n" for name, digest in checksums(run.folder).items()]
-    write_atomic(run.folder / CHECKSUMS, "".join(lines).encode())
+    seal_folder(run)
     mirror.seal(run.folder)
     return summary
 

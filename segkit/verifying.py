@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import orjson
@@ -12,8 +13,9 @@ from segkit.cache import damaged_entry
 from segkit.errors import RunError
 from segkit.interactions import scan
 from segkit.models import STAGES
-from segkit.runs import Run
+from segkit.runs import Run, update_status
 from segkit.settings import load_settings
+from segkit.storage.local import write_atomic
 
 CHECKSUMS = "checksums.sha256"
 _CHANGING = {CHECKSUMS, "status.json", "events.jsonl"}
@@ -22,6 +24,13 @@ _CHANGING = {CHECKSUMS, "status.json", "events.jsonl"}
 def checksums(folder: Path) -> dict[str, str]:
     """Hash the files of a run folder that do not change any more: path below it → SHA-256 in hex."""
     return {name: mirror.hash_of(folder / name) for name in mirror.files(folder) if name not in _CHANGING}
+
+
+def seal_folder(run: Run) -> None:
+    """Write down what the files of a run hold, and in its status the hash of that."""
+    lines = mirror.as_lines(checksums(run.folder))
+    write_atomic(run.folder / CHECKSUMS, lines)
+    update_status(run.folder, seal=hashlib.sha256(lines).hexdigest())
 
 
 def differences(run: Run) -> list[str]:
@@ -33,20 +42,26 @@ def differences(run: Run) -> list[str]:
     """
     found = [scan(run.folder / stage) for stage in STAGES.values()]
     paths = [path for _, damaged in found for path in damaged]
-    keys = {log.metadata["cache_key"] for logs, _ in found for log in logs}
+    keys = {str(log.metadata.get("cache_key")) for logs, _ in found for log in logs}
     lines = [f"{path.parent.name}/{path.name}: damaged, it does not match the checksum in it" for path in paths]
     return sorted({*lines, *_unreadable(run), *_damaged_entries(keys), *_unequal(run)})
 
 
 def _unequal(run: Run) -> list[str]:
     mirror.fetch(run.folder, CHECKSUMS)
+    seal = run.status.get("seal")
     if not (run.folder / CHECKSUMS).exists():
-        return []
+        return [f"{CHECKSUMS}: missing"] if seal else []
+    changed = seal and mirror.hash_of(run.folder / CHECKSUMS) != seal
+    lines = [f"{CHECKSUMS}: changed since the run ended"] if changed else []
     try:
         told = mirror.read_hashes(run.folder / CHECKSUMS)
     except RunError as error:
         return [f"{CHECKSUMS}: damaged, {error.message}"]
-    found = checksums(run.folder)
+    return lines + _compared(run, told, checksums(run.folder))
+
+
+def _compared(run: Run, told: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     away = mirror.stored(run.folder) if mirror.location(run.folder) else {}
     lines = [f"{name}: missing" for name in told.keys() - found.keys() - away.keys()]
     lines += [f"{name}: not there when the run ended" for name in found.keys() - told.keys()]

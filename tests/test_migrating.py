@@ -28,7 +28,7 @@ from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignm
 from segkit.storage.local import owned
 from segkit.storage.migrate_to_s3 import migrate_to_s3, remote_differences, rollback_s3
 from segkit.syncing import check_run, sync_run
-from segkit.verifying import CHECKSUMS, checksums
+from segkit.verifying import seal_folder
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
         stage(run, settings)
     compact(run)
-    lines = [f"{digest}  {name}\n" for name, digest in checksums(run.folder).items()]
-    (run.folder / CHECKSUMS).write_text("".join(lines))
+    seal_folder(run)
     return run
 
 
@@ -259,7 +258,7 @@ def test_ten_thousand_logs_with_five_percent_faults(run: Run, s3: S3Server) -> N
     for number in range(10_000):
         log = {"context": {}, "prompt": "x" * 3000, "response": "{}", "metadata": {"batch_id": number}}
         write_whole(folder, number, 1, log)
-    (run.folder / CHECKSUMS).unlink()
+    seal_folder(run)
     before = tree(run.folder)
     bad = sorted(name for name in before if "_b77_" in name)[0]
     passing = orders(2, 0.05)

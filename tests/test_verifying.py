@@ -13,7 +13,7 @@ from segkit.preparing import prepare_run
 from segkit.runs import Run
 from segkit.settings import Settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-from segkit.verifying import CHECKSUMS, checksums, differences
+from segkit.verifying import CHECKSUMS, differences, seal_folder
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,7 @@ def run(finished: Run, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def sealed(run: Run) -> Run:
-    lines = [f"{digest}  {name}\n" for name, digest in checksums(run.folder).items()]
-    (run.folder / CHECKSUMS).write_text("".join(lines))
+    seal_folder(run)
     return run
 
 
