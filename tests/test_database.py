@@ -50,6 +50,14 @@ def url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture
+def one_url(make_database: Callable[..., str]) -> str:
+    """The same on the embedded server, and in the long suite on both."""
+    url = make_database()
+    postgres.migrate(url)
+    return url
+
+
 # Unchanged, changed by somebody, rebuilt
 
 
@@ -87,15 +95,15 @@ def test_a_sync_of_an_unchanged_run_writes_nothing(url: str, tmp_path: Path) -> 
         "UPDATE segmentation_runs SET result_summary = result_summary - 'share'",
     ],
 )
-def test_what_somebody_changed_is_found_and_mended(url: str, tmp_path: Path, change: str) -> None:
+def test_what_somebody_changed_is_found_and_mended(one_url: str, tmp_path: Path, change: str) -> None:
     """P13: also where the marker says that all is well."""
-    loading.sync(make_run(tmp_path), url, interactions())
-    before = story(url)
-    execute(url, change)
-    assert len(comparing.check(tmp_path, url, interactions())) == 1
-    loading.sync(tmp_path, url, interactions())
-    assert story(url) == before
-    assert comparing.check(tmp_path, url, interactions()) == []
+    loading.sync(make_run(tmp_path), one_url, interactions())
+    before = story(one_url)
+    execute(one_url, change)
+    assert len(comparing.check(tmp_path, one_url, interactions())) == 1
+    loading.sync(tmp_path, one_url, interactions())
+    assert story(one_url) == before
+    assert comparing.check(tmp_path, one_url, interactions()) == []
 
 
 def test_the_index_is_rebuilt_and_nothing_else_is_touched(url: str, tmp_path: Path) -> None:
@@ -156,15 +164,15 @@ def test_shares_add_up_to_one_in_every_run(url: str, tmp_path: Path) -> None:
     assert told.to_numpy().tolist() == [["Dimmers", 13], ["Switches", 4], ["OUT_OF_SCOPE", 3]]
 
 
-def test_a_view_shows_no_more_than_its_reader_may_see(url: str, tmp_path: Path) -> None:
+def test_a_view_shows_no_more_than_its_reader_may_see(one_url: str, tmp_path: Path) -> None:
     """SEC-12: a grant on the view is none on the tables below it."""
-    loading.sync(make_run(tmp_path), url, interactions())
-    execute(url, "DROP ROLE IF EXISTS reader; CREATE ROLE reader; GRANT SELECT ON category_shares TO reader")
+    loading.sync(make_run(tmp_path), one_url, interactions())
+    execute(one_url, "DROP ROLE IF EXISTS reader; CREATE ROLE reader; GRANT SELECT ON category_shares TO reader")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        execute(url, "SET ROLE reader; SELECT * FROM category_shares")
+        execute(one_url, "SET ROLE reader; SELECT * FROM category_shares")
     comments = "SELECT count(obj_description(oid)) FROM pg_class WHERE relname ~ 'current_product|category_shares'"
-    assert execute(url, comments) == [(2,)]
-    execute(url, "DROP OWNED BY reader; DROP ROLE reader")
+    assert execute(one_url, comments) == [(2,)]
+    execute(one_url, "DROP OWNED BY reader; DROP ROLE reader")
 
 
 # Partitions
@@ -218,13 +226,13 @@ def test_partitions_keep_rows_keys_rights_and_views(url: str, tmp_path: Path) ->
         "CREATE VIEW audit AS SELECT * FROM product_segments",
     ],
 )
-def test_partitioning_stops_before_it_would_lose_something(url: str, tmp_path: Path, own: str) -> None:
-    loading.sync(make_run(tmp_path), url, interactions())
-    execute(url, own)
+def test_partitioning_stops_before_it_would_lose_something(one_url: str, tmp_path: Path, own: str) -> None:
+    loading.sync(make_run(tmp_path), one_url, interactions())
+    execute(one_url, own)
     with pytest.raises(DatabaseError, match=r"audit"):
-        postgres.migrate(url, partitioned=True)
-    assert not database_status.database_status(url, tmp_path)["partitioned"]
-    assert comparing.check(tmp_path, url, interactions()) == []
+        postgres.migrate(one_url, partitioned=True)
+    assert not database_status.database_status(one_url, tmp_path)["partitioned"]
+    assert comparing.check(tmp_path, one_url, interactions()) == []
 
 
 # The state of the database
@@ -246,11 +254,11 @@ def test_the_status_tells_migrations_rows_and_runs(url: str, tmp_path: Path) -> 
     }
 
 
-def test_the_status_of_an_empty_database_changes_nothing(url: str, tmp_path: Path) -> None:
-    execute(url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    told = database_status.database_status(url, tmp_path)
+def test_the_status_of_an_empty_database_changes_nothing(one_url: str, tmp_path: Path) -> None:
+    execute(one_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    told = database_status.database_status(one_url, tmp_path)
     assert (told["rows"], set(told["migrations"].values())) == ({}, {False})
-    assert execute(url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+    assert execute(one_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -263,17 +271,17 @@ def test_the_status_of_an_empty_database_changes_nothing(url: str, tmp_path: Pat
         ("DROP TABLE llm_interaction_index", "segkit db migrate"),
     ],
 )
-def test_tables_that_cannot_hold_a_run_are_found_first(url: str, tmp_path: Path, change: str, told: str) -> None:
+def test_tables_that_cannot_hold_a_run_are_found_first(one_url: str, tmp_path: Path, change: str, told: str) -> None:
     """P11: with the statement that helps."""
-    execute(url, "DROP VIEW current_product_segments, category_shares")
-    execute(url, change)
+    execute(one_url, "DROP VIEW current_product_segments, category_shares")
+    execute(one_url, change)
     with pytest.raises(DatabaseError, match=told) as error:
-        loading.sync(make_run(tmp_path), url, interactions())
-    assert execute(url, "SELECT count(*) FROM segmentation_runs") == [(0,)]
+        loading.sync(make_run(tmp_path), one_url, interactions())
+    assert execute(one_url, "SELECT count(*) FROM segmentation_runs") == [(0,)]
     if error.value.hint.startswith("ALTER"):
-        execute(url, error.value.hint)
-        loading.sync(tmp_path, url, interactions())
-        assert comparing.check(tmp_path, url, interactions()) == []
+        execute(one_url, error.value.hint)
+        loading.sync(tmp_path, one_url, interactions())
+        assert comparing.check(tmp_path, one_url, interactions()) == []
 
 
 def test_a_lone_surrogate_is_refused_before_the_database(tmp_path: Path) -> None:
@@ -284,15 +292,15 @@ def test_a_lone_surrogate_is_refused_before_the_database(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("year", ["1999", "2999"])
-def test_no_clock_decides_anything(url: str, tmp_path: Path, year: str) -> None:
+def test_no_clock_decides_anything(one_url: str, tmp_path: Path, year: str) -> None:
     """P18: a run from another time is loaded, known again and compared like any other."""
     document = (make_run(tmp_path) / "run.json").read_text().replace("2025-06-18T", f"{year}-06-18T")
     (tmp_path / "run.json").write_text(document)
-    loading.sync(tmp_path, url, interactions())
-    before = versions(url)
-    loading.sync(tmp_path, url, interactions())
-    assert versions(url) == before
-    assert comparing.check(tmp_path, url, interactions()) == []
+    loading.sync(tmp_path, one_url, interactions())
+    before = versions(one_url)
+    loading.sync(tmp_path, one_url, interactions())
+    assert versions(one_url) == before
+    assert comparing.check(tmp_path, one_url, interactions()) == []
 
 
 # A run while it works
@@ -326,29 +334,29 @@ def test_a_run_at_work_is_seen_in_the_database(
 
 
 def test_the_row_of_a_live_run_gives_way_to_a_sync(
-    url: str, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    one_url: str, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P9: who holds the lock of the run writes its row; the teller neither waits nor fails."""
-    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("DATABASE_URL", one_url)
     run = new_run(12, "offline")
-    with psycopg.connect(url) as other:
+    with psycopg.connect(one_url) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (loading.lock_name(run.id),))
         with told_live(run):
             pass
-        assert told(url) == []
+        assert told(one_url) == []
     assert [event for event in read_events(run.folder) if "live" in event["event"]] == []
 
 
 @pytest.mark.parametrize("lacks", ["server", "tables"])
 def test_a_database_that_cannot_be_told_is_named_once(
-    url: str, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, lacks: str
+    one_url: str, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, lacks: str
 ) -> None:
     """P2, P12: the run goes on, its events say why, and the password is not among them."""
     if lacks == "tables":
-        execute(url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        execute(one_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     else:
-        url = f"postgresql://me:canary-4711@127.0.0.1:{closed_port()}/shop"
-    monkeypatch.setenv("DATABASE_URL", url)
+        one_url = f"postgresql://me:canary-4711@127.0.0.1:{closed_port()}/shop"
+    monkeypatch.setenv("DATABASE_URL", one_url)
     run = new_run(12, "offline")
     with told_live(run, settings=load_settings()):
         wait_until(lambda: any("live" in event["event"] for event in read_events(run.folder)))

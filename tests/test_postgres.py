@@ -432,6 +432,13 @@ def test_a_wrong_password_is_not_repeated(url: str) -> None:
     assert "canary" not in f"{error.value}{error.value.__cause__}"
 
 
+def test_a_server_without_tls_is_told(url: str) -> None:
+    """P12: who asks for TLS gets it or a clear line, never a connection without."""
+    with pytest.raises(DatabaseError, match="SSL") as error:
+        postgres.connect(f"{url}?sslmode=require")
+    assert str(psycopg.conninfo.conninfo_to_dict(url)["password"]) not in str(error.value)
+
+
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_that_is_not_utf8_is_refused(make_database: Callable[..., str], encoding: str) -> None:
     """P16: such a database would lose names or mix them up."""
