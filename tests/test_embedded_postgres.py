@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from segkit.embedded_postgres import embedded_url
+from segkit.embedded_postgres import _command, embedded_url
 from segkit.errors import DatabaseError
 
 USER = """
@@ -229,6 +229,27 @@ def test_the_server_is_local_and_wants_the_password(home: Path, start_user: Star
     password = (home / "postgres/password").read_text()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         answer(url.replace(password, "wrong"))
+
+
+def test_a_new_cluster_is_of_the_newest_server(home: Path, start_user: StartUser) -> None:
+    assert answer(url_of(start_user()), "SHOW server_version").startswith("18.")
+
+
+def test_a_cluster_of_the_older_server_is_served_by_it(fresh: Path, start_user: StartUser) -> None:
+    folder = fresh / "postgres"
+    (folder / "data").mkdir(parents=True, mode=0o700)
+    if os.geteuid() == 0:
+        shutil.chown(folder / "data", "nobody")
+    (folder / "password").write_text("a-password")
+    setup = ["-U", "segkit", f"--pwfile={folder / 'password'}", "--encoding=UTF8", "--auth=scram-sha-256"]
+    older("initdb", "-D", folder / "data", *setup)
+    older("postgres", "--single", "-D", folder / "data", "postgres", text="CREATE DATABASE segkit\n")
+    assert answer(url_of(start_user()), "SHOW server_version").startswith("16.")
+
+
+def older(program: str, *arguments: str | Path, text: str = "") -> None:
+    command = [part.replace("pginstall18", "pginstall") for part in _command(program, *arguments)]
+    subprocess.run(command, input=text, text=True, check=True, capture_output=True)
 
 
 def test_what_does_not_start_is_told_with_the_log_and_the_way_out(fresh: Path, start_user: StartUser) -> None:
