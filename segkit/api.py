@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from itertools import chain
 from typing import Annotated, Any
 
 import orjson
@@ -24,7 +25,7 @@ from segkit.api_page import page
 from segkit.errors import RequestError, RunError
 from segkit.gate import Gate
 from segkit.metrics import CONTENT_TYPE
-from segkit.problems import MEDIA_TYPE, faults_of, problem, refusal
+from segkit.problems import MEDIA_TYPE, fault, faults_of, problem, refusal
 from segkit.result_stream import results_json
 from segkit.service import Service
 from segkit.starts import Client, Wish
@@ -154,7 +155,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             raise RequestError(409, f"{run_id} has no results yet", "see its status", retry_after="5")
         more = {} if standing.state == "completed" else {"partial": True, "reason": standing.told["reason"]}
         pieces = results_json(service.place / run_id, run_id, standing.state, **more)
-        return StreamingResponse(pieces, media_type="application/json")
+        head = await asyncio.to_thread(next, pieces)  # what cannot be read is known before the answer begins
+        return StreamingResponse(chain([head], pieces), media_type="application/json")
 
     @app.get(
         "/api/segmentation/{run_id}/events",
@@ -250,7 +252,7 @@ def _listed(service: Service, known: list[str], limit: int, state: str | None) -
     for run_id in known:
         try:
             told = service.board.standing(run_id).told
-        except RunError:
+        except RequestError:
             continue  # its folder was removed
         if state in (None, told["status"]):
             found.append(told)
@@ -305,13 +307,13 @@ def _add_handlers(app: FastAPI) -> None:
     async def refused(request: Request, error: Any) -> Response:
         return _problem(error.status, refusal(error, request.scope["request_id"]), error.headers)
 
-    async def not_there(request: Request, error: Any) -> Response:
-        return _problem(404, problem(404, "there is no such run", request.scope["request_id"]))
+    async def damaged(request: Request, error: Any) -> Response:
+        return _problem(409, problem(409, "the folder of the run is damaged", request.scope["request_id"]))
 
     async def wrong(request: Request, error: Any) -> Response:
         errors = error.errors()
         if any(each["loc"][0] == "path" for each in errors):
-            return await not_there(request, error)
+            return _problem(404, problem(404, "there is no such run", request.scope["request_id"]))
         told = problem(422, "the request cannot be used", request.scope["request_id"], errors=faults_of(errors))
         return _problem(422, told)
 
@@ -319,8 +321,12 @@ def _add_handlers(app: FastAPI) -> None:
         told = problem(error.status_code, str(error.detail), request.scope["request_id"])
         return _problem(error.status_code, told, error.headers)
 
+    async def broken(request: Request, error: Any) -> Response:
+        return _problem(500, fault(request.scope["request_id"]))
+
     for kind, handler in (
-        (RequestError, refused), (RunError, not_there), (RequestValidationError, wrong), (HTTPException, other)
+        (RequestError, refused), (RunError, damaged), (RequestValidationError, wrong), (HTTPException, other),
+        (Exception, broken),
     ):  # fmt: skip
         app.add_exception_handler(kind, handler)
 

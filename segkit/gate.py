@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from segkit.errors import RequestError
-from segkit.problems import MEDIA_TYPE, problem, refusal
+from segkit.problems import MEDIA_TYPE, fault, refusal
 from segkit.tokens import LOCAL, Token, TokenBook
 
 Scope = MutableMapping[str, Any]
@@ -71,7 +71,7 @@ class Gate:
             await _answer(sending, error.status, refusal(error, request_id), error.headers)
         except Exception as error:
             if not status:
-                await _answer(sending, 500, problem(500, "the service has a fault; it is logged", request_id), {})
+                await _answer(sending, 500, fault(request_id), {})
             self._report(scope, error)
         finally:
             self._observe(scope, status, time.perf_counter() - began)
@@ -115,6 +115,9 @@ class Gate:
                 body = await self._read(receive)
         except TimeoutError:
             raise RequestError(408, "the body did not come", connection="close") from None
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if body and kind != b"application/json":  # nor can a form on another site send one without being asked
+            raise RequestError(415, "a body is JSON: Content-Type: application/json")
         if body.count(b"[") + body.count(b"{") > _BRACKETS:
             raise RequestError(422, "the body is nested too deeply, or holds too many lists")
         return _replayed(body, receive)

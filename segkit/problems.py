@@ -26,6 +26,11 @@ def problem(status: int, detail: str, request_id: str, **more: Any) -> bytes:
     return orjson.dumps(told | {name: value for name, value in more.items() if value})
 
 
+def fault(request_id: str) -> bytes:
+    """Write the problem of an error that nobody expected; what it was stands in the events of the service."""
+    return problem(500, "the service has a fault; it is logged", request_id)
+
+
 def refusal(error: RequestError, request_id: str) -> bytes:
     """Write the problem of a request that was refused on purpose."""
     return problem(error.status, error.message, request_id, hint=error.hint)

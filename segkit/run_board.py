@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from segkit.errors import RunError
+from segkit.errors import RequestError, SegkitError
 from segkit.estimating import Forecast, estimated_completion, forecast
 from segkit.events import timestamp
 from segkit.progress import processed_products
@@ -60,12 +60,12 @@ class Board:
         self._standings.pop(run_id, None)
 
     def standing(self, run_id: str) -> Standing:
-        """Look at a run; raises RunError when there is none."""
+        """Look at a run; raises RequestError 404 when there is none."""
         if standing := self.fresh(run_id):
             return standing
         folder = self.place / run_id
         if not (folder / "run.json").exists():
-            raise RunError(f"there is no run {run_id}")
+            raise RequestError(404, f"there is no run {run_id}")
         # Whether it lives comes first: what it wrote before it died must not be taken for what it says now.
         life = self._is_alive(run_id)
         alive = bool(life) or is_owned(folder)
@@ -80,7 +80,7 @@ class Board:
             return "completed"
         try:
             state = self.standing(run_id).state
-        except RunError:
+        except RequestError:
             return ""
         if state == "completed":
             self._sealed.add(run_id)
@@ -127,9 +127,13 @@ class Board:
         return timestamp(estimated_completion(status, found, _began(self.place / run_id))) if found else None
 
     def _forecast(self, run_id: str) -> Forecast | None:
+        """Plan a run once; one whose folder is damaged has no estimate, and will say so itself."""
         if run_id not in self._forecasts:
-            run = open_run(run_id, self.place)
-            _keep(self._forecasts, run_id, forecast(run, self.settings))
+            try:
+                found = forecast(open_run(run_id, self.place), self.settings)
+            except SegkitError:
+                return None
+            _keep(self._forecasts, run_id, found)
         return self._forecasts[run_id]
 
 

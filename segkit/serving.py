@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,6 +76,8 @@ def _answer(settings: Settings, door: socket.socket, book: Any, place: Path) -> 
         )
         host, port = door.getsockname()[:2]
         typer.echo(f"segkit serves http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them, and raises them again when it is done
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[door])
 
 

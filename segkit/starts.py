@@ -69,6 +69,14 @@ class Desk:
 
         Raises RequestError when the token, the queue, the money or the database does not allow it.
         """
+        try:
+            return await self._start(wish, key, client)
+        except RequestError as error:
+            told = {**asdict(wish), "product_ids": len(wish.product_ids)}
+            self._audit("start_refused", client, "", told, status=error.status, why=error.message)
+            raise
+
+    async def _start(self, wish: Wish, key: str | None, client: Client) -> tuple[Record, bool]:
         self._check_token(wish.model, len(wish.product_ids), client.token)
         budget = self._budget(wish.model, wish.max_cost_usd, client.token)
         wanted = Record(
@@ -95,6 +103,7 @@ class Desk:
         model, products = run.parameters.model, int(run.document["input"]["products"])
         self._check_token(model, products, client.token)
         async with self._order:
+            await asyncio.to_thread(self._jobs.tick)  # that it ended may not be noted yet
             found = await asyncio.to_thread(self._records.get, run_id)
             if found and found.phase != "ended":
                 raise RequestError(409, f"{run_id} is at work or waits already")
@@ -214,10 +223,10 @@ class Desk:
 
         return redactor(self._settings.secrets)(text.encode(errors="replace")).decode()
 
-    def _audit(self, event: str, client: Client, run_id: str, parameters: Mapping[str, Any]) -> None:
+    def _audit(self, event: str, client: Client, run_id: str, parameters: Mapping[str, Any], **more: Any) -> None:
         log_event(
             self._jobs.home, event, run_id=run_id, owner=client.token.name, client=client.address,
-            request_id=client.request_id, parameters=parameters,
+            request_id=client.request_id, parameters=parameters, **more,
         )  # fmt: skip
 
 

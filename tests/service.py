@@ -38,7 +38,9 @@ class Service:
         self.tokens = place / "tokens.json"
         base = dict(os.environ) if measured else unmeasured()
         kept = {name: value for name, value in base.items() if not name.startswith(_LEFT_OUT)}
-        self.environment = kept | {"SEGKIT_HOME": str(place / "home"), "STORAGE_ROOT": str(place / "runs")} | environment
+        self.environment = (
+            kept | {"SEGKIT_HOME": str(place / "home"), "STORAGE_ROOT": str(place / "runs")} | environment
+        )
         self.secrets: dict[str, str] = {}
 
     def token(self, name: str, **limits: Any) -> str:
