@@ -39,6 +39,7 @@ _LINKS = {
     name: {"operationId": name, "parameters": {"run_id": "$response.body#/run_id"}}
     for name in ("status", "results", "cancel", "resume", "events", "report")
 }
+_EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
 _HEARTBEAT = 15.0  # seconds
 _LOOK = 0.25
 
@@ -163,7 +164,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         operation_id="events",
         responses={
             **_OF_RUN,
-            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            200: {"content": {"text/event-stream": {"schema": _EVENT}}},
             204: {"description": "The run has ended, and its last status was received."},
         },
         response_class=StreamingResponse,
@@ -171,7 +172,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     async def events(
         run_id: RunId,
         request: Request,
-        last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None,
+        last: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
     ) -> Response:
         """Stream the status of a run whenever it changes (server-sent events), until the run ends."""
         token = request.scope["token"]

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pandas as pd
 
-from segkit.errors import DatabaseError, ProductsError, RequestError, RunError, SegkitError
+from segkit.errors import DatabaseError, ProductsError, RequestError, SegkitError, SettingsError
 from segkit.events import log_event
 from segkit.jobs import Jobs
 from segkit.planning import plan_run
@@ -212,11 +212,11 @@ class Desk:
             self._jobs.home, "start_failed", owner=client.token.name, request_id=client.request_id,
             error=type(error).__name__, why=self._clean(str(error)),
         )  # fmt: skip
-        what = {DatabaseError: "the database cannot be read", RunError: "the disk cannot be written"}
-        told = next(
-            (text for kind, text in what.items() if isinstance(error, kind)), "the service is not set up for it"
-        )
-        return RequestError(503, f"{told}; nothing was started", "try again later", retry_after="30")
+        if isinstance(error, SettingsError):
+            what = "the service is not set up for this model; nothing was started"
+            return RequestError(422, what, "take another one, or tell the operator")
+        what = "the database cannot be read" if isinstance(error, DatabaseError) else "the disk cannot be written"
+        return RequestError(503, f"{what}; nothing was started", "try again later", retry_after="30")
 
     def _clean(self, text: str) -> str:
         from segkit.redaction import redactor

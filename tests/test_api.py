@@ -17,13 +17,11 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
-from conftest import KEY, catalogue
+from conftest import KEY
 from endpoint import Endpoint
-from service import COMMAND, Service, fill_products, wish
+from service import COMMAND, Service, fill_products, finished, wish
 
-from segkit.preparing import prepare_run
-from segkit.runs import Run, open_run, update_status
-from segkit.settings import load_settings
+from segkit.runs import open_run
 
 START = "/api/segmentation/start"
 UNKNOWN = "RUN_20250618T120301Z_8d24"
@@ -421,27 +419,6 @@ def test_methods_and_paths_answer_with_the_codes_of_the_readme(ann: httpx.Client
     problem(ann.get("/api/segmentation/runs", params={"limit": 0}), 422)
     asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
     assert not [name for name in ann.options(START, headers=asked).headers if name.startswith("access-control")]
-
-
-def finished(place: Path, products: int, state: str = "completed", **results: pd.DataFrame) -> Run:
-    """Make a run that ended, without asking anybody."""
-    run = prepare_run(
-        catalogue(products), "Kitchen Things", runs_dir=place, model="offline", settings=load_settings()
-    )  # fmt: skip
-    ids = run.products["product_id"]
-    taxonomies = pd.DataFrame(
-        {"id": [1, 2, 3], "category_name": ["Kettles", "Rest", "Left"], "definition": ["For tea", "All", "Empty"]}
-    ).assign(product_count=[1, products - 1, 0])
-    segments = pd.DataFrame({"product_id": ids, "taxonomy_id": 1, "confidence": 0.5})
-    refined = pd.DataFrame({"product_id": ids, "taxonomy_id": [1] + [2] * (products - 1)})
-    tables = {"taxonomies": taxonomies, "segments": segments, "refined_segments": refined} | results
-    for name, table in tables.items():
-        run.save_result(name, table)
-    update_status(run.folder, state=state, reason="" if state == "completed" else "30_refine, cell 3: it broke",
-                  processed=products, summary={"products": products})  # fmt: skip
-    if state == "completed":
-        (run.folder / "checksums.sha256").touch()
-    return run
 
 
 def test_results_have_the_fields_of_the_seed(quiet: Service, ann: httpx.Client) -> None:
