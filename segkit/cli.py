@@ -294,7 +294,8 @@ def logs(
 ) -> None:
     """Ask the interaction logs of all runs in SQL: segkit logs "FROM spend_by_stage".
 
-    The views are interactions, spend_by_stage, time_by_stage, retries and failures.
+    The views are interactions, spend_by_stage, time_by_stage, retries and failures; over whole runs run_states,
+    run_outcomes, run_times and token_use; and events, of runs and of the service.
     """
     from segkit import showing
 
