@@ -41,6 +41,7 @@ test-all: $(READY) lint  ## The same and the long suites
 bench: $(READY)  ## Measure speed and quality against named baselines
 	$(BIN)/python tests/benchmarks/asking.py
 	$(BIN)/python tests/benchmarks/offline_quality.py
+	$(BIN)/python tests/benchmarks/service.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from conftest import KEY
 from endpoint import Endpoint
-from service import COMMAND, Service, fill_products, finished, wish
+from rest_service import COMMAND, Service, fill_products, finished, wish
 
 from segkit.runs import open_run
 

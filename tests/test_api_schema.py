@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import KEY
 from endpoint import Endpoint
-from service import Service, fill_products, finished
+from rest_service import Service, fill_products, finished
 
 # A start may be refused for what no schema says: an unknown product, the price, the queue.
 _CONFIG = """

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from conftest import KEY
 from endpoint import Endpoint
-from service import COMMAND, Service, fill_products, settled, wish
+from rest_service import COMMAND, Service, fill_products, settled, wish
 
 from segkit.interactions import scan
 from segkit.runs import is_owned, open_run
