@@ -148,6 +148,8 @@ def _check_local(headers: dict[bytes, bytes]) -> None:
     host = headers.get(b"host", b"").decode("latin-1")
     if not is_loopback(urlsplit(f"//{host}").hostname or ""):
         raise RequestError(403, "without tokens, only this machine is answered")
+    if any(name in headers for name in (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")):
+        raise RequestError(403, "without tokens, nobody is answered through a proxy")
     origin = headers.get(b"origin", b"").decode("latin-1")
     if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") or (
         origin and origin.partition("://")[2] != host

@@ -570,6 +570,7 @@ def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
             {"host": "evil.example"},
             {"origin": "http://evil.example"},
             {"sec-fetch-site": "cross-site"},
+            {"x-forwarded-for": "192.0.2.1"},
         ):
             problem(client.get("/api/segmentation/runs", headers=headers), 403)
         told = client.post(START, json=wish(1), headers={"idempotency-key": "k"})
