@@ -64,11 +64,13 @@ def _answer(settings: Settings, door: socket.socket, book: Any, place: Path) -> 
     import uvicorn
 
     from segkit.api import make_app
+    from segkit.one_write import OneWriteProtocol
     from segkit.service import opened
 
     with opened(settings, place, book) as service:
         config = uvicorn.Config(
             make_app(service),
+            http=OneWriteProtocol,
             log_level="warning",
             access_log=False,
             server_header=False,

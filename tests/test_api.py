@@ -35,7 +35,7 @@ def quiet(
 ) -> Iterator[Service]:
     """A service whose runs wait in its queue and never begin, so that a start costs nothing."""
     fill_products(postgres_url, range(1, 501))
-    fill_products(postgres_url, [2**63 - 1])
+    fill_products(postgres_url, [789, 2**63 - 1])
     service = Service(
         tmp_path_factory.mktemp("quiet"),
         measured=True,

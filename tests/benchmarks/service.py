@@ -81,7 +81,7 @@ def work(service: Service, products: int, rate: str = "", cores: str = "0") -> t
     while rate and process.poll() is None:
         before = cpu_seconds(service.process.pid)
         asking = ["taskset", "-c", cores, *script, rate, "3"]
-        told.append(json.loads(subprocess.run(asking, capture_output=True, text=True, check=True).stdout))
+        told.append(json.loads(subprocess.run(asking, stdout=subprocess.PIPE, text=True, check=True).stdout))
         told[-1]["cpu"] = 1000 * (cpu_seconds(service.process.pid) - before) / (3 * told[-1]["rate"])
     assert process.wait() == 0
     return time.perf_counter() - began, told
