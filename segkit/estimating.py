@@ -40,7 +40,8 @@ def forecast(run: Run, settings: Settings) -> Forecast:
     plan = plan_run(products, run.prompts, parameters, settings).set_index("stage")
     at_once = settings.segkit_concurrency
     waves = {stage: _waves(rounds[stage], 0, at_once) for stage in rounds}
-    seconds = {stage: math.sqrt(plan["seconds_low"][stage] * plan["seconds_high"][stage]) for stage in rounds}
+    low, high = (plan[name].clip(lower=0.05) for name in ("seconds_low", "seconds_high"))
+    seconds = {stage: math.sqrt(low[stage] * high[stage]) for stage in rounds}
     return Forecast(rounds, {stage: seconds[stage] / max(waves[stage], 1.0) for stage in rounds}, at_once)
 
 

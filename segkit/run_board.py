@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +53,8 @@ class Board:
         self._standings: OrderedDict[str, Standing] = OrderedDict()
         self._forecasts: OrderedDict[str, Forecast] = OrderedDict()
         self._sealed: set[str] = set()
+        self._planned: set[str] = set()
+        self._lock, self._planner = threading.Lock(), ThreadPoolExecutor(1, "planner")
 
     def fresh(self, run_id: str) -> Standing | None:
         """Give what was told a moment ago, if it was."""
@@ -127,14 +132,17 @@ class Board:
         return timestamp(estimated_completion(status, found, _began(self.place / run_id))) if found else None
 
     def _forecast(self, run_id: str) -> Forecast | None:
-        """Plan a run once; one whose folder is damaged has no estimate, and will say so itself."""
-        if run_id not in self._forecasts:
-            try:
-                found = forecast(open_run(run_id, self.place), self.settings)
-            except SegkitError:
-                return None
-            _keep(self._forecasts, run_id, found)
-        return self._forecasts[run_id]
+        """Plan a run once, one run at a time, while nobody waits for it; until then there is no estimate."""
+        with self._lock:
+            if run_id not in self._planned:
+                self._planned.add(run_id)
+                self._planner.submit(self._plan, run_id)
+        return self._forecasts.get(run_id)
+
+    def _plan(self, run_id: str) -> None:
+        """Keep the forecast of a run; one whose folder is damaged has none, and will say so itself."""
+        with suppress(SegkitError, OSError):
+            _keep(self._forecasts, run_id, forecast(open_run(run_id, self.place), self.settings))
 
 
 def _began(folder: Path) -> datetime | None:

@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit import postgres
@@ -40,6 +40,7 @@ class Service:
     desk: Desk
     board: Board
     metrics: Metrics
+    looking: dict[str, asyncio.Task[Standing]] = field(default_factory=dict)
 
     def run_ids(self, token: Token) -> list[str]:
         """List the runs a token may see, the newest first."""
@@ -60,7 +61,11 @@ class Service:
         self.check_sight(run_id, token)
         if standing := self.board.fresh(run_id):
             return standing
-        return await asyncio.to_thread(self.board.standing, run_id)
+        if (looking := self.looking.get(run_id)) is None:  # many ask at once: one of them looks
+            looking = asyncio.create_task(asyncio.to_thread(self.board.standing, run_id))
+            self.looking[run_id] = looking
+            looking.add_done_callback(lambda _: self.looking.pop(run_id, None))
+        return await asyncio.shield(looking)
 
     def report(self, error: BaseException, request_id: str, route: str) -> None:
         """Log an error that nobody expected, with where it was raised; nothing of it reaches a client."""

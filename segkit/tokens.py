@@ -46,7 +46,9 @@ class TokenFile(BaseModel):
 
 
 # Whoever reaches the service on loopback without tokens: the person at the machine.
-LOCAL = Token(name="local", sha256="0" * 64, max_products=100_000, max_active=100_000, all_runs=True)
+LOCAL = Token.model_construct(
+    name="(this machine)", sha256="", max_products=100_000, max_active=100_000, all_runs=True
+)
 
 
 class TokenBook:
@@ -123,4 +125,4 @@ def add_token(path: Path, name: str, **limits: Any) -> str:
 
 
 def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
