@@ -136,12 +136,13 @@ class Jobs:
 
     def _spawn(self, record: Record) -> subprocess.Popen[bytes]:
         """Start `segkit resume` in a session of its own; it inherits the lock, which so lives as long as it does."""
+        budget = None if record.budget is None else f"{record.budget:f}"  # never 1E-7
         caps = {
-            "--max-cost-usd": record.budget,
+            "--max-cost-usd": budget,
             "--max-calls": record.max_calls,
             "--max-unassigned": record.max_unassigned,
         }
-        told = [word for name, value in caps.items() if value is not None for word in (name, f"{value:f}")]
+        told = [word for name, value in caps.items() if value is not None for word in (name, str(value))]
         command = [sys.executable, "-m", "segkit", "resume", record.run_id, "--runs-dir", str(self.place), *told]
         lock = os.open(self._lock(record.run_id), os.O_RDWR | os.O_CREAT, 0o600)
         try:

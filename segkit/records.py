@@ -178,10 +178,15 @@ class Records:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise RequestError(
+                        503, "the disk cannot be written", "try again later", retry_after="30"
+                    ) from None
                 raise
-            self._connection.execute("COMMIT")
 
 
 def _row(record: Record) -> tuple[object, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def _answer(settings: Settings, door: socket.socket, book: Any, place: Path) -> 
     from segkit.one_write import OneWriteProtocol
     from segkit.service import opened
 
+    # While a thread makes or plans a large run, a status would else wait 5 ms each time it needs the interpreter.
+    sys.setswitchinterval(0.0005)
     with opened(settings, place, book) as service:
         config = uvicorn.Config(
             make_app(service),

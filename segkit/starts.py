@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -132,17 +133,18 @@ class Desk:
         """Make the run's folder, whole or not at all."""
         try:
             with self._makers:
-                run_id = self._make_folder(wish, record, client)
+                self._make_folder(wish, record, client)
+            self._jobs.add(record.run_id)
         except BaseException as error:
+            shutil.rmtree(self._jobs.place / record.run_id, ignore_errors=True)  # nothing was asked in it
             self._records.forget(record.run_id)
             if isinstance(error, SegkitError):
                 raise self._refused(error, client) from None
             raise
-        self.owners[run_id] = record.owner
-        self._jobs.add(run_id)
+        self.owners[record.run_id] = record.owner
         return replace(record, phase="queued")
 
-    def _make_folder(self, wish: Wish, record: Record, client: Client) -> str:
+    def _make_folder(self, wish: Wish, record: Record, client: Client) -> None:
         given: dict[str, Any] = {
             "model": wish.model, "temperature": wish.temperature, "max_unassigned": wish.max_unassigned
         }  # fmt: skip
@@ -157,7 +159,6 @@ class Desk:
         told = {**asdict(wish), "product_ids": len(wish.product_ids), "body_sha256": record.body_sha256}
         log_event(run.folder, "run_ordered", owner=record.owner, client=client.address, request_id=client.request_id)
         self._audit("run_ordered", client, run.id, told)
-        return run.id
 
     def _check_token(self, model: str, products: int, token: Token) -> None:
         if products > token.max_products:

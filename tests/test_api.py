@@ -346,6 +346,20 @@ def test_unknown_products_are_named(ann: httpx.Client, quiet: Service) -> None:
     assert started(ann, 2**63 - 1)
 
 
+def test_a_disk_that_fails_leaves_nothing(quiet: Service, ann: httpx.Client) -> None:
+    """A10: a run that cannot be made is refused whole, and its key is free again."""
+    runs, aside = quiet.place / "runs", quiet.place / "aside"
+    runs.rename(aside)
+    try:
+        runs.touch()
+        told = ann.post(START, json=wish(1, 2), headers={"idempotency-key": "disk"})
+        assert problem(told, 503)["detail"] == "the disk cannot be written; nothing was started"
+    finally:
+        runs.unlink()
+        aside.rename(runs)
+    assert ann.post(START, json=wish(3), headers={"idempotency-key": "disk"}).status_code == 200
+
+
 def test_a_run_is_its_owners(quiet: Service, ann: httpx.Client, ben: httpx.Client) -> None:
     """SEC-12, A7: another token is told what it would be told of a run that is not there."""
     mine, his = started(ann), started(ben)

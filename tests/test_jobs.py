@@ -149,7 +149,7 @@ def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
     """A9: the reason is one line, without a path and without a stack."""
     with busy.client() as client:
         blocking = start(client, *range(1, 5), model="offline")
-        run_id = start(client, 1, 2, model="offline")
+        run_id = start(client, 1, 2, model="offline", max_unassigned=1)
         (busy.place / "runs" / run_id / "products.parquet").write_bytes(b"changed")
         client.post(f"/api/segmentation/{blocking}/cancel")
         told = settled(client, run_id)

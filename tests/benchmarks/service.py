@@ -4,7 +4,7 @@
     python tests/benchmarks/service.py --quick    # a smaller run; nothing is written
 
 The service and its client share one core, the run has another one to itself, with requests and without. Where
-other work goes on, compare the CPU a request.
+other work goes on, start it with `nice -n -15`, or compare the CPU a request.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import catalogue
-from rest_service import COMMAND, Service, finished
-
-from segkit.preparing import prepare_run
-from segkit.settings import load_settings
+if TYPE_CHECKING:
+    from rest_service import Service
 
 CONNECTIONS = 10
 HEADING = "# Service"
@@ -67,6 +65,12 @@ def ask(address: str, path: str, secret: str, rate: float, seconds: float) -> di
 
 def work(service: Service, products: int, rate: str = "", cores: str = "0") -> tuple[float, list[dict[str, float]]]:
     """Let a run work on a core of its own, while a client asks at a rate; gives its seconds and what was measured."""
+    from conftest import catalogue
+    from rest_service import COMMAND
+
+    from segkit.preparing import prepare_run
+    from segkit.settings import load_settings
+
     os.environ["SEGKIT_HOME"] = str(service.place / "home")
     runs = service.place / "runs"
     run = prepare_run(catalogue(products), "Kitchen Things", runs_dir=runs, model="offline", settings=load_settings())
@@ -94,6 +98,8 @@ def cpu_seconds(pid: int) -> float:
 
 def stream(service: Service, products: int) -> tuple[float, float, float]:
     """Read the results of a run: milliseconds to the first byte, seconds to the last, and MB above what was held."""
+    from rest_service import finished
+
     run = finished(service.place / "runs", products)
     pid = service.process.pid
     with service.client() as client:
@@ -116,6 +122,8 @@ def resident(pid: int, which: str) -> float:
 
 def table(place: Path, share: int) -> list[tuple[str, str, str]]:
     """Measure all rows: what was done, the figure, and what it must reach."""
+    from rest_service import Service
+
     service = Service(place)
     service.token("bench", all_runs=True, requests_per_second=1_000_000)
     with service:
