@@ -43,6 +43,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines
 	$(BIN)/python tests/benchmarks/storing.py
 	$(BIN)/python tests/benchmarks/database.py
 	$(BIN)/python tests/benchmarks/offline_quality.py
+	$(BIN)/python tests/benchmarks/service.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

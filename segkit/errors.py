@@ -12,7 +12,8 @@
     ├── StoppedError        the run was stopped in an orderly way: interrupt, budget, a long wait
     ├── StageError          a stage of a run failed; the run can be resumed
     ├── StorageError        S3; what is on the local disk is untouched
-    └── DatabaseError       Postgres; the run folder is untouched
+    ├── DatabaseError       Postgres; the run folder is untouched
+    └── RequestError        the REST service refuses a request; nothing was started
 
 The text of an error says what is wrong, with the value; `hint` says what to do next. Neither ever holds a
 secret.
@@ -77,3 +78,12 @@ class StorageError(SegkitError):
 
 class DatabaseError(SegkitError):
     """Postgres refused or could not be reached; the run folder is untouched."""
+
+
+class RequestError(SegkitError):
+    """The REST service refuses a request with this HTTP status; nothing was started."""
+
+    def __init__(self, status: int, message: str, hint: str = "", **headers: str) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from segkit.drawing import (
+    BLUE,
+    GRID,
+    INK,
+    ORANGE,
+    QUIET,
+    blank,
+    height,
+    label_rows,
+    nothing,
+    plain_figure,
+    short,
+    style,
+)
 from segkit.models import OUT_OF_SCOPE, STAGES
 from segkit.runs import Run
 
-INK, QUIET, BLUE, ORANGE, GRID = "#222222", "#8a8f98", "#3b6ea5", "#d98b3a", "#e6e8eb"
-_WIDTH, _ROW = 9.0, 0.27
-_SHARP = 1.6  # dots for each pixel of the page: sharp on good screens and in print
-_LONGEST = 48
 _UNASSIGNED = "unassigned"
-
-# The first figure on a machine would tell every notebook that fonts are being counted.
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-
-
-class _Shown(Figure):
-    """A Figure that notebooks show by themselves: without pyplot, IPython would only print its name."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        image = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a title may be in any script
-            self.savefig(image, format="png", dpi=_SHARP * self.dpi, pil_kwargs={"compress_level": 3})
-        width, height = self.get_size_inches() * self.dpi
-        return image.getvalue(), {"width": round(width), "height": round(height)}
 
 
 def title_lengths(run: Run) -> Figure:
     """Show how long the titles of the products are, in characters."""
     lengths = run.products["title"].str.len()
-    figure, axes = _figure(3.0, "Title lengths")
+    figure, axes = plain_figure(3.0, "Title lengths")
     if lengths.empty:
-        return _nothing(figure, axes, "no products")
+        return nothing(figure, axes, "no products")
     shortest, longest = int(lengths.min()), int(lengths.max())
     width = max(1, round((longest - shortest) / 40))
     bins = [edge - 0.5 for edge in range(shortest, longest + width + 1, width)]
@@ -69,7 +60,7 @@ def segment_sizes(run: Run, most: int = 40) -> Figure:
     sizes = sizes[sizes > 0].drop(OUT_OF_SCOPE, errors="ignore")
     states = run.result("ledger")["state"].value_counts()
     rest = {OUT_OF_SCOPE: int(states.get("out_of_scope", 0)), _UNASSIGNED: int(states.get("unassigned", 0))}
-    bars, unit = _limited(sizes.rename(index=_short), most, "categories")
+    bars, unit = _limited(sizes.rename(index=short), most, "categories")
     bars += [(name, count, QUIET) for name, count in rest.items() if count]
     return _bars("Products in each category", unit, bars, "no product is in a category")
 
@@ -79,7 +70,7 @@ def moves(run: Run, most: int = 25) -> Figure:
     lineage = run.result("lineage")
     moved = lineage[lineage["category"] != lineage["refined_category"]]
     names = [
-        f"{_short(before, 30)}  →  {_short(after, 30)}"
+        f"{short(before, 30)}  →  {short(after, 30)}"
         for before, after in zip(moved["category"], moved["refined_category"], strict=True)
     ]
     counts = pd.Series(names, dtype="str").value_counts()
@@ -97,15 +88,15 @@ def confidence_by_category(run: Run, of: str = "lineage", most: int = 40) -> Fig
     stated = lineage[(lineage["category"] != "") & lineage["confidence"].notna()]
     counts = stated["category"].value_counts()
     names = list(counts.index[:most])
-    figure, axes = _figure(_height(len(names)), "Confidence of the first assignments")
+    figure, axes = plain_figure(height(len(names)), "Confidence of the first assignments")
     if not names:
-        return _nothing(figure, axes, "no confidence was stated")
+        return nothing(figure, axes, "no confidence was stated")
     grouped = stated.groupby("category")["confidence"]
     low, middle, high = (grouped.quantile(share).loc[names] for share in (0.1, 0.5, 0.9))
     rows = range(len(names))
     axes.hlines(rows, low, high, color=BLUE, linewidth=3, alpha=0.45)
     axes.plot(middle, rows, "o", color=BLUE, markersize=5)
-    _label_rows(axes, [f"{_short(name)}  ({counts[name]:,})" for name in names])
+    label_rows(axes, [f"{short(name)}  ({counts[name]:,})" for name in names])
     axes.set_xlim(min(0.5, float(low.min()) - 0.03), 1.02)
     axes.set_xlabel(_with_rest("confidence: median and 10–90 % of the products", len(counts) - most))
     return figure
@@ -115,22 +106,22 @@ def time_and_tokens(run: Run) -> Figure:
     """Show for each stage its seconds, its calls (and answers from the cache) and its tokens."""
     stages = run.status.get("stages", {})
     names = [name for name in STAGES.values() if name in stages]
-    figure = _empty(0.9 + 0.42 * max(2, len(names)))
+    figure = blank(0.9 + 0.42 * max(2, len(names)))
     panels = figure.subplots(1, 3, sharey=True)
     if not names:
         for axes in panels[1:]:
             axes.remove()
-        return _nothing(figure, panels[0], "no stage has begun")
+        return nothing(figure, panels[0], "no stage has begun")
     table = pd.DataFrame([stages[name] for name in names], index=names)
     _stacked(panels[0], "Seconds", table, {"seconds": (BLUE, "")})
     _stacked(panels[1], "Calls", table, {"calls": (BLUE, "paid"), "cached": (GRID, "from the cache")})
     _stacked(panels[2], "Tokens", table, {"input_tokens": (BLUE, "input"), "output_tokens": (ORANGE, "output")})
-    _label_rows(panels[0], names)
+    label_rows(panels[0], names)
     return figure
 
 
 def _stacked(axes: Axes, title: str, table: pd.DataFrame, parts: dict[str, tuple[str, str]]) -> None:
-    _style(axes, title)
+    style(axes, title)
     left = pd.Series(0.0, index=table.index)
     for column, (color, label) in parts.items():
         axes.barh(range(len(table)), table[column], left=left, color=color, height=0.6, label=label or None)
@@ -146,16 +137,16 @@ def _stacked(axes: Axes, title: str, table: pd.DataFrame, parts: dict[str, tuple
 
 
 def _bars(title: str, unit: str, bars: Sequence[tuple[str, int, str]], otherwise: str) -> Figure:
-    figure, axes = _figure(_height(len(bars)), title)
+    figure, axes = plain_figure(height(len(bars)), title)
     if not bars:
-        return _nothing(figure, axes, otherwise)
+        return nothing(figure, axes, otherwise)
     names, counts, colors = zip(*bars, strict=True)
     axes.barh(range(len(bars)), counts, color=colors, height=0.7)
     for row, count in enumerate(counts):
         axes.annotate(
             f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", color=INK, in_layout=False
         )
-    _label_rows(axes, names)
+    label_rows(axes, names)
     axes.set_xlim(0, max(counts) * 1.08)
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -170,61 +161,5 @@ def _limited(counts: pd.Series, most: int, what: str) -> tuple[list[tuple[str, i
     return [(str(name), int(count), BLUE) for name, count in ordered.head(most).items()], unit
 
 
-def _figure(height: float, title: str) -> tuple[Figure, Axes]:
-    figure = _empty(height)
-    axes = figure.subplots()
-    _style(axes, title)
-    return figure, axes
-
-
-def _empty(height: float) -> Figure:
-    return _Shown(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.tick_params(colors=INK, length=0, labelsize=9)
-    axes.xaxis.label.set_color(QUIET)
-    axes.yaxis.label.set_color(QUIET)
-    axes.grid(axis="both", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _label_rows(axes: Axes, names: Sequence[str]) -> None:
-    # Texts and not ticks: matplotlib measures each tick a dozen times before it draws it.
-    axes.set_yticks([])
-    for row, name in enumerate(names):
-        axes.annotate(
-            _literal(name), (0, row), (-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            ha="right", va="center", color=INK, fontsize=9, annotation_clip=False,
-        )  # fmt: skip
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-
-
-def _nothing(figure: Figure, axes: Axes, text: str) -> Figure:
-    """Say that there is nothing to show, in a figure that takes little room."""
-    figure.set_size_inches(_WIDTH, 1.0)
-    axes.clear()
-    axes.set_axis_off()
-    axes.text(0, 0.5, text, color=QUIET, va="center", transform=axes.transAxes)
-    return figure
-
-
-def _height(rows: int) -> float:
-    return 0.95 + _ROW * max(rows, 1)
-
-
 def _with_rest(text: str, rest: int) -> str:
     return f"{text}; and {rest:,} more categories" if rest > 0 else text
-
-
-def _short(name: str, most: int = _LONGEST) -> str:
-    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
-
-
-def _literal(text: Any) -> str:
-    """Keep matplotlib from reading dollars in a name as the begin of a formula."""
-    return str(text).replace("$", r"\$")

@@ -1,6 +1,7 @@
 """The interaction logs as tables: DuckDB over the logs of open runs and the Parquet files of finished ones.
 
-The views stand in `sql/duckdb`, one a file: `interactions`, `spend_by_stage`, `time_by_stage`, `retries`, `failures`.
+The views stand in `sql/duckdb`, one a file: `interactions`, `spend_by_stage`, `time_by_stage`, `retries`, `failures`;
+and over runs and the service `events`, `run_states`, `run_outcomes`, `run_times`, `token_use`.
 This is the only module that knows DuckDB.
 """
 
@@ -21,13 +22,14 @@ from segkit import interactions
 from segkit.errors import InputError
 from segkit.mirror import fetch, fetch_all, location, stored
 from segkit.models import STAGES
+from segkit.run_sources import monitoring_sources
 from segkit.runs import Run, open_run, run_ids
 from segkit.settings import project_folder
 from segkit.storage.local import write_atomic
 
 COMPACTED = "interactions.parquet"
 _LAYOUT = "with context"  # changes with the columns of a compacted file
-_BASE = "interactions"  # the view that the others stand on
+_BASES = ("interactions", "run_states")  # the views that the others stand on
 _PROMPTS = {folder: f"{key}_prompt.txt" for key, folder in STAGES.items()}
 _LOGS = """
 CREATE TABLE logs AS SELECT file_path, bytes, context::JSON AS context, metadata::JSON AS metadata FROM sound_logs;
@@ -113,7 +115,8 @@ def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[
         connection.register("damaged", pd.DataFrame({"file_path": damaged}, dtype="str"))
         connection.execute(_LOGS)
         connection.execute(_COMPACTED.format(files=_list(files)) if files else _NONE_COMPACTED)
-        for path in sorted(project_folder("sql").glob("duckdb/*.sql"), key=lambda path: path.stem != _BASE):
+        _make_monitoring_sources(connection, folders)
+        for path in sorted(project_folder("sql").glob("duckdb/*.sql"), key=lambda path: path.stem not in _BASES):
             connection.execute(path.read_text(encoding="utf-8"))
         yield connection
 
@@ -125,6 +128,11 @@ def _fetch(folder: Path, compacted: bool) -> None:
     if not (compacted and (folder / COMPACTED).exists()):
         for stage in STAGES.values():
             fetch_all(folder, f"{stage}/")
+
+
+def _make_monitoring_sources(connection: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:
+    for statement in monitoring_sources(folders, lambda paths: _list([_escaped(path) for path in paths])):
+        connection.execute(statement)
 
 
 def _views() -> list[str]:

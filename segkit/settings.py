@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     segkit_s3_prefix: str = Field("", pattern=r"^[\w./=-]*$")
     segkit_compress_logs: bool = False
 
+    segkit_tokens: Path | None = None
+    segkit_serve_runs: int = Field(2, ge=0, le=256)
+    segkit_serve_queue: int = Field(20, ge=0, le=100_000)
+    segkit_serve_body_bytes: int = Field(2_000_000, ge=1000, le=100_000_000)
+
     @field_validator("default_temperature", mode="before")
     @classmethod
     def _no_temperature(cls, value: object) -> object:

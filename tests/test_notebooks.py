@@ -21,7 +21,7 @@ from segkit.settings import project_folder
 
 NAMES = (
     "00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments",
-    "40_review_run", "50_sync_postgres",
+    "40_review_run", "50_sync_postgres", "70_monitor",
 )  # fmt: skip
 LOGIC = (
     ast.FunctionDef,
@@ -70,7 +70,8 @@ def test_every_parameter_has_a_comment(name: str) -> None:
     for line in tagged[0]["source"]:
         assert re.match(r"""[a-z_]+ = ("[^"]*"|\d+)  # .+""", line), line
     given = {line.split(" = ")[0] for line in tagged[0]["source"]}
-    assert {"run_id" if name.startswith("00") else "run", "runs_dir"} <= given
+    which = {"00": "run_id", "70": "days"}.get(name[:2], "run")  # 70 looks at all runs
+    assert {which, "runs_dir"} <= given
 
 
 @pytest.mark.parametrize("name", NAMES)
