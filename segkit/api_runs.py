@@ -164,7 +164,7 @@ async def _follow(service: Service, run_id: str, token: Any, last: str) -> Async
         if mark != last:
             yield b"event: status\nid: %b\ndata: %b\n\n" % (mark.encode(), standing.data)
             last, quiet = mark, 0.0
-        if standing.state != "running":
+        if standing.state != "running" or service.stopping.is_set():
             return
         await asyncio.sleep(_LOOK)
         quiet += _LOOK

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pandas as pd
+
 from segkit.batching import consolidation_rounds
 from segkit.planning import plan_run
 from segkit.products import batches_by_first_run
-from segkit.runs import Run
+from segkit.runs import Parameters, Run
 from segkit.settings import Settings
 
+_FEW_BATCHES = 5
 _NOTEBOOKS = ("00", "10", "20", "30", "40", "50")
 _NOTEBOOK_SECONDS = (0.5, 2.0, 10.0)  # what a notebook takes beside its questions: least, usual, most
 
@@ -28,21 +31,27 @@ class Forecast:
 
 
 def forecast(run: Run, settings: Settings) -> Forecast:
-    """Plan a run for its estimates; reads its products, so this takes a moment for many of them."""
-    parameters, products = run.parameters, run.products
+    """Plan a run for its estimates: the questions of each round, and seconds as a few batches are planned."""
+    parameters, products, at_once = run.parameters, run.products, settings.segkit_concurrency
+    # Planning renders prompts; those of all products would keep a service from answering.
+    few = products.head(_FEW_BATCHES * min(parameters.products_per_prompt, parameters.products_per_refinement))
+    plan = plan_run(few, run.prompts, parameters, settings).set_index("stage")
+    low, high = (plan[name].clip(lower=0.05) for name in ("seconds_low", "seconds_high"))
+    sample = _rounds(few, parameters)
+    waves = {
+        stage: math.sqrt(low[stage] * high[stage]) / max(_waves(sample[stage], 0, at_once), 1.0) for stage in sample
+    }
+    return Forecast(_rounds(products, parameters), waves, at_once)
+
+
+def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[int, ...]]:
     batches = batches_by_first_run(products, parameters.products_per_prompt)
     merges = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
-    rounds = {
+    return {
         "segmentation": (sum(batches),),
         "consolidate_taxonomy": tuple(sum(size > 1 for size in sizes) for sizes in merges),
         "refine_assignments": (sum(batches_by_first_run(products, parameters.products_per_refinement)),),
     }
-    plan = plan_run(products, run.prompts, parameters, settings).set_index("stage")
-    at_once = settings.segkit_concurrency
-    waves = {stage: _waves(rounds[stage], 0, at_once) for stage in rounds}
-    low, high = (plan[name].clip(lower=0.05) for name in ("seconds_low", "seconds_high"))
-    seconds = {stage: math.sqrt(low[stage] * high[stage]) for stage in rounds}
-    return Forecast(rounds, {stage: seconds[stage] / max(waves[stage], 1.0) for stage in rounds}, at_once)
 
 
 def estimated_completion(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Service:
     board: Board
     metrics: Metrics
     looking: dict[str, asyncio.Task[Standing]] = field(default_factory=dict)
+    stopping: threading.Event = field(default_factory=threading.Event)  # streams end, so that the service can
 
     def run_ids(self, token: Token) -> list[str]:
         """List the runs a token may see, the newest first."""

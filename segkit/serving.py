@@ -7,6 +7,7 @@ import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
@@ -84,7 +85,15 @@ def _answer(settings: Settings, door: socket.socket, book: Any, place: Path) -> 
         typer.echo(f"segkit serves http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them, and raises them again when it is done
             signal.signal(number, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[door])
+        server = uvicorn.Server(config)
+        end = server.handle_exit
+
+        def stop(sig: int, frame: FrameType | None) -> None:
+            service.stopping.set()
+            end(sig, frame)
+
+        server.handle_exit = stop  # type: ignore[method-assign]
+        server.run(sockets=[door])
 
 
 def make_token(name: str, tokens: Path | None, limits: dict[str, Any]) -> None:

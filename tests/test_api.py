@@ -17,11 +17,14 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
-from conftest import KEY
+from conftest import KEY, catalogue
 from endpoint import Endpoint
 from rest_service import COMMAND, Service, fill_products, finished, wish
 
+from segkit.preparing import prepare_run
 from segkit.runs import open_run
+from segkit.settings import load_settings
+from segkit.storage.local import owned
 
 START = "/api/segmentation/start"
 UNKNOWN = "RUN_20250618T120301Z_8d24"
@@ -598,4 +601,14 @@ def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
         )  # fmt: skip
         assert second.returncode == 1
         assert "is at work in another process" in second.stderr
-        assert service.stop() == 0
+        run = prepare_run(
+            catalogue(5), "Kitchen Things", runs_dir=tmp_path / "runs", model="offline", settings=load_settings()
+        )
+        with owned(run.folder / "run.lock"), client.stream("GET", f"/api/segmentation/{run.id}/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "retry: 2000"
+            service.process.terminate()
+            assert [line for line in lines if line.startswith("data: ")], "an open stream ends whole"
+        assert service.process.wait(30) == 0
+        assert service.process.stderr.read() == ""
+        service.process.stderr.close()

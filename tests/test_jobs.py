@@ -145,6 +145,7 @@ def test_a_run_of_the_service_is_a_run_of_the_command_line(busy: Service, shared
     assert (ended[0]["state"], ended[0]["owner"], ended[0]["exit_code"]) == ("completed", "ann", 0)
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
     """A9: the reason is one line, without a path and without a stack."""
     with busy.client() as client:

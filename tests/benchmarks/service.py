@@ -142,8 +142,16 @@ def table(place: Path, share: int) -> list[tuple[str, str, str]]:
         ("status requests a second on one core, a run at work", f"{fastest['rate']:,.0f}", "≥ 1,000"),
         ("… CPU of the service a request", f"{fastest['cpu']:.2f} ms", "≤ 1 ms"),
         ("… at 1,000 a second: p50", f"{sorted(each['p50'] for each in paced)[len(paced) // 2]:.1f} ms", ""),
-        ("… p99", f"{sorted(each['p99'] for each in paced)[len(paced) // 2]:.1f} ms", "≤ 50 ms"),
-        ("… requests a second that were answered", f"{min(each['rate'] for each in paced):,.0f}", "1,000"),
+        (
+            "… p99, the median of 3 s each",
+            f"{sorted(each['p99'] for each in paced)[len(paced) // 2]:.1f} ms",
+            "≤ 50 ms",
+        ),
+        (
+            "… requests a second that were answered, the worst of 3 s each",
+            f"{min(each['rate'] for each in paced):,.0f}",
+            "1,000",
+        ),
         ("… seconds of the run ÷ the same without requests", f"{min(polled) / min(alone):.3f}", "≤ 1.05"),
         ("results of 100,000 products: first byte", f"{first:.0f} ms", "≤ 200 ms"),
         ("… last byte", f"{last:.2f} s", ""),
