@@ -176,12 +176,15 @@ class Jobs:
 
 
 def spent(record: Record, status: dict[str, object]) -> Decimal:
-    """Tell what a run has cost; a call of unknown cost makes it the whole budget."""
-    stages = status.get("stages") or {}
-    told = list(stages.values()) if isinstance(stages, dict) else []
-    if record.budget is not None and any(stage["unknown_cost"] for stage in told):
-        return record.budget
-    return sum((Decimal(stage["cost_usd"]) for stage in told), Decimal(0))
+    """Tell what a run has cost; a call of unknown cost, or a status that is gone, makes it the whole budget."""
+    known = max(record.budget or Decimal(0), record.spent)
+    try:
+        told = list(dict(status["stages"] or {}).values())  # type: ignore[call-overload]
+        cost = sum((Decimal(stage["cost_usd"]) for stage in told), Decimal(0))
+        unknown = "products" not in status or any(stage["unknown_cost"] for stage in told)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return known
+    return known if unknown and record.budget is not None else cost
 
 
 def _private(path: str, flags: int) -> int:

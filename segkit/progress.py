@@ -88,11 +88,16 @@ class Progress:
 def processed_products(status: Mapping[str, Any]) -> int:
     """Tell how many products of a run are worked off, from its `status.json`, also while it works.
 
-    A product is placed by extraction and judged again by refinement: it counts half after each.
+    A product is placed by extraction and judged again by refinement: it counts half after each, where its question
+    was answered.
     """
     if status.get("summary"):
         return int(status["processed"])
     stages = status.get("stages") or {}
     twice = [stages.get(STAGES[name], {}) for name in ("extract_taxonomy", "refine_assignments")]
-    shares = [min(1.0, stage["done"] / stage["planned"]) for stage in twice if stage.get("planned")]
+    shares = [
+        min(1.0, max(0, stage["done"] - stage.get("failed", 0)) / stage["planned"])
+        for stage in twice
+        if stage.get("planned")
+    ]
     return int(status.get("products", 0) * sum(shares) / 2)

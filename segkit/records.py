@@ -161,10 +161,13 @@ class Records:
             what = f"{of_owner} runs of this token are at work or wait, {caps.active_of_owner} are allowed"
             raise RequestError(429, what, retry_after="30")
         if caps.total_usd is not None and wanted.budget:
-            money = f"SELECT total(CASE phase WHEN 'ended' THEN spent ELSE coalesce(budget, 0) END) {others}"
+            # A run that works may have been resumed with less than it had spent already.
+            each = "CASE phase WHEN 'ended' THEN spent ELSE max(spent, coalesce(budget, 0)) END"
+            money = f"SELECT total({each}) {others}"
             taken = Decimal(self._connection.execute(money, (wanted.run_id, wanted.owner)).fetchone()[0]) / _NANO
-            if taken + wanted.budget > caps.total_usd:
-                what = f"${taken:.2f} of ${caps.total_usd} are spent or set aside, this run may take ${wanted.budget}"
+            most = max(wanted.budget, wanted.spent)
+            if taken + most > caps.total_usd:
+                what = f"${taken:.2f} of ${caps.total_usd} are spent or set aside, this run may take ${most}"
                 raise RequestError(402, what, "ask for less with max_cost_usd")
 
     def _select(self, where: str, *values: str) -> list[Record]:

@@ -66,7 +66,7 @@ class Board:
         self._standings.pop(run_id, None)
 
     def standing(self, run_id: str) -> Standing:
-        """Look at a run; raises RequestError 404 when there is none."""
+        """Look at a run; raises RequestError 404 when there is none, 409 when its status cannot be understood."""
         if standing := self.fresh(run_id):
             return standing
         folder = self.place / run_id
@@ -75,7 +75,10 @@ class Board:
         # Whether it lives comes first: what it wrote before it died must not be taken for what it says now.
         life = self._is_alive(run_id)
         alive = bool(life) or is_owned(folder)
-        told = self._told(run_id, read_status(folder), life, alive)
+        try:
+            told = self._told(run_id, read_status(folder), life, alive)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            raise RequestError(409, f"the status of {run_id} is damaged") from None
         standing = Standing(time.monotonic(), told, orjson.dumps(told), alive)
         _keep(self._standings, run_id, standing)
         return standing

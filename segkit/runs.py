@@ -226,8 +226,10 @@ def read_status(folder: Path) -> dict[str, Any]:
     try:
         status: dict[str, Any] = orjson.loads((folder / "status.json").read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
-        return {"run_id": folder.name, "state": "running", "stage": "", "reason": "", "stages": {}, "summary": {}}
-    return status
+        status = {}
+    if isinstance(status, dict) and status:
+        return status
+    return {"run_id": folder.name, "state": "running", "stage": "", "reason": "", "stages": {}, "summary": {}}
 
 
 def update_status(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit import postgres
-from segkit.errors import DatabaseError, RequestError, SegkitError
+from segkit.errors import DatabaseError, RequestError
 from segkit.events import log_event
 from segkit.jobs import Jobs
 from segkit.metrics import Metrics
@@ -85,16 +85,18 @@ class Service:
             try:
                 await asyncio.to_thread(self._tick)
                 said = ""
-            except (SegkitError, OSError) as error:
-                if str(error) != said:
+            except Exception as error:  # whatever it is: were this loop to end, runs would wait for ever
+                if repr(error) != said:
                     self.report(error, "", "tick")
-                said = str(error)
+                said = repr(error)
             await asyncio.sleep(_TICK)
 
     def _tick(self) -> None:
-        self.jobs.tick()
-        if self.book:
-            self.book.reload()
+        try:
+            if self.book:
+                self.book.reload()
+        finally:
+            self.jobs.tick()
 
 
 @contextmanager
@@ -106,12 +108,13 @@ def opened(settings: Settings, place: Path, book: TokenBook | None) -> Iterator[
     with owned(home / "service.lock"):
         records = Records(home / "records.db")
         jobs = Jobs(records, place, home, settings.segkit_serve_runs)
-        board = Board(place, settings, jobs.life, jobs.last_words)
+        board, desk = Board(place, settings, jobs.life, jobs.last_words), Desk(jobs, settings)
         try:
             _prepare_database(settings, home)
             log_event(home, "service_started", runs_dir=str(place), tokens=bool(book))
-            yield Service(settings, place, home, book, records, jobs, Desk(jobs, settings), board, Metrics(place))
+            yield Service(settings, place, home, book, records, jobs, desk, board, Metrics(place))
         finally:
+            desk.close()
             log_event(home, "service_stopped")
             records.close()
 

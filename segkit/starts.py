@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -61,8 +61,9 @@ class Desk:
     def __init__(self, jobs: Jobs, settings: Settings) -> None:
         self._jobs, self._records, self._settings = jobs, jobs.records, settings
         self._order = asyncio.Lock()
-        self._makers = threading.BoundedSemaphore(2)
-        self._making: dict[str, asyncio.Task[Record]] = {}
+        # Threads of their own: a database that does not answer must not take those that tell how runs stand.
+        self._makers = ThreadPoolExecutor(2, "maker")
+        self._making: dict[str, asyncio.Future[Record]] = {}
         self.owners: dict[str, str] = self._records.owners()
 
     async def start(self, wish: Wish, key: str | None, client: Client) -> tuple[Record, bool]:
@@ -80,14 +81,14 @@ class Desk:
     async def _start(self, wish: Wish, key: str | None, client: Client) -> tuple[Record, bool]:
         self._check_token(wish.model, len(wish.product_ids), client.token)
         budget = self._budget(wish.model, wish.max_cost_usd, client.token)
-        wanted = Record(
-            new_run_id(), client.token.name, key, wish.sha256, "making", len(wish.product_ids), budget=budget,
-            max_unassigned=wish.max_unassigned,
-        )  # fmt: skip
         async with self._order:
+            wanted = Record(
+                self._free_id(), client.token.name, key, wish.sha256, "making", len(wish.product_ids), budget=budget,
+                max_unassigned=wish.max_unassigned,
+            )  # fmt: skip
             record, is_new = await asyncio.to_thread(self._records.reserve, wanted, self._caps(client.token))
             if is_new:  # the task goes on when the client hangs up
-                task = asyncio.create_task(asyncio.to_thread(self._make, wish, record, client))
+                task = asyncio.get_running_loop().run_in_executor(self._makers, self._make, wish, record, client)
                 self._making[record.run_id] = task
                 task.add_done_callback(lambda _: self._making.pop(record.run_id, None))
         if making := self._making.get(record.run_id):
@@ -97,6 +98,10 @@ class Desk:
                 503, "the first request with this key failed just now", "send it again", retry_after="1"
             )
         return record, is_new
+
+    def close(self) -> None:
+        """Wait for the runs that are being made."""
+        self._makers.shutdown()
 
     async def resume(self, run_id: str, changes: Mapping[str, Any], client: Client) -> None:
         """Queue a run that ended before it was completed; it may be given more money or laxer terms."""
@@ -129,11 +134,18 @@ class Desk:
             await asyncio.to_thread(self._jobs.cancel, run_id)
         self._audit("run_cancelled", client, run_id, {})
 
+    def _free_id(self) -> str:
+        """Name a run as no other is named: four digits are few where many are started in one second."""
+        while True:
+            run_id = new_run_id()
+            taken = run_id in self._making or run_id in self.owners
+            if not taken and not (self._jobs.place / run_id).exists():
+                return run_id
+
     def _make(self, wish: Wish, record: Record, client: Client) -> Record:
         """Make the run's folder, whole or not at all."""
         try:
-            with self._makers:
-                self._make_folder(wish, record, client)
+            self._make_folder(wish, record, client)
             self._jobs.add(record.run_id)
         except BaseException as error:
             shutil.rmtree(self._jobs.place / record.run_id, ignore_errors=True)  # nothing was asked in it

@@ -60,11 +60,14 @@ class TokenBook:
         self._tokens = read_tokens(path)
 
     def reload(self) -> None:
-        """Read the file again if it changed; raises SettingsError, once a change, and keeps what it knew."""
+        """Read the file again if it changed; raises SettingsError, once a change, and keeps what it knew.
+
+        Where the file is gone, or holds no token any more, nobody is let in.
+        """
         stamp = self._stamp()
         if stamp != self._changed:
             self._changed = stamp
-            self._tokens = read_tokens(self.path)
+            self._tokens = read_tokens(self.path, none_is_fine=True) if stamp else ()
 
     def find(self, secret: str) -> Token | None:
         """Find the token a client sent; every hash is compared, so that time tells nothing."""
@@ -82,7 +85,7 @@ class TokenBook:
         return told.st_mtime_ns, told.st_ino
 
 
-def read_tokens(path: Path) -> tuple[Token, ...]:
+def read_tokens(path: Path, *, none_is_fine: bool = False) -> tuple[Token, ...]:
     """Read a file of tokens; raise SettingsError with what is wrong in it, never with a hash."""
     hint = "segkit token NAME makes a token and the file"
     try:
@@ -96,7 +99,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     names = [token.name for token in tokens]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"{path} has tokens of one name: {', '.join(twice)}", "a name owns runs, so it is unique")
-    if not tokens:
+    if not tokens and not none_is_fine:
         raise SettingsError(f"{path} holds no token", hint)
     return tokens
 

@@ -612,3 +612,29 @@ def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
         assert service.process.wait(30) == 0
         assert service.process.stderr.read() == ""
         service.process.stderr.close()
+
+
+def test_a_connection_that_asks_nothing_is_closed(quiet: Service) -> None:
+    """SEC-13: half a head does not hold a connection for ever, nor does a head without its body after a refusal."""
+    head = b"POST /api/segmentation/start HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n"
+    doors = [raw_door(quiet, piece) for piece in (b"", head[:20], head + b"\r\n")]
+    for door, begins in zip(doors, (b"", b"", b"HTTP/1.1 401"), strict=True):
+        with door:
+            got = b""
+            while piece := door.recv(65536):
+                got += piece
+        assert got[:12] == begins
+
+
+def raw_door(service: Service, piece: bytes) -> socket.socket:
+    host, port = service.url.removeprefix("http://").split(":")
+    door = socket.create_connection((host, int(port)), timeout=60)
+    door.sendall(piece)
+    return door
+
+
+def test_a_link_in_a_run_folder_leads_nowhere(quiet: Service, ann: httpx.Client) -> None:
+    """SEC-7: a report that is a symlink is no report."""
+    run_id = started(ann)
+    (quiet.place / "runs" / run_id / "report.html").symlink_to(quiet.tokens)
+    problem(ann.get(f"/api/segmentation/{run_id}/report.html"), 404)

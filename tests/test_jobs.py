@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from conftest import KEY
 from endpoint import Endpoint
@@ -157,6 +158,30 @@ def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
     assert "products.parquet was changed since the run began" in told["reason"]
     assert "\n" not in told["reason"]
     assert str(busy.place) not in told["reason"]
+
+
+def test_a_damaged_status_holds_no_other_run_up(busy: Service, shared_endpoint: Endpoint) -> None:
+    """A8 ★, A9: a run that died and left a `status.json` nobody understands; the runs after it go on."""
+    shared_endpoint.reset()
+    shared_endpoint.configure(latency=SLOW)
+    with busy.client() as client:
+        broken = start(client, *range(201, 211))
+        shared_endpoint.wait(1)
+        process = psutil.Process(child_of(busy, broken))
+        process.suspend()
+        for kernel in process.children(recursive=True):
+            kernel.kill()
+        status_file = busy.place / "runs" / broken / "status.json"
+        status_file.write_text('{"products": 10, "state": "running", "stages": {"segmentation": {"planned": 1}}}')
+        process.kill()
+        shared_endpoint.configure(latency=0)
+        other = start(client, 1, 2)
+        assert settled(client, other)["status"] == "completed"
+        told = client.get(f"/api/segmentation/{broken}/status")
+        assert (told.status_code, told.json()["detail"]) == (409, f"the status of {broken} is damaged")
+        assert [client.get(f"/{path}").status_code for path in ("api/segmentation/runs", "metrics")] == [200, 200]
+        status_file.write_text("[]")
+        until(lambda: status(client, broken)["status"] == "failed")
 
 
 @pytest.mark.long

@@ -22,6 +22,7 @@ def stage(done: int, planned: int) -> dict[str, int]:
         ({"segmentation": stage(4, 4), "consolidate_taxonomy": stage(1, 9)}, 50),
         ({"segmentation": stage(4, 4), "refine_assignments": stage(1, 2)}, 75),
         ({"segmentation": stage(5, 4), "refine_assignments": stage(2, 2)}, 100),
+        ({"segmentation": {**stage(4, 4), "failed": 2}}, 25),
     ],
 )
 def test_a_product_counts_half_after_extraction_and_whole_after_refinement(

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from segkit.cli import app
 from segkit.errors import SettingsError
+from segkit.storage.local import write_atomic
 from segkit.tokens import TokenBook, add_token, read_tokens
 
 
@@ -73,3 +74,19 @@ def test_a_broken_change_keeps_the_tokens_and_is_told_once(tmp_path: Path) -> No
     assert book.find(secret) is not None
     with pytest.raises(SettingsError, match="cannot be used"):
         add_token(path, "ben")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_the_last_token_can_be_withdrawn(tmp_path: Path, gone: bool) -> None:
+    """SEC-11: a file that is removed, or holds no token any more, lets nobody in; a new one does again."""
+    path = tmp_path / "tokens.json"
+    secret = add_token(path, "ann")
+    book, known = TokenBook(path), path.read_bytes()
+    path.unlink()
+    if not gone:
+        path.write_text('{"tokens": []}')
+    book.reload()
+    assert book.find(secret) is None
+    write_atomic(path, known)
+    book.reload()
+    assert book.find(secret) is not None
