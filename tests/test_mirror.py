@@ -169,6 +169,7 @@ def test_the_owner_of_a_dead_process_of_this_machine_owns_nothing(remote_run: Ru
 def test_a_run_that_was_killed_after_it_had_failed_goes_on_elsewhere(remote_run: Run, tmp_path: Path) -> None:
     """S9: what was stored when it failed is no measure of what a later life wrote."""
     extract_taxonomy(remote_run, load_settings())
+    log_event(remote_run.folder, "run_failed")
     mirror.seal(remote_run.folder)
     second = elsewhere(remote_run, tmp_path)
     mirror.reopen(second.folder)
