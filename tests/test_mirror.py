@@ -24,6 +24,7 @@ from segkit.pipeline import run_notebooks, settle
 from segkit.runs import Run, current_state, list_runs, open_run, update_status
 from segkit.settings import load_settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.storage.migrate_to_s3 import rollback_s3
 from segkit.syncing import sync_run
 
 STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
@@ -180,6 +181,14 @@ def test_a_run_that_was_killed_after_it_had_failed_goes_on_elsewhere(remote_run:
     mirror.reopen(third.folder)
     assert (third.folder / "events.jsonl").read_bytes() == (second.folder / "events.jsonl").read_bytes()
     assert len(query("FROM interactions", run=third)) == len(query("FROM interactions", run=second)) == 3
+
+
+def test_a_run_that_was_killed_is_resumed_before_it_is_rolled_back(remote_run: Run) -> None:
+    """MG-7 ★: the hint leads on, and not in a circle: `migrate-to-s3` would refuse its `status.json`."""
+    extract_taxonomy(remote_run, load_settings())
+    with pytest.raises(RunError, match="is not stored in S3 as a whole") as told:
+        rollback_s3(remote_run)
+    assert told.value.hint == f"segkit resume {remote_run.id}"
 
 
 def test_a_run_that_cannot_be_fetched_is_left_as_it_is_in_s3(remote_run: Run, tmp_path: Path, s3: S3Server) -> None:

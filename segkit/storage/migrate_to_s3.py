@@ -179,7 +179,8 @@ def _remove_remote(folder: Path, storage: Storage) -> None:
 def _stored(run: Run) -> dict[str, str]:
     told = mirror.stored(run.folder)
     if not told:
-        raise RunError(f"{run.id} is not stored in S3 as a whole", f"segkit migrate-to-s3 {run.id}")
+        command = "migrate-to-s3" if run.status["state"] == "completed" else "resume"
+        raise RunError(f"{run.id} is not stored in S3 as a whole", f"segkit {command} {run.id}")
     return told
 
 
