@@ -122,9 +122,8 @@ def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[
 
 
 def _fetch(folder: Path, compacted: bool) -> None:
-    """Bring what is looked at of a run in S3: one file of a finished run, every log of another."""
-    if compacted:
-        fetch(folder, COMPACTED)
+    """Bring what is looked at of a run in S3: its events, and one file of a finished run, every log of another."""
+    fetch(folder, "events.jsonl", *([COMPACTED] if compacted else []))
     if not (compacted and (folder / COMPACTED).exists()):
         for stage in STAGES.values():
             fetch_all(folder, f"{stage}/")

@@ -11,7 +11,8 @@ fails, and a folder can be thrown away once all of it is stored.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from segkit.events import timestamp
 from segkit.models import STAGES
 from segkit.settings import Settings
 from segkit.storage import Storage, open_storage
-from segkit.storage.local import is_held, write_atomic
+from segkit.storage.local import disk_error, is_held, write_atomic
 
 LOCATION, STORED, OWNER = "location.json", "stored.sha256", "owner.json"
 LOCKS = ("run.lock", "calls.lock")
@@ -36,10 +37,7 @@ _NEVER_CHANGED = ("run.json", "products.parquet", "prompts/", *(f"{folder}/" for
 
 def location(folder: Path) -> str:
     """Give the address of a run in S3, or nothing for one that is on the local disk only."""
-    try:
-        return str(orjson.loads((folder / LOCATION).read_bytes())["uri"])
-    except FileNotFoundError:
-        return ""
+    return _told_place(folder)[0]
 
 
 def attach(folder: Path, settings: Settings) -> None:
@@ -61,8 +59,24 @@ def probe(settings: Settings) -> None:
 
 def remote(folder: Path) -> Storage:
     """Open the storage that holds a run; names in it begin with the run's id."""
-    told = orjson.loads((folder / LOCATION).read_bytes())
-    return open_storage(told["uri"].rpartition("/")[0], told["region"])
+    uri, region = _told_place(folder)
+    return open_storage(uri.rpartition("/")[0], region)
+
+
+def _told_place(folder: Path) -> tuple[str, str]:
+    """Read the address and the region of a run, empty for one not in S3; raises RunError for a damaged file."""
+    path = folder / LOCATION
+    try:
+        told = orjson.loads(path.read_bytes())
+        uri, region = str(told["uri"]), str(told["region"])
+    except FileNotFoundError:
+        return "", ""
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        uri = region = ""
+    if not re.fullmatch(rf"s3://[^/]+/(.+/)?{re.escape(folder.name)}", uri):
+        hint = f'restore it; it looks like {{"uri": "s3://bucket/{folder.name}", "region": "us-east-1"}}'
+        raise RunError(f"{path} does not tell where the run is in S3", hint)
+    return uri, region
 
 
 def files(folder: Path) -> list[str]:
@@ -88,8 +102,17 @@ def fetch_all(folder: Path, below: str = "") -> None:
     """Bring every file of a run into its folder that is not there, or those below a part of it."""
     if location(folder):
         wanted = f"{folder.name}/{below}".rstrip("/")
-        names = {name.partition("/")[2] for name in remote(folder).names(wanted)} - OF_THE_PLACE
+        there = {name.partition("/")[2] for name in remote(folder).names(wanted)} - OF_THE_PLACE
+        names = {name for name in there if _is_inside(name)}  # `verify --remote` names the others
         fetch(folder, *sorted(names | {name for name in stored(folder) if name.startswith(below)}))
+
+
+def reopen(folder: Path) -> None:
+    """Bring all of a run here to go on with it; since its files change now, what was stored measures them no more."""
+    if location(folder):
+        fetch_all(folder)
+        remote(folder).remove(f"{folder.name}/{STORED}")
+        (folder / STORED).unlink(missing_ok=True)
 
 
 def push(folder: Path) -> None:
@@ -155,10 +178,15 @@ def read_hashes(path: Path) -> dict[str, str]:
     told = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         digest, gap, name = line.partition("  ")
-        if not gap or not name or len(digest) != 64:
+        if not gap or len(digest) != 64 or not _is_inside(name):
             raise RunError(f"{path}, line {number} is no checksum: {line[:80]!r}", "restore it from a copy")
         told[name] = digest
     return told
+
+
+def _is_inside(name: str) -> bool:
+    """Tell whether a name from elsewhere is that of a file below the folder of a run."""
+    return bool(name) and not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
 
 
 def hash_of(path: Path) -> str:
@@ -171,24 +199,32 @@ def adopt(place: Path, run_id: str, settings: Settings) -> None:
     if settings.storage_backend != "s3":
         return
     folder, storage = place / run_id, open_storage(settings.bucket, settings.s3_region)
+    try:
+        _make_stub(folder, storage, settings)
+        _refresh(folder, storage)
+    except OSError as error:
+        raise disk_error(folder, error, "S3 was not touched") from None
+
+
+def _make_stub(folder: Path, storage: Storage, settings: Settings) -> None:
     if not (folder / "run.json").exists():
         with suppress(FileNotFoundError):
-            stub = {name: storage.read(f"{run_id}/{name}") for name in _STUB}
+            stub = {name: storage.read(f"{folder.name}/{name}") for name in _STUB}
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             for name in ("prompts", "results", "notebooks", *STAGES.values()):
                 (folder / name).mkdir(mode=0o700, exist_ok=True)
             settle(folder, settings)
             for name in reversed(_STUB):  # a folder is a run when it has its `run.json`
                 write_atomic(folder / name, stub[name])
-    _refresh(folder, storage)
 
 
-def adopt_all(place: Path, settings: Settings) -> None:
-    """Make the folders of all runs that only S3 knows."""
+def adopt_all(place: Path, settings: Settings, is_run_id: Callable[[str], object]) -> None:
+    """Make the folders of all runs that only S3 knows; what else is in the bucket is passed over."""
     if settings.storage_backend == "s3":
         place.mkdir(parents=True, exist_ok=True)
         known = {path.name for path in place.iterdir()}
-        for run_id in open_storage(settings.bucket, settings.s3_region).folders() - known:
+        there = open_storage(settings.bucket, settings.s3_region).folders()
+        for run_id in filter(is_run_id, there - known):
             adopt(place, run_id, settings)
 
 
@@ -234,8 +270,11 @@ def _fetch(storage: Storage, folder: Path, name: str, told: dict[str, str]) -> N
         return
     if told.get(name, found := hashlib.sha256(data).hexdigest()) != found:
         raise StorageError(f"{storage.uri(folder.name)}/{name} is not what was stored", "restore it in the bucket")
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / name, data)
+    try:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name, data)
+    except OSError as error:
+        raise disk_error(folder, error, "S3 was not touched") from None
 
 
 _Sent = tuple[int, int]

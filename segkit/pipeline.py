@@ -45,16 +45,18 @@ def run_notebooks(
     RunError when the run ends as `failed`; it can be resumed.
     """
     if is_finished(run):
+        if take_over:
+            _release(run)
         return dict(run.status["summary"])
     began = time.monotonic()
     with (
         owned(run.folder / "run.lock"),
         claimed(run.folder, take_over=take_over),
+        _all_here(run),
         told_live(run, wanted=sync),
         _stoppable(run),
         _ending(run),
     ):
-        mirror.fetch_all(run.folder)
         log_event(run.folder, "run_started")
         # What a life before this one worked on is no progress of this one.
         update_status(run.folder, state="running", reason="", notebook="")
@@ -161,6 +163,19 @@ def finish(run: Run, seconds: float) -> dict[str, Any]:
     seal_folder(run)
     mirror.seal(run.folder)
     return summary
+
+
+@contextmanager
+def _all_here(run: Run) -> Iterator[None]:
+    """Bring a run here before anything is written: what is half here must not replace what is whole in S3."""
+    mirror.reopen(run.folder)
+    yield
+
+
+def _release(run: Run) -> None:
+    """Let a run go that a machine claimed which is gone."""
+    with owned(run.folder / "run.lock"), claimed(run.folder, take_over=True):
+        pass
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def _latest(runs_dir: Path) -> str:
 
 def run_ids(runs_dir: Path) -> list[str]:
     """List the ids of the runs in a folder, oldest first; with STORAGE_BACKEND=s3 those in the bucket too."""
-    adopt_all(runs_dir, load_settings())
+    adopt_all(runs_dir, load_settings(), _RUN_ID.fullmatch)
     if not runs_dir.is_dir():
         return []
     found = [

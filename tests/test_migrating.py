@@ -21,8 +21,9 @@ from segkit import mirror, postgres
 from segkit.errors import RunError, StorageError
 from segkit.interactions import write_whole
 from segkit.logs import compact, query
+from segkit.pipeline import run_notebooks
 from segkit.preparing import prepare_run
-from segkit.runs import Run, open_run
+from segkit.runs import Run, open_run, update_status
 from segkit.settings import Settings, load_settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.storage.local import owned
@@ -241,6 +242,43 @@ def test_a_rollback_does_not_overwrite_what_is_here(run: Run, s3: S3Server) -> N
     with pytest.raises(RunError, match=r"not what was stored: results/ledger\.parquet"):
         rollback_s3(run)
     assert (run.folder / "results/ledger.parquet").read_text() == "edited"
+
+
+def test_a_rollback_keeps_what_came_to_s3_later(run: Run, s3: S3Server) -> None:
+    """MG-14, MG-7 ★: an answer of another machine that was killed is fetched too, before S3 is emptied."""
+    migrate_to_s3(run, remove_local=True)
+    name = "segmentation/20260101T000000Z_b9_a1_00000000.json"
+    mirror.remote(run.folder).create(f"{run.id}/{name}", b"{}")
+    rollback_s3(run, remove_remote=True)
+    assert (run.folder / name).read_bytes() == b"{}"
+    assert not stored(run)
+
+
+def test_a_removal_in_s3_that_was_stopped_is_finished_by_the_next_call(run: Run, s3: S3Server) -> None:
+    """MG-7 ★: the folder forgets where the run is when S3 is empty, not before."""
+    before = tree(run.folder)
+    migrate_to_s3(run, remove_local=True)
+    s3.order = lambda method, key: 403 if method == "DELETE" and key.endswith("lineage.parquet") else None
+    with pytest.raises(StorageError, match="AccessDenied"):
+        rollback_s3(run, remove_remote=True)
+    s3.order = lambda method, key: None
+    assert stored(run)
+    rollback_s3(run, remove_remote=True)
+    assert not mirror.open_storage(load_settings().bucket, "us-east-1").names(run.id)
+    assert tree(run.folder) == before
+    assert not mirror.location(run.folder)
+
+
+def test_a_machine_that_is_gone_does_not_hold_a_finished_run_for_ever(run: Run, s3: S3Server) -> None:
+    """X3: `segkit resume RUN --take-over`, as the error says, and then what was wanted."""
+    migrate_to_s3(run)
+    update_status(run.folder, state="completed", summary={})
+    left = b'{"host": "another", "pid": 7, "since": "2026-01-01T00:00:00Z"}'
+    mirror.remote(run.folder).create(f"{run.id}/{mirror.OWNER}", left)
+    with pytest.raises(RunError, match="at work on another machine"):
+        migrate_to_s3(run)
+    run_notebooks(run, take_over=True)
+    assert mirror.OWNER not in {name.rpartition("/")[2] for name in mirror.remote(run.folder).names(run.id)}
 
 
 def test_keys_are_made_of_names_of_ours_only(run: Run, s3: S3Server) -> None:

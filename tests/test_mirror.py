@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from s3_server import S3Server
 
 from segkit import mirror, postgres
 from segkit.claiming import claimed
-from segkit.errors import RunError, SettingsError, StorageError
+from segkit.errors import RunError, SettingsError, StoppedError, StorageError
+from segkit.events import log_event
 from segkit.logs import compact, query
-from segkit.pipeline import settle
-from segkit.runs import Run, current_state, list_runs, open_run
+from segkit.pipeline import run_notebooks, settle
+from segkit.runs import Run, current_state, list_runs, open_run, update_status
 from segkit.settings import load_settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.storage.migrate_to_s3 import rollback_s3
 from segkit.syncing import sync_run
 
 STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
@@ -120,6 +123,146 @@ def test_what_this_machine_left_behind_is_taken_over(remote_run: Run) -> None:
     mirror.remote(remote_run.folder).create(name, left)
     with claimed(remote_run.folder):
         pass
+
+
+def test_two_folders_of_one_machine_do_not_work_at_once(remote_run: Run, tmp_path: Path) -> None:
+    """X3: the same host, and a process that lives; each would pay."""
+    away = elsewhere(remote_run, tmp_path)
+    with claimed(remote_run.folder):
+        assert current_state(elsewhere(remote_run, tmp_path).folder) == "running"
+        with pytest.raises(RunError, match="at work in another folder"), claimed(away.folder):
+            pass
+        with claimed(away.folder, take_over=True):
+            taken = mirror.remote(away.folder).read(f"{away.id}/{mirror.OWNER}")
+    assert taken
+    with claimed(away.folder):
+        pass
+
+
+def test_who_lost_a_run_does_not_end_the_claim_of_who_took_it_over(remote_run: Run, tmp_path: Path) -> None:
+    """X3."""
+    away = elsewhere(remote_run, tmp_path)
+    first, second = claimed(remote_run.folder), claimed(away.folder, take_over=True)
+    first.__enter__()
+    with second:
+        first.__exit__(None, None, None)
+        assert mirror.OWNER in keys(away)
+    assert mirror.OWNER not in keys(away)
+
+
+def test_the_owner_of_a_dead_process_of_this_machine_owns_nothing(remote_run: Run, tmp_path: Path) -> None:
+    """X2: killed in another folder; and an `owner.json` that tells nothing asks for --take-over."""
+    storage, name = mirror.remote(remote_run.folder), f"{remote_run.id}/{mirror.OWNER}"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    owner = {"host": socket.gethostname(), "pid": int(dead.stdout), "since": "2026-01-01T00:00:00Z", "folder": "/x"}
+    storage.create(name, orjson.dumps(owner))
+    away = elsewhere(remote_run, tmp_path)
+    assert current_state(away.folder) == "failed"
+    with claimed(away.folder):
+        pass
+    for damaged in (b"", b"[]", b'{"host"'):
+        storage.replace(name, damaged)
+        with pytest.raises(RunError, match=r"pid \? on \?") as told, claimed(away.folder):
+            pass
+        assert "--take-over" in told.value.hint
+
+
+def test_a_run_that_was_killed_after_it_had_failed_goes_on_elsewhere(remote_run: Run, tmp_path: Path) -> None:
+    """S9: what was stored when it failed is no measure of what a later life wrote."""
+    extract_taxonomy(remote_run, load_settings())
+    log_event(remote_run.folder, "run_failed")
+    mirror.seal(remote_run.folder)
+    second = elsewhere(remote_run, tmp_path)
+    mirror.reopen(second.folder)
+    log_event(second.folder, "run_started")
+    consolidate_taxonomy(second, load_settings())
+    mirror.push(second.folder)  # and here it is killed
+    third = elsewhere(remote_run, tmp_path, "third")
+    mirror.reopen(third.folder)
+    assert (third.folder / "events.jsonl").read_bytes() == (second.folder / "events.jsonl").read_bytes()
+    assert len(query("FROM interactions", run=third)) == len(query("FROM interactions", run=second)) == 3
+
+
+def test_a_run_that_was_killed_is_resumed_before_it_is_rolled_back(remote_run: Run) -> None:
+    """MG-7 ★: the hint leads on, and not in a circle: `migrate-to-s3` would refuse its `status.json`."""
+    extract_taxonomy(remote_run, load_settings())
+    with pytest.raises(RunError, match="is not stored in S3 as a whole") as told:
+        rollback_s3(remote_run)
+    assert told.value.hint == f"segkit resume {remote_run.id}"
+
+
+def test_a_run_that_cannot_be_fetched_is_left_as_it_is_in_s3(remote_run: Run, tmp_path: Path, s3: S3Server) -> None:
+    """MG-16: neither its events nor the list of what is stored are replaced by what came here of it."""
+    extract_taxonomy(remote_run, load_settings())
+    update_status(remote_run.folder, state="failed")
+    log_event(remote_run.folder, "run_failed")
+    mirror.seal(remote_run.folder)
+    storage = mirror.remote(remote_run.folder)
+    before = {name: storage.read(name) for name in storage.names(remote_run.id)}
+    away = elsewhere(remote_run, tmp_path)
+    s3.order = lambda method, key: (
+        403 if method == "GET" and key.endswith(("events.jsonl", "products.parquet")) else None
+    )
+    with pytest.raises(StorageError, match="AccessDenied"):
+        run_notebooks(away, sync=False)
+    s3.order = lambda method, key: None
+    assert {name: storage.read(name) for name in storage.names(remote_run.id)} == before
+
+
+def test_the_events_of_a_run_elsewhere_are_asked_too(remote_run: Run, tmp_path: Path) -> None:
+    work(remote_run)
+    log_event(remote_run.folder, "run_ended")
+    end(remote_run)
+    events = query("FROM events", run=remote_run)
+    assert len(events) > 0
+    assert query("FROM events", run=elsewhere(remote_run, tmp_path)).equals(events)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"uri": 5, "region": "x"}',
+        b'{"uri": "s3://bucket/RUN"}',
+        b'{"uri": "/x/RUN", "region": ""}',
+    ],
+)
+def test_a_damaged_address_is_one_clear_error(told: bytes, remote_run: Run) -> None:
+    (remote_run.folder / mirror.LOCATION).write_bytes(told.replace(b"RUN", remote_run.id.encode()))
+    with pytest.raises(RunError, match=r"location\.json does not tell where the run is"):
+        mirror.location(remote_run.folder)
+
+
+def test_names_in_the_bucket_lead_nowhere_else(remote_run: Run, tmp_path: Path, s3: S3Server) -> None:
+    """SEC-7: keys with dots, a folder that is no run, and a list of what is stored that names other places."""
+    storage = mirror.remote(remote_run.folder)
+    client = storage._client  # the keys that segkit itself would never send
+    for key in (f"{remote_run.id}/../../planted", f"{remote_run.id}/results//planted", "../run.json", "x/run.json"):
+        client.put_object(Bucket=load_settings().s3_bucket, Key=key, Body=b"{}")
+    client.put_object(Bucket=load_settings().s3_bucket, Key="x/status.json", Body=b"{}")
+    assert list_runs(tmp_path / "elsewhere")["id"].tolist() == [remote_run.id]
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {remote_run.id}
+    away = elsewhere(remote_run, tmp_path)
+    mirror.fetch_all(away.folder)
+    assert not list(tmp_path.rglob("planted"))
+    (away.folder / mirror.STORED).write_text(f"{'0' * 64}  ../../planted\n")
+    with pytest.raises(RunError, match="line 1 is no checksum"):
+        mirror.stored(away.folder)
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(remote_run: Run, tmp_path: Path) -> None:
+    work(remote_run)
+    end(remote_run)
+    away = elsewhere(remote_run, tmp_path)
+    (away.folder / "results").rmdir()
+    (away.folder / "results").write_bytes(b"")
+    with pytest.raises(StoppedError, match=r"the disk fails at .*S3 was not touched"):
+        away.result("ledger")
+    (tmp_path / "third").write_bytes(b"")
+    with pytest.raises(StoppedError, match=r"the disk fails at .*S3 was not touched"):
+        elsewhere(remote_run, tmp_path, "third")
 
 
 def test_what_another_machine_did_since_is_seen(remote_run: Run, tmp_path: Path) -> None:

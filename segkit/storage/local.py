@@ -92,11 +92,11 @@ def _sweep(folder: Path) -> None:
     """Remove the temporary files of writers that are dead; those of a living one may be renamed any moment."""
     for path in folder.glob(".*.*.tmp"):
         pid = path.name.split(".")[-2]
-        if pid.isdigit() and not _is_alive(int(pid)):
+        if pid.isdigit() and not is_alive(int(pid)):
             path.unlink(missing_ok=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

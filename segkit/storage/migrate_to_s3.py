@@ -22,7 +22,7 @@ from segkit.runs import Run
 from segkit.settings import Settings, load_settings
 from segkit.shared_index import move_paths
 from segkit.storage import Storage, open_storage
-from segkit.storage.local import LocalStorage, disk_error, owned
+from segkit.storage.local import LocalStorage, owned
 from segkit.syncing import known_database
 from segkit.verifying import differences
 
@@ -61,7 +61,8 @@ def rollback_s3(run: Run, *, remove_remote: bool = False, settings: Settings | N
     """Bring a run back to the local disk, byte for byte, and its index too; gives `fetched` and `index_rows`.
 
     Raises RunError when a local file is not what was stored, StorageError when one in S3 is not; then nothing is
-    switched. With `remove_remote` the files in S3 are removed in the end.
+    switched. With `remove_remote` the files in S3 are removed in the end, before the folder forgets where they are:
+    so it can be called again.
     """
     settings, folder = settings or load_settings(), run.folder
     with owned(folder / "run.lock"), owned(folder / "calls.lock"), claimed(folder):
@@ -71,17 +72,14 @@ def rollback_s3(run: Run, *, remove_remote: bool = False, settings: Settings | N
         storage, hashes = mirror.remote(folder), _stored(run)
         missing = [name for name in hashes if not (folder / name).exists()]
         _require_room(folder, storage, missing)
-        try:
-            mirror.fetch(folder, *missing)
-        except OSError as error:
-            raise disk_error(folder, error, "S3 was not touched") from None
+        mirror.fetch(folder, *missing)
+        mirror.fetch_all(folder)  # also what came there later, such as answers of a machine that was killed
         _require_equal(folder, hashes)
         rows = _move_index(run, settings, storage, back=True)
+        if remove_remote:
+            _remove_remote(folder, storage)
         (folder / mirror.LOCATION).unlink()
         (folder / mirror.STORED).unlink()
-    if remove_remote:
-        for name in storage.names(folder.name):
-            storage.remove(name)
     return {"fetched": len(missing), "index_rows": rows}
 
 
@@ -170,10 +168,19 @@ def _remove_local(folder: Path, hashes: Mapping[str, str]) -> int:
     return len(names)
 
 
+def _remove_remote(folder: Path, storage: Storage) -> None:
+    """Remove what is here from S3: first what makes it a run for others, last the list of what was stored."""
+    there = {name.partition("/")[2] for name in storage.names(folder.name)} - {mirror.OWNER}
+    here = (name for name in there - mirror.OF_THE_PLACE if (folder / name).exists())
+    for name in (*sorted(here, key=lambda name: name != "run.json"), *(there & mirror.OF_THE_PLACE)):
+        storage.remove(f"{folder.name}/{name}")
+
+
 def _stored(run: Run) -> dict[str, str]:
     told = mirror.stored(run.folder)
     if not told:
-        raise RunError(f"{run.id} is not stored in S3 as a whole", f"segkit migrate-to-s3 {run.id}")
+        command = "migrate-to-s3" if run.status["state"] == "completed" else "resume"
+        raise RunError(f"{run.id} is not stored in S3 as a whole", f"segkit {command} {run.id}")
     return told
 
 
