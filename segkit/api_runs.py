@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from itertools import chain
@@ -30,6 +31,7 @@ _LINKS = {
     for name in ("status", "results", "cancel", "resume", "events", "report")
 }
 _EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
+_STREAMS = 50  # of a token at once: each is looked after several times a second
 _HEARTBEAT = 15.0  # seconds
 _LOOK = 0.25
 
@@ -90,6 +92,9 @@ def add_starts(app: FastAPI, service: Service) -> None:
 
 
 def add_answers(app: FastAPI, service: Service) -> None:
+    """Add what tells of a run: its status, results, events and report."""
+    streams: Counter[str] = Counter()
+
     """Add the routes that tell of one run."""
 
     @app.get(
@@ -136,7 +141,10 @@ def add_answers(app: FastAPI, service: Service) -> None:
         standing = await service.standing(run_id, token)
         if standing.state != "running" and _mark(standing.told) == last:
             return Response(status_code=204)  # so that a browser does not come again and again
-        return StreamingResponse(_follow(service, run_id, token, last or ""), media_type="text/event-stream")
+        if streams[token.name] >= _STREAMS:
+            raise RequestError(429, f"{_STREAMS} event streams of this token are open", retry_after="5")
+        told = _counted(streams, token.name, _follow(service, run_id, token, last or ""))
+        return StreamingResponse(told, media_type="text/event-stream")
 
     @app.get(
         "/api/segmentation/{run_id}/report.html",
@@ -152,6 +160,16 @@ def add_answers(app: FastAPI, service: Service) -> None:
         if path.is_symlink() or not path.is_file():  # segkit writes no link: one leads out of the folder
             raise RequestError(404, f"{run_id} has no report yet")
         return FileResponse(path, headers={"content-security-policy": "sandbox"}, media_type="text/html")
+
+
+async def _counted(streams: Counter[str], name: str, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Count a stream as long as somebody reads it."""
+    streams[name] += 1
+    try:
+        async for piece in stream:
+            yield piece
+    finally:
+        streams[name] -= 1
 
 
 async def _follow(service: Service, run_id: str, token: Any, last: str) -> AsyncIterator[bytes]:

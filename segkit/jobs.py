@@ -176,12 +176,13 @@ class Jobs:
 
 
 def spent(record: Record, status: dict[str, object]) -> Decimal:
-    """Tell what a run has cost; a call of unknown cost, or a status that is gone, makes it the whole budget."""
+    """Tell what a run has cost; the whole budget where a call has no known cost, or nobody was left to tell it."""
     known = max(record.budget or Decimal(0), record.spent)
     try:
         told = list(dict(status["stages"] or {}).values())  # type: ignore[call-overload]
         cost = sum((Decimal(stage["cost_usd"]) for stage in told), Decimal(0))
-        unknown = "products" not in status or any(stage["unknown_cost"] for stage in told)
+        untold = "products" not in status or status.get("state") == "running"  # killed, with calls in flight
+        unknown = untold or any(stage["unknown_cost"] for stage in told)
     except (ArithmeticError, LookupError, TypeError, ValueError):
         return known
     return known if unknown and record.budget is not None else cost

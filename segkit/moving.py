@@ -28,9 +28,10 @@ def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: boo
     if as_json:
         _print_json({"run_id": run.id, "differences": found})
     else:
-        _print(
-            *found, f"{run.id}: {len(found)} differences" if found else f"{run.id}: every file is as it was written"
-        )
+        away = [name for name in mirror.stored(run.folder) if not (run.folder / name).exists()]
+        unread = f", but for {len(away)} in S3 that were not read: --remote reads them" if away and not remote else ""
+        whole = f"every file is as it was written{unread}"
+        _print(*found, f"{run.id}: {f'{len(found)} differences' if found else whole}")
     return 1 if found else 0
 
 

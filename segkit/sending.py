@@ -173,9 +173,8 @@ class Sender:
         try:
             return await self._budget.reserve(self._largest(letter))
         except ExhaustedError as error:
-            raise StoppedError(
-                str(error), f"all answers are kept; go on with more: segkit resume {self._run.id} --max-cost-usd N"
-            ) from None
+            hint = f"all answers are kept; go on with more: segkit resume {self._run.id} {error.option} N"
+            raise StoppedError(str(error), hint) from None
 
     def _largest(self, letter: Letter) -> Decimal:
         """Price a call as if every 2 characters were a token and the answer as long as it may be."""

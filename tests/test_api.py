@@ -9,8 +9,10 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -612,6 +614,31 @@ def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
         assert service.process.wait(30) == 0
         assert service.process.stderr.read() == ""
         service.process.stderr.close()
+
+
+def test_a_token_opens_only_so_many_streams(quiet: Service) -> None:
+    """SEC-13: each open stream is looked after several times a second; one that is closed makes room."""
+    run = prepare_run(
+        catalogue(5), "Kitchen Things", runs_dir=quiet.place / "runs", model="offline", settings=load_settings()
+    )
+    room = httpx.Limits(max_connections=None)
+    with quiet.client("all", limits=room) as client, owned(run.folder / "run.lock"), ExitStack() as streams:
+        address = f"/api/segmentation/{run.id}/events"
+        read = []  # what reads a stream closes it when it goes
+        for _ in range(50):
+            opened = streams.enter_context(client.stream("GET", address))
+            read.append(opened.iter_lines())
+            assert next(read[-1]) == "retry: 2000"
+        with client.stream("GET", address) as refused:
+            assert refused.status_code == 429
+            assert "50 event streams" in json.loads(refused.read())["detail"]
+        opened.close()
+        until = time.monotonic() + 30
+        while (answer := client.send(client.build_request("GET", address), stream=True)).status_code == 429:
+            answer.close()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        answer.close()
 
 
 def test_a_connection_that_asks_nothing_is_closed(quiet: Service) -> None:

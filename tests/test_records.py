@@ -62,6 +62,8 @@ STAGE = {"cost_usd": "0.2", "unknown_cost": 0}
         ({"products": 3, "stages": {"a": STAGE, "b": STAGE}}, "0.4"),
         ({"products": 3, "stages": {}}, "0"),
         ({"products": 3, "stages": {"a": STAGE | {"unknown_cost": 1}}}, "0.9"),
+        ({"products": 3, "state": "failed", "stages": {"a": STAGE, "b": STAGE}}, "0.4"),
+        ({"products": 3, "state": "running", "stages": {"a": STAGE, "b": STAGE}}, "0.9"),
         ({"stages": {}}, "0.9"),
         ({}, "0.9"),
         ({"products": 3, "stages": [1]}, "0.9"),

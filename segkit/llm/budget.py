@@ -8,7 +8,11 @@ from decimal import Decimal
 
 
 class ExhaustedError(Exception):
-    """The next call could exceed the cap; the message says which cap and what is spent."""
+    """The next call could exceed the cap; the message says what is spent, `option` which cap it is."""
+
+    def __init__(self, message: str, option: str) -> None:
+        super().__init__(message)
+        self.option = option
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Budget:
         async with self._turn:
             await self._turn.wait_for(lambda: self._fits(largest) or not self._in_flight)
             if not self._fits(largest):
-                raise ExhaustedError(self._told(largest))
+                raise self._exhausted(largest)
             self._in_flight.append(reservation)
         return reservation
 
@@ -52,7 +56,8 @@ class Budget:
             return True
         return self.cost + largest + sum((held.cost for held in self._in_flight), Decimal(0)) <= self.most_cost
 
-    def _told(self, largest: Decimal) -> str:
+    def _exhausted(self, largest: Decimal) -> ExhaustedError:
         if self.most_calls is not None and self.calls >= self.most_calls:
-            return f"budget: {self.calls} of {self.most_calls} calls are made"
-        return f"budget: ${self.cost:.4f} of ${self.most_cost} are spent, and the next call may cost ${largest:.4f}"
+            return ExhaustedError(f"budget: {self.calls} of {self.most_calls} calls are made", "--max-calls")
+        told = f"${self.cost:.4f} of ${self.most_cost} are spent, and the next call may cost ${largest:.4f}"
+        return ExhaustedError(f"budget: {told}", "--max-cost-usd")
