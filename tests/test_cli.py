@@ -106,6 +106,7 @@ def test_the_database_holds_what_the_folder_holds(finished: tuple[Path, dict[str
     assert states == [{"status": "completed"}]
 
 
+@pytest.mark.long
 def test_the_database_is_shown_compared_and_mended(finished: tuple[Path, dict[str, object], str]) -> None:
     """`segkit db status`, `check` and `reindex`: what somebody changed is named, one line a table, and mended."""
     place, summary, _ = finished

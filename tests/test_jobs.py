@@ -160,6 +160,7 @@ def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
     assert str(busy.place) not in told["reason"]
 
 
+@pytest.mark.long
 def test_a_damaged_status_holds_no_other_run_up(busy: Service, shared_endpoint: Endpoint) -> None:
     """A8 ★, A9: a run that died and left a `status.json` nobody understands; the runs after it go on."""
     shared_endpoint.reset()

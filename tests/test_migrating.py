@@ -183,7 +183,7 @@ def killed_at(server: S3Server, run: Run, command: str, number: int, *more: str)
         server.order = lambda method, key: None
 
 
-KILLS = [pytest.param(seed, marks=[pytest.mark.long] * (seed > 1)) for seed in range(50)]
+KILLS = [pytest.param(seed, marks=[pytest.mark.long] * (seed > 0)) for seed in range(50)]
 
 
 @pytest.mark.parametrize("seed", KILLS)
