@@ -30,6 +30,7 @@ from segkit.storage.local import write_atomic
 COMPACTED = "interactions.parquet"
 _LAYOUT = "with context"  # changes with the columns of a compacted file
 _BASES = ("interactions", "run_states")  # the views that the others stand on
+_STAGES = tuple(f"{stage}/" for stage in STAGES.values())
 _PROMPTS = {folder: f"{key}_prompt.txt" for key, folder in STAGES.items()}
 _LOGS = """
 CREATE TABLE logs AS SELECT file_path, bytes, context::JSON AS context, metadata::JSON AS metadata FROM sound_logs;
@@ -113,11 +114,13 @@ def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[
         files = [_escaped(folder / COMPACTED) for folder in finished]
         connection.register("sound_logs", logs)
         connection.register("damaged", pd.DataFrame({"file_path": damaged}, dtype="str"))
+        connection.execute("BEGIN")  # one for all: each statement alone would take as long
         connection.execute(_LOGS)
         connection.execute(_COMPACTED.format(files=_list(files)) if files else _NONE_COMPACTED)
         _make_monitoring_sources(connection, folders)
         for path in sorted(project_folder("sql").glob("duckdb/*.sql"), key=lambda path: path.stem not in _BASES):
             connection.execute(path.read_text(encoding="utf-8"))
+        connection.execute("COMMIT")
         yield connection
 
 
@@ -200,10 +203,11 @@ def _paths(folder: Path) -> list[Path]:
 
 def _told_of(folder: Path) -> str:
     """Say what a compacted file must tell: how many logs there are (also in S3 only), and what it says of each."""
-    told = stored(folder) if location(folder) else {}
-    stages = tuple(f"{stage}/" for stage in STAGES.values())
-    sent = {name for name in told if name.startswith(stages) and name.endswith(interactions.ENDINGS)}
-    return f"{len(sent | {f'{path.parent.name}/{path.name}' for path in _paths(folder)})} logs, {_LAYOUT}"
+    stages = [stage for stage in STAGES.values() if (folder / stage).is_dir()]
+    names = [name for stage in stages for name in os.listdir(folder / stage)]
+    if location(folder):
+        names = list({name.rpartition("/")[2] for name in stored(folder) if name.startswith(_STAGES)} | {*names})
+    return f"{sum(name.endswith(interactions.ENDINGS) for name in names)} logs, {_LAYOUT}"
 
 
 def _is_damaged(path: Path) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -204,9 +205,22 @@ def new_console() -> Console:
 
 def _print_table(frame: pd.DataFrame) -> None:
     """Print a table; in a terminal only prose is broken to fit it, an id or a path can always be copied."""
-    fits = sys.stdout.isatty() and _PROSE in frame.columns
-    width, height = (None, None) if fits else (_WIDE, 25)  # without a height, a dumb terminal counts as 80 columns
-    Console(soft_wrap=not fits, highlight=False, width=width, height=height).print(_table(frame))
+    if sys.stdout.isatty() and _PROSE in frame.columns:
+        Console(highlight=False).print(_table(frame))
+    else:
+        print("\n".join(_lines(frame)))
+
+
+def _lines(frame: pd.DataFrame) -> Iterator[str]:
+    """Write the rows of a table below one another, numbers to the right; a thousand take no time."""
+    columns = [[name, *("" if _is_missing(value) else str(value) for value in frame[name])] for name in frame.columns]
+    widths = [max(map(cell_len, column)) for column in columns]
+    right = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
+    for row in zip(*columns, strict=True):
+        gaps = [" " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)]
+        yield "  ".join(
+            gap + text if side else text + gap for text, gap, side in zip(row, gaps, right, strict=True)
+        ).rstrip()
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:
