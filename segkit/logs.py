@@ -96,11 +96,6 @@ def interaction_index(run: Run, *, compacted: bool = True) -> pd.DataFrame:
     return index.assign(file_path=root + index["file_path"], prompt_file=root + index["prompt_file"])
 
 
-def damaged_logs(run: Run) -> list[str]:
-    """Name the logs of a run that do not hold what their checksum says, like `segmentation/….json`, sorted."""
-    return [f"{path.parent.name}/{path.name}" for path in _paths(run.folder) if _is_damaged(path)]
-
-
 @contextmanager
 def _connection(folders: Sequence[Path], *, compacted: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open DuckDB in memory with the views over some runs; of those with a good Parquet file no log is read."""
@@ -208,14 +203,6 @@ def _told_of(folder: Path) -> str:
     if location(folder):
         names = list({name.rpartition("/")[2] for name in stored(folder) if name.startswith(_STAGES)} | {*names})
     return f"{sum(name.endswith(interactions.ENDINGS) for name in names)} logs, {_LAYOUT}"
-
-
-def _is_damaged(path: Path) -> bool:
-    try:
-        interactions.read(path)
-    except (interactions.DamagedError, ValueError):
-        return True
-    return False
 
 
 def _escaped(path: Path) -> str:

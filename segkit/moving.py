@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import orjson
 from rich.console import Console
 from rich.progress import Progress
 
@@ -15,6 +14,7 @@ from segkit import mirror
 from segkit.errors import RunError
 from segkit.runs import Run, open_run
 from segkit.settings import load_settings
+from segkit.showing import write_json
 from segkit.storage.migrate_to_s3 import Tell, migrate_to_s3, remote_differences, rollback_s3
 from segkit.verifying import differences
 
@@ -26,7 +26,7 @@ def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: boo
         raise RunError(f"{run.id} is not in S3", f"segkit migrate-to-s3 {run.id}")
     found = differences(run) + (remote_differences(run) if remote else [])
     if as_json:
-        _print_json({"run_id": run.id, "differences": found})
+        write_json({"run_id": run.id, "differences": found})
     else:
         away = [name for name in mirror.stored(run.folder) if not (run.folder / name).exists()]
         unread = f", but for {len(away)} in S3 that were not read: --remote reads them" if away and not remote else ""
@@ -41,7 +41,7 @@ def migrate_and_show(name: str, runs_dir: Path | None, remove_local: bool, as_js
     with _progress(f"{run.id} → {settings.bucket}") as tell:
         told = migrate_to_s3(run, remove_local=remove_local, settings=settings, tell=tell)
     if as_json:
-        _print_json({"run_id": run.id, "uri": mirror.location(run.folder), **told})
+        write_json({"run_id": run.id, "uri": mirror.location(run.folder), **told})
         return
     where, size = mirror.location(run.folder), f"{told['bytes'] / 1e6:.1f} MB"
     _print(f"{where}: {told['files']:,} files, {size}, all read back and equal")
@@ -55,7 +55,7 @@ def rollback_and_show(name: str, runs_dir: Path | None, remove_remote: bool, as_
     run = _opened(name, runs_dir)
     told = rollback_s3(run, remove_remote=remove_remote)
     if as_json:
-        _print_json({"run_id": run.id, "folder": str(run.folder), **told})
+        write_json({"run_id": run.id, "folder": str(run.folder), **told})
     else:
         _print(f"{run.folder}: {told['fetched']:,} files fetched, every file is as it was stored")
         _print(f"{told['index_rows']:,} rows of the index in Postgres point here again")
@@ -79,7 +79,3 @@ def _progress(what: str) -> Iterator[Tell | None]:
 def _print(*lines: str) -> None:
     for line in lines:
         print(line)
-
-
-def _print_json(told: dict[str, object]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -246,7 +246,8 @@ class Sender:
         facts = {**letter.facts, "duration_ms": sent.duration_ms, "outcome": outcome, "money": money}
         facts |= {"why": meaning.why, "timestamp": interactions.started_at(sent.intent)}
         body = sent.response.body.decode(errors="replace")
-        interactions.finish(sent.intent, {"response": body, "metadata": facts})
+        tail = {"response": body, "metadata": facts}
+        interactions.finish(sent.intent, tail, compress=self._settings.segkit_compress_logs)
 
     async def _pause(self, letter: Letter, meaning: Meaning, tries: int, waited: float) -> float:
         self._progress.counts.retries += 1

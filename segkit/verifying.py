@@ -72,15 +72,22 @@ def _compared(run: Run, told: Mapping[str, str], found: Mapping[str, str]) -> li
 
 def _unreadable(run: Run) -> list[str]:
     """Name what changes while a run works, and so has no checksum, where it is no JSON any more."""
-    lines = []
-    for name in ("status.json", "events.jsonl"):
-        path = run.folder / name
-        for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
-            try:
-                orjson.loads(path.read_bytes() if name == "status.json" else text)
-            except orjson.JSONDecodeError:
-                lines.append(f"{name}: line {number} is damaged" if name != "status.json" else f"{name}: damaged")
-    return lines
+    status, events = (_content(run.folder / name) for name in ("status.json", "events.jsonl"))
+    damaged = [number for number, line in enumerate(events.splitlines(), start=1) if not _is_json(line)]
+    lines = [f"events.jsonl: line {number} is damaged" for number in damaged]
+    return lines if not status or _is_json(status) else [*lines, "status.json: damaged"]
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _damaged_entries(keys: Iterable[str]) -> list[str]:

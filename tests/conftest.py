@@ -20,7 +20,8 @@ from segkit import postgres
 from segkit.embedded_postgres import embedded_url
 from segkit.preparing import prepare_run
 from segkit.runs import Run
-from segkit.settings import load_settings
+from segkit.settings import Settings, load_settings
+from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
 # A busy machine is no reason for a property to fail.
 settings.register_profile("segkit", deadline=None)
@@ -133,6 +134,15 @@ def catalogue(count: int) -> pd.DataFrame:
     kinds = ("kettle", "toaster", "ladle", "whisk")
     titles = [f"Solid number {i} {kinds[i % len(kinds)]}" for i in range(count)]
     return pd.DataFrame({"product_id": range(100, 100 + count), "title": titles})
+
+
+def answered_offline(place: Path) -> Run:
+    """A run of twenty products in which every question is answered by the offline model; `place` holds its cache."""
+    settings = Settings(segkit_home=place / "home", segmentation_products_per_prompt=5)
+    run = prepare_run(catalogue(20), "Kitchen Things", model="offline", runs_dir=place, settings=settings)
+    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
+        stage(run, settings)
+    return run
 
 
 def unmeasured(**more: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import catalogue, unmeasured
+from conftest import answered_offline, unmeasured
 from s3_server import S3Server
 
 from segkit import mirror, postgres
@@ -22,10 +22,8 @@ from segkit.errors import RunError, StorageError
 from segkit.interactions import write_whole
 from segkit.logs import compact, query
 from segkit.pipeline import run_notebooks
-from segkit.preparing import prepare_run
 from segkit.runs import Run, open_run, update_status
-from segkit.settings import Settings, load_settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.settings import load_settings
 from segkit.storage.local import owned
 from segkit.storage.migrate_to_s3 import migrate_to_s3, remote_differences, rollback_s3
 from segkit.syncing import check_run, sync_run
@@ -34,11 +32,7 @@ from segkit.verifying import seal_folder
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    place = tmp_path_factory.mktemp("finished")
-    settings = Settings(segkit_home=place / "home", segmentation_products_per_prompt=5)
-    run = prepare_run(catalogue(20), "Kitchen Things", model="offline", runs_dir=place, settings=settings)
-    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
-        stage(run, settings)
+    run = answered_offline(tmp_path_factory.mktemp("finished"))
     compact(run)
     seal_folder(run)
     return run

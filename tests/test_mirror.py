@@ -331,6 +331,16 @@ def test_compressed_logs_are_logs(
     assert len(endpoint.ledger()) == asked
 
 
+def test_the_log_of_a_call_without_an_answer_is_compressed_too(
+    endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", "1")
+    endpoint.queue("500")
+    extract_taxonomy(run := new_run(), load_settings())
+    assert query("FROM interactions WHERE outcome = 'no_answer'", run=run)["file_path"].str.endswith(".json.gz").all()
+    assert [path.name[-8:] for path in run.stage_folder("extract_taxonomy").iterdir()] == [".json.gz"] * 3
+
+
 @pytest.mark.parametrize("cut", [1, 9, 200])
 def test_a_compressed_log_that_is_cut_or_bloated_is_damaged(
     endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, cut: int
@@ -348,46 +358,37 @@ def test_a_compressed_log_that_is_cut_or_bloated_is_damaged(
     assert scan(folder) == ([], [first, second])
 
 
-def test_the_database_knows_answers_of_other_machines(
-    remote_run: Run,
-    endpoint: Endpoint,
-    postgres_url: str,
-    new_run: Callable[..., Run],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The hybrid cache: found by its key in the index, fetched from S3, verified, used."""
+@pytest.fixture
+def synced(remote_run: Run, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run in S3 that Postgres knows, seen by a machine whose own cache is empty."""
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     work(remote_run)
     end(remote_run)
     sync_run(remote_run)
-    asked = len(endpoint.ledger())
     monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "another home"))
     monkeypatch.setenv("STORAGE_ROOT", str(tmp_path / "another place"))
+    return remote_run
+
+
+def test_the_database_knows_answers_of_other_machines(
+    synced: Run, endpoint: Endpoint, new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    """The hybrid cache: found by its key in the index, fetched from S3, verified, used."""
+    asked = len(endpoint.ledger())
     work(another := new_run(runs_dir=tmp_path / "another place"))
     assert len(endpoint.ledger()) == asked
     told = query("SELECT cached_from FROM interactions", run=another)["cached_from"]
-    assert all(told.str.startswith(remote_run.id))
+    assert all(told.str.startswith(synced.id))
 
 
 def test_an_indexed_answer_that_is_not_right_is_not_used(
-    remote_run: Run,
-    endpoint: Endpoint,
-    postgres_url: str,
-    new_run: Callable[..., Run],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    synced: Run, endpoint: Endpoint, new_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    """C1, C2: damaged, of another question, gone, or out of the places where segkit keeps logs."""
-    monkeypatch.setenv("DATABASE_URL", postgres_url)
-    work(remote_run)
-    end(remote_run)
-    sync_run(remote_run)
-    storage = mirror.remote(remote_run.folder)
-    first, second = sorted(name for name in storage.names(remote_run.id) if "/segmentation/" in name)
+    """C1, C2: damaged, or of another question."""
+    storage = mirror.remote(synced.folder)
+    first, second = sorted(name for name in storage.names(synced.id) if "/segmentation/" in name)
     storage.replace(first, storage.read(second))
     storage.replace(second, b"{}")
-    monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "another home"))
     asked = len(endpoint.ledger())
     another = new_run(runs_dir=tmp_path / "another place")
     extract_taxonomy(another, load_settings())

@@ -7,23 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import catalogue
+from conftest import answered_offline
 
-from segkit.preparing import prepare_run
 from segkit.runs import Run
-from segkit.settings import Settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.verifying import CHECKSUMS, differences, seal_folder
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    place = tmp_path_factory.mktemp("finished")
-    settings = Settings(segkit_home=place / "home", segmentation_products_per_prompt=5)
-    run = prepare_run(catalogue(20), "Kitchen Things", model="offline", runs_dir=place, settings=settings)
-    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
-        stage(run, settings)
-    return run
+    return answered_offline(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture
