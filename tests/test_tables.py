@@ -10,7 +10,7 @@ import pytest
 
 from segkit import tables
 from segkit.errors import ProductsError
-from segkit.logs import damaged_logs
+from segkit.logs import query
 from segkit.preparing import SAMPLE, prepare_run
 from segkit.runs import Run
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
@@ -137,7 +137,8 @@ def test_a_merge_without_a_valid_answer_is_told_as_merged_by_name(new_run: Calla
         log.write_bytes(b"")
     steps = tables.explain(run, 100)
     assert steps["step"].tolist()[1] == "merged by name"
-    assert len(damaged_logs(run)) == 1
+    with pytest.warns(UserWarning, match="damaged logs are passed over"):
+        assert len(query("FROM damaged_logs", run=run)) == 1
 
 
 def test_an_unknown_product_is_refused(sample: Run) -> None:
