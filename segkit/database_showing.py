@@ -8,9 +8,9 @@ from rich.markup import escape
 
 from segkit import database_status, postgres
 from segkit.errors import RunError
+from segkit.printing import new_console, pairs, write_json
 from segkit.runs import Run, open_run, run_ids
 from segkit.settings import Settings, load_settings
-from segkit.showing import new_console, pairs, write_json
 from segkit.syncing import check_run, database_name, database_url, reindex_run
 
 

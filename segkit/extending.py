@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from segkit.creating import create_run, new_run_id
 from segkit.errors import ProductsError, RunError
 from segkit.products import FIRST_RUN, first_runs, product_lines, untitled
-from segkit.runs import Run, create_run, new_run_id
+from segkit.runs import Run
 
 
 def extend_run(earlier: Run, products: pd.DataFrame, *, runs_dir: str | Path = "", source: str = "(a frame)") -> Run:

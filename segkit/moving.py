@@ -12,9 +12,9 @@ from rich.progress import Progress
 
 from segkit import mirror
 from segkit.errors import RunError
+from segkit.printing import write_json
 from segkit.runs import Run, open_run
 from segkit.settings import load_settings
-from segkit.showing import write_json
 from segkit.storage.migrate_to_s3 import Tell, migrate_to_s3, remote_differences, rollback_s3
 from segkit.verifying import differences
 

@@ -12,12 +12,13 @@ import pandas as pd
 
 from segkit.batching import consolidation_rounds
 from segkit.costs import check_prices
+from segkit.creating import create_run, new_run_id
 from segkit.errors import SettingsError
 from segkit.folding import one_line
 from segkit.llm.embedded import offline_endpoint
 from segkit.products import FIRST_RUN, batches_by_first_run, load_products, product_lines, untitled
 from segkit.prompts import load_prompts
-from segkit.runs import Parameters, Run, create_run, new_run_id, open_run
+from segkit.runs import Parameters, Run, open_run
 from segkit.settings import Settings, load_settings
 
 _RANGES = {

@@ -15,6 +15,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+from segkit.creating import new_run_id
 from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.interactions import intents
 from segkit.models import STAGES
@@ -22,7 +23,7 @@ from segkit.planning import plan_run
 from segkit.preparing import SAMPLE, choose_parameters, prepare_run
 from segkit.products import load_products, parse_ids, untitled
 from segkit.prompts import load_prompts
-from segkit.runs import Run, is_finished, new_run_id, open_run
+from segkit.runs import Run, is_finished, open_run
 from segkit.settings import Settings, load_settings
 from segkit.showing import money
 from segkit.watching import watched

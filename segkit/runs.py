@@ -5,33 +5,29 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import platform
 import re
-import secrets
-import shutil
-import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-import pandas as pd
 
 from segkit.claiming import is_owned_elsewhere
 from segkit.errors import RunError
 from segkit.events import timestamp
-from segkit.mirror import LOCKS, adopt, adopt_all, attach, fetch, probe
+from segkit.mirror import LOCKS, adopt, adopt_all, fetch
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
 from segkit.settings import load_settings
 from segkit.storage.local import disk_error, is_held, write_atomic
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SCHEMA_VERSION = 1
-_RUN_ID = re.compile(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}")
-_TOLD_PACKAGES = ("pandas", "pyarrow", "duckdb", "papermill", "scikit-learn", "aiohttp", "openai", "psycopg")
+RUN_ID = re.compile(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}")
+LISTED = ("id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +73,16 @@ class Run:
         data = (self.folder / "products.parquet").read_bytes()
         if hashlib.sha256(data).hexdigest() != self.document["input"]["sha256"]:
             raise self._changed("products.parquet")
-        return pd.read_parquet(io.BytesIO(data))
+        return _frame(io.BytesIO(data))
 
     @property
     def prompts(self) -> dict[str, str]:
         """The prompts of the run by stage; raises RunError when they are not those it was made with."""
-        fetch(self.folder, *(f"prompts/{_prompt_path(self.folder, key).name}" for key in self.document["prompts"]))
-        texts = {key: _prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
+        fetch(self.folder, *(f"prompts/{prompt_path(self.folder, key).name}" for key in self.document["prompts"]))
+        texts = {key: prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
         for key, text in texts.items():
             if prompt_hash(text) != self.document["prompts"][key]:
-                raise self._changed(f"prompts/{_prompt_path(self.folder, key).name}")
+                raise self._changed(f"prompts/{prompt_path(self.folder, key).name}")
         return texts
 
     @property
@@ -104,7 +100,7 @@ class Run:
         """Read a result, like `taxonomies`; raise RunError when its stage has not finished."""
         if not self.has_result(name):
             raise RunError(f"{self.id} has no results/{name}.parquet yet", f"segkit resume {self.id}")
-        return pd.read_parquet(self.folder / "results" / f"{name}.parquet")
+        return _frame(self.folder / "results" / f"{name}.parquet")
 
     def has_result(self, name: str) -> bool:
         fetch(self.folder, f"results/{name}.parquet")
@@ -118,48 +114,10 @@ class Run:
             raise disk_error(self.folder, error) from None
 
 
-def new_run_id() -> str:
-    """Name a new run after this moment, like RUN_20250618T120301Z_8d24."""
-    return f"RUN_{datetime.now(UTC):%Y%m%dT%H%M%SZ}_{secrets.token_hex(2)}"
+def _frame(source: Path | io.BytesIO) -> pd.DataFrame:
+    import pandas as pd
 
-
-def create_run(
-    runs_dir: Path,
-    run_id: str,
-    parameters: Parameters,
-    products: pd.DataFrame,
-    prompts: Mapping[str, str],
-    source: Mapping[str, Any],
-) -> Run:
-    """Make the folder of a run in one piece: it is there whole or not at all. Then S3 gets it, where it is to."""
-    final, settings = runs_dir / run_id, load_settings()
-    if not _RUN_ID.fullmatch(run_id):
-        raise RunError(f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24")
-    if settings.storage_backend == "s3":
-        probe(settings)
-    making = runs_dir / f".{run_id}.{os.getpid()}.making"
-    try:
-        _sweep(runs_dir)
-        making.mkdir(parents=True, mode=0o700)
-        _fill(making, run_id, parameters, products, prompts, source)
-        making.rename(final)
-    except OSError as error:
-        shutil.rmtree(making, ignore_errors=True)
-        raise RunError(f"{final} cannot be made: {error.strerror or error}", "choose another --runs-dir") from None
-    if settings.storage_backend == "s3":
-        attach(final, settings)
-    return Run(final, _document(final))
-
-
-def _sweep(runs_dir: Path) -> None:
-    """Remove what is left of runs whose process died while it made them; nothing was asked in them."""
-    for path in runs_dir.glob(".RUN_*.making"):
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (PermissionError, ValueError):
-            pass  # it is alive, or none of ours
+    return pd.read_parquet(source)
 
 
 def open_run(name: str, runs_dir: str | Path = "runs") -> Run:
@@ -169,7 +127,7 @@ def open_run(name: str, runs_dir: str | Path = "runs") -> Run:
         place, run_id = Path(name).parent, Path(name).resolve().name
     if run_id == "latest":
         run_id = _latest(place)
-    if not _RUN_ID.fullmatch(run_id):
+    if not RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id[:80]!r} is no run id", "they look like RUN_20250618T120301Z_8d24; see `segkit runs`")
     adopt(place, run_id, load_settings())
     return Run(place / run_id, _document(place / run_id))
@@ -184,20 +142,26 @@ def _latest(runs_dir: Path) -> str:
 
 def run_ids(runs_dir: Path) -> list[str]:
     """List the ids of the runs in a folder, oldest first; with STORAGE_BACKEND=s3 those in the bucket too."""
-    adopt_all(runs_dir, load_settings(), _RUN_ID.fullmatch)
+    adopt_all(runs_dir, load_settings(), RUN_ID.fullmatch)
     if not runs_dir.is_dir():
         return []
     found = [
-        name for name in os.listdir(runs_dir) if _RUN_ID.fullmatch(name) and (runs_dir / name / "run.json").exists()
+        name for name in os.listdir(runs_dir) if RUN_ID.fullmatch(name) and (runs_dir / name / "run.json").exists()
     ]
     return sorted(found, key=lambda name: (name[:20], (runs_dir / name / "run.json").stat().st_mtime_ns))
 
 
 def list_runs(runs_dir: Path) -> pd.DataFrame:
     """List the runs of a folder, oldest first: a row each, with id, state, model, prompts, products and more."""
-    rows = [_row(runs_dir / run_id) for run_id in run_ids(runs_dir)]
-    columns = ["id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds"]
-    return pd.DataFrame(rows, columns=columns).astype({"products": "Int64", "categories": "Int64"})
+    import pandas as pd
+
+    frame = pd.DataFrame(read_runs(runs_dir), columns=list(LISTED))
+    return frame.astype({"products": "Int64", "categories": "Int64"})
+
+
+def read_runs(runs_dir: Path) -> list[dict[str, Any]]:
+    """Give the rows of `list_runs`, without pandas, which takes longer to import than a thousand runs to read."""
+    return [_row(runs_dir / run_id) for run_id in run_ids(runs_dir)]
 
 
 def current_state(folder: Path) -> str:
@@ -246,34 +210,6 @@ def _change_status(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     return status
 
 
-def _fill(
-    folder: Path,
-    run_id: str,
-    parameters: Parameters,
-    products: pd.DataFrame,
-    prompts: Mapping[str, str],
-    source: Mapping[str, Any],
-) -> None:
-    data = _texts(products).to_parquet(index=False)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
-        "created_at": timestamp(),
-        "parameters": asdict(parameters),
-        "input": {**source, "products": len(products), "sha256": hashlib.sha256(data).hexdigest()},
-        "prompts": {key: prompt_hash(text) for key, text in prompts.items()},
-        **_environment(),
-    }
-    (folder / "run.json").write_bytes(orjson.dumps(document, default=str, option=orjson.OPT_INDENT_2))
-    for name in ("prompts", "results", "notebooks", *STAGES.values()):
-        (folder / name).mkdir(mode=0o700)
-    for key, text in prompts.items():
-        _prompt_path(folder, key).write_text(text, encoding="utf-8")
-    (folder / "products.parquet").write_bytes(data)
-    told = {"run_id": run_id, "state": "running", "stage": "prepare", "products": len(products), "processed": 0}
-    _change_status(folder, told)
-
-
 def _row(folder: Path) -> dict[str, Any]:
     document, status = _document(folder), read_status(folder)
     summary = status.get("summary", {})
@@ -297,28 +233,6 @@ def _document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _environment() -> dict[str, Any]:
-    return {
-        "segkit_version": version("segkit"),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in _TOLD_PACKAGES},
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    try:
-        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return told.stdout.strip()
-
-
-def _texts(products: pd.DataFrame) -> pd.DataFrame:
-    """Turn columns of mixed values, which Parquet cannot hold, into text."""
-    mixed = [name for name in products.columns if products[name].dtype == object]
-    return products.assign(**{name: products[name].astype("str") for name in mixed})
-
-
-def _prompt_path(folder: Path, key: str) -> Path:
+def prompt_path(folder: Path, key: str) -> Path:
+    """Give the place of a prompt in a run folder."""
     return folder / "prompts" / f"{key}_prompt.txt"

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import orjson
-import pandas as pd
-from rich.cells import cell_len
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from segkit.errors import InputError, ProductsError, RunError
 from segkit.mirror import fetch
-from segkit.runs import Parameters, Run, current_state, list_runs, open_run
+from segkit.printing import columns_of, is_missing, new_console, pairs, print_table, write_json
+from segkit.runs import LISTED, Parameters, Run, current_state, open_run, read_runs
 from segkit.settings import Settings, load_settings
 from segkit.storage.local import write_atomic
 
-_PROSE = "definition"
-_WIDE = 1000  # characters: wider than any table without prose
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.text import Text
 
 
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
@@ -51,6 +45,10 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
     return pairs(rows)
 
 
+def _stage_seconds(summary: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
+
+
 def _example_query(run: Run) -> str:
     return f"segkit db query \"SELECT * FROM product_taxonomies WHERE run_id = '{run.id}'\""  # noqa: S608
 
@@ -58,15 +56,15 @@ def _example_query(run: Run) -> str:
 def show_runs(runs_dir: Path | None, as_json: bool) -> None:
     """List the runs of a folder."""
     place = runs_dir or load_settings().storage_root
-    frame = list_runs(place)
+    rows = read_runs(place)
     if as_json:
-        write_json(frame.to_dict("records"))
-    elif frame.empty:
+        write_json(rows)
+    elif not rows:
         new_console().print(
             f"no runs in {place}; start one: segkit run sample --category 'Coffee Makers' --model offline"
         )
     else:
-        _print_table(frame)
+        print_table(columns_of(rows, LISTED))
 
 
 def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -74,9 +72,9 @@ def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
     run = open_run(name, runs_dir or load_settings().storage_root)
     fetch(run.folder, "report.html")
     status = {**run.status, "state": current_state(run.folder)}
-    taxonomies = run.result("taxonomies") if run.has_result("taxonomies") else pd.DataFrame()
+    taxonomies = run.result("taxonomies").to_dict("records") if run.has_result("taxonomies") else []
     if as_json:
-        write_json({"run": run.document, "status": status, "taxonomies": taxonomies.to_dict("records")})
+        write_json({"run": run.document, "status": status, "taxonomies": taxonomies})
         return
     console = new_console()
     console.print(pairs({"run": run.id, "state": status["state"], "reason": status.get("reason", "")}))
@@ -86,8 +84,8 @@ def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
 
         seconds = float((status.get("summary") or {}).get("seconds", 0))
         console.print(progress_table({**status, "notebook": "finished" if seconds else "not finished"}, seconds))
-    if not taxonomies.empty:
-        _print_table(taxonomies[["id", "category_name", "product_count", "definition"]])
+    if taxonomies:
+        print_table(columns_of(taxonomies, ("id", "category_name", "product_count", "definition")))
 
 
 def show_explanation(name: str, product_id: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -106,7 +104,7 @@ def show_explanation(name: str, product_id: str, runs_dir: Path | None, as_json:
         return
     products = run.products.set_index("product_id")
     new_console().print(pairs({"run": run.id, "product": product, "title": products.loc[product, "title"]}))
-    _print_table(frame)
+    print_table(frame.to_dict("list"))
 
 
 def sync_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -128,7 +126,8 @@ def show_plan(plan: pd.DataFrame, parameters: Parameters, as_json: bool) -> None
     if as_json:
         write_json(plan.astype(object).to_dict("records"))
         return
-    rows = {
+    columns: dict[str, Any] = {
+        "stage": plan["stage"],
         "calls": plan["calls"].map("{:,}".format),
         "input tokens": _between(plan, "input"),
         "output tokens": _between(plan, "output"),
@@ -139,12 +138,12 @@ def show_plan(plan: pd.DataFrame, parameters: Parameters, as_json: bool) -> None
     }
     console = new_console()
     console.print(f"{parameters.model} at {parameters.endpoint}, nothing is sent yet")
-    _print_table(pd.DataFrame({"stage": plan["stage"], **rows}))
+    print_table(columns)
 
 
 def money(row: pd.Series) -> str:
     """Write the cost of a planned stage, between its low and its high end."""
-    if pd.isna(row["cost_usd_low"]):
+    if is_missing(row["cost_usd_low"]):
         return "unknown cost"
     return f"${float(row['cost_usd_low']):,.2f}-${float(row['cost_usd_high']):,.2f}"
 
@@ -158,7 +157,7 @@ def show_query(sql: str, as_json: bool) -> None:
     from segkit.syncing import read_postgres
 
     frame = read_postgres(sql)
-    write_json(frame.to_dict("records")) if as_json else _print_table(frame)
+    write_json(frame.to_dict("records")) if as_json else print_table(frame.to_dict("list"))
 
 
 def show_logs(sql: str, name: str, runs_dir: Path | None, as_csv: bool, as_json: bool) -> None:
@@ -175,7 +174,7 @@ def show_logs(sql: str, name: str, runs_dir: Path | None, as_csv: bool, as_json:
     elif as_json:
         write_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     else:
-        _print_table(frame)
+        print_table(frame.to_dict("list"))
 
 
 def export_and_show(name: str, runs_dir: Path | None, out: Path | None, form: str, raw: bool) -> None:
@@ -196,60 +195,3 @@ def export_and_show(name: str, runs_dir: Path | None, out: Path | None, form: st
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
     new_console().print(f"{len(frame):,} products of {run.id} are in {out}")
-
-
-def new_console() -> Console:
-    """Write to standard output; what is not a terminal has no width, so nothing is broken there."""
-    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-
-
-def _print_table(frame: pd.DataFrame) -> None:
-    """Print a table; in a terminal only prose is broken to fit it, an id or a path can always be copied."""
-    if sys.stdout.isatty() and _PROSE in frame.columns:
-        Console(highlight=False).print(_table(frame))
-    else:
-        print("\n".join(_lines(frame)))
-
-
-def _lines(frame: pd.DataFrame) -> Iterator[str]:
-    """Write the rows of a table below one another, numbers to the right; a thousand take no time."""
-    columns = [[name, *("" if _is_missing(value) else str(value) for value in frame[name])] for name in frame.columns]
-    widths = [max(map(cell_len, column)) for column in columns]
-    right = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
-    for row in zip(*columns, strict=True):
-        gaps = [" " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)]
-        yield "  ".join(
-            gap + text if side else text + gap for text, gap, side in zip(row, gaps, right, strict=True)
-        ).rstrip()
-
-
-def _stage_seconds(summary: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
-
-
-def pairs(rows: Mapping[str, Any]) -> Text:
-    """Put names and values below one another; long values are never broken, so that a path can be copied."""
-    told = {name: str(value) for name, value in rows.items() if value not in ("", None)}
-    width = max(map(len, told), default=0) + 2
-    lines = [Text.assemble((name.ljust(width), "dim"), value) for name, value in told.items()]
-    return Text("\n").join(lines)
-
-
-def _table(frame: pd.DataFrame) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in frame.columns:
-        numeric = pd.api.types.is_numeric_dtype(frame[name])
-        side: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(str(name), justify=side, overflow="fold", no_wrap=name != _PROSE)
-    for row in frame.itertuples(index=False):
-        table.add_row(*("" if _is_missing(value) else escape(str(value)) for value in row))
-    return table
-
-
-def _is_missing(value: Any) -> bool:
-    return bool(value is None or value is pd.NA or value != value)
-
-
-def write_json(value: Any) -> None:
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
-    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))

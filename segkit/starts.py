@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import pandas as pd
 
+from segkit.creating import new_run_id
 from segkit.errors import DatabaseError, ProductsError, RequestError, SegkitError, SettingsError
 from segkit.events import log_event
 from segkit.jobs import Jobs
@@ -22,7 +23,7 @@ from segkit.preparing import choose_parameters, prepare_run
 from segkit.products import untitled
 from segkit.prompts import load_prompts
 from segkit.records import Caps, Record
-from segkit.runs import Parameters, new_run_id, open_run
+from segkit.runs import Parameters, open_run
 from segkit.settings import Settings
 from segkit.syncing import products_from_postgres
 from segkit.tokens import Token

@@ -17,7 +17,7 @@ from endpoint import Endpoint
 
 from segkit.embedded_postgres import embedded_url
 from segkit.preparing import prepare_run
-from segkit.runs import open_run, read_status
+from segkit.runs import LISTED, open_run, read_status
 from segkit.storage.local import owned
 
 COMMAND = [sys.executable, "-m", "segkit"]
@@ -214,14 +214,27 @@ def test_bad_input_gets_one_clear_line(wrong: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/RUN_*"))
 
 
-def test_help_is_quick_and_teaches() -> None:
+def imported_by(*arguments: str, cwd: Path) -> tuple[str, set[str]]:
+    """What a command prints, and the modules it imports."""
+    command = [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd, env=clean_environment())
+    return done.stdout, {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_help_is_quick_and_teaches(tmp_path: Path) -> None:
     """`segkit --help` in under 0.4 s on a quiet machine: nothing heavy may be imported for it."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "segkit", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "segkit run sample" in done.stdout
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    told, imported = imported_by("--help", cwd=tmp_path)
+    assert "segkit run sample" in told
     assert not imported & {"pandas", "numpy", "pyarrow", "duckdb", "papermill", "openai", "aiohttp", "pydantic"}
+
+
+def test_listing_runs_is_quick(place: Path) -> None:
+    """A thousand runs are listed in under a second: pandas alone would take more than half of it."""
+    run = prepare_run(catalogue(6), "Kitchen Things", model="offline", runs_dir=place / "runs")
+    told, imported = imported_by("runs", cwd=place)
+    assert told.splitlines()[0].split() == list(LISTED)
+    assert told.splitlines()[1].split()[:4] == [run.id, "failed", "Kitchen", "Things"]
+    assert not imported & {"pandas", "numpy", "pyarrow", "duckdb", "papermill", "openai", "aiohttp", "psycopg"}
 
 
 @pytest.fixture
