@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
+# Tests wait for processes, servers and disks: three at once keep two cores busy.
+PYTEST := $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+COVER  := --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
 
 # A run is many short processes: without bytecode on disk each would compile all it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,8 +37,8 @@ run: $(READY)  ## Segment the bundled sample with the offline model and the embe
 test: $(READY) lint  ## Lint, type-check, execute the notebooks, test; under 10 minutes
 	$(PYTEST) -m "not long"
 
-test-all: $(READY) lint  ## The same and the long suites
-	$(PYTEST)
+test-all: $(READY) lint  ## The same and the long suites, with coverage
+	$(PYTEST) $(COVER)
 
 bench: $(READY)  ## Measure speed and quality against named baselines
 	$(BIN)/python tests/benchmarks/asking.py
