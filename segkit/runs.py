@@ -199,12 +199,13 @@ def read_status(folder: Path) -> dict[str, Any]:
 def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
     """Replace some of `status.json`, atomically; raise StoppedError when the disk fails."""
     try:
-        return _change_status(folder, changes)
+        return write_status(folder, changes)
     except OSError as error:
         raise disk_error(folder, error) from None
 
 
-def _change_status(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+def write_status(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace some of `status.json`, and leave it to the caller what a failing disk means."""
     status = {**read_status(folder), **changes, "updated_at": timestamp()}
     write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
     return status

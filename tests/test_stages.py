@@ -14,6 +14,7 @@ from endpoint import Endpoint
 
 from segkit.errors import RunError
 from segkit.models import OUT_OF_SCOPE
+from segkit.pipeline import settle
 from segkit.preparing import SAMPLE, planned_calls, prepare_run
 from segkit.products import load_products
 from segkit.runs import Run, open_run
@@ -145,3 +146,14 @@ def test_a_large_catalogue_in_minutes_and_under_2_gb(place: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     assert '"state": "completed"' in done.stdout
+
+
+def test_products_without_a_title_must_be_allowed(new_run: NewRun) -> None:
+    """IN-3: they are told as unassigned, and the run is completed only where so many are allowed."""
+    frame = catalogue(8)
+    frame.loc[[2, 5], "title"] = ["", "  "]
+    run = worked(new_run(frame, model="offline"))
+    assert settle(run)["state"] == run.status["state"] == "failed"
+    assert run.status["reason"] == "2 products are unassigned, 0 are allowed (2 × no title)"
+    eased = settle(run, max_unassigned=2)
+    assert (eased["state"], eased["reason"], eased["unassigned"]) == ("completed", "", 2)
