@@ -258,7 +258,7 @@ class Sender:
         if meaning.step == "wait":
             if waited + pause > self._settings.segkit_max_wait_seconds:
                 raise self._paused(meaning, pause)
-            self._limits.hold(pause)
+            self._limits.hold(pause if meaning.wait is None else meaning.wait)
             self._limits.slower()
         self._event("waits", letter, seconds=round(pause, 3), why=meaning.why)
         await self._sleep(pause)

@@ -14,6 +14,7 @@ from endpoint import Endpoint
 
 from segkit.errors import EndpointError, RefusedError, SegkitError, StoppedError
 from segkit.events import read_events
+from segkit.extracting import extract_questions
 from segkit.interactions import begin, intents, keep_raw, scan
 from segkit.runs import Run
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
@@ -206,6 +207,23 @@ def test_a_refusal_holds_back_every_worker(wish: str, endpoint: Endpoint, new_ru
     later = [entry["wall"] for entry in ledger if entry["wall"] > answered_at + 0.3]
     assert len(ledger) == 11
     assert min(later) >= (answered_at + 2 if wish == "seconds" else until) - 0.1
+
+
+def test_others_wait_for_the_servers_wish_only(
+    endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L1: a question that was refused twice backs off by itself; nobody else waits longer than the server asked."""
+    monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "1.5")
+    monkeypatch.setenv("SEGKIT_CONCURRENCY", "2")
+    run = new_run(60)
+    second = extract_questions(run.products, run.prompts, run.parameters)[1].context["product_ids"][0]
+    endpoint.configure(latency=0.05)
+    endpoint.queue("429", contains=f"Solid number {second - 100} ", times=2, retry_after="0.1")
+    extract_taxonomy(run)
+    ledger = endpoint.ledger()
+    refused = [number for number, entry in enumerate(ledger) if entry["sha256"] == ledger[-1]["sha256"]]
+    assert [ledger[number]["status"] for number in refused] == [429, 429, 200]
+    assert refused[-1] - refused[-2] > 5, f"the others were not answered meanwhile: {refused}"
 
 
 def test_a_long_wait_pauses_the_run(endpoint: Endpoint, new_run: NewRun) -> None:
