@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import resource
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +20,7 @@ from segkit.llm import open_transport
 from segkit.llm.completions import Completion, read_completion, request_body
 from segkit.mirror import location
 from segkit.models import STAGES, Answer, Asking, Checked, Fault, Question
+from segkit.own_loop import allow_open_files, await_all, in_own_loop
 from segkit.progress import Progress
 from segkit.redaction import redacted_logs, redactor
 from segkit.runs import Run
@@ -47,7 +46,7 @@ def ask_all(
     try:
         with owned(run.folder / "calls.lock"), redacted_logs(redactor([settings.openai_api_key])):
             progress = Progress(run.folder, STAGES[stage], planned or len(questions), done)
-            return _in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
+            return in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
     except OSError as error:
         raise disk_error(run.folder, error) from None
 
@@ -65,7 +64,7 @@ class Outcome:
 async def _ask_all(
     run: Run, stage: str, questions: Sequence[Question], settings: Settings, progress: Progress, stop: threading.Event
 ) -> list[Answer]:
-    _allow_open_files()
+    allow_open_files()
     desk = Desk(run, stage, settings, progress, stop)
     watcher = asyncio.create_task(desk.watch())
     try:
@@ -219,7 +218,7 @@ class Desk:
             return [self._failed(question, checked, f"{trouble}: {why}")]
         self._event("question_cut", question, trouble=trouble, why=why, parts=len(parts))
         self.progress.counts.planned += len(parts)
-        answers = await _all(self.answer(part) for part in parts)
+        answers = await await_all(self.answer(part) for part in parts)
         self.progress.counts.done += len(parts)
         return [Answer(question, checked), *(answer for some in answers for answer in some)]
 
@@ -275,37 +274,3 @@ def _judged(question: Question, completion: Completion, key: str, before: Checke
         checked = Checked(checked.value, (Fault("format", completion.why),), checked.missing, (), checked.sources)
     why = "; ".join(fault.text for fault in checked.faults)
     return Outcome(completion.content, checked, "truncated" if completion.trouble == "truncated" else "", why)
-
-
-def _allow_open_files() -> None:
-    """Ask for all the open files the system allows: a question in flight holds a socket and a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # some systems refuse what they call the limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def _all(parts: Iterable[Coroutine[Any, Any, list[Answer]]]) -> list[list[Answer]]:
-    """Await all parts before the first error is raised, so that no answer in flight is abandoned."""
-    ended = await asyncio.gather(*parts, return_exceptions=True)
-    errors = [end for end in ended if isinstance(end, BaseException)]
-    if errors:
-        raise errors[0]
-    return [end for end in ended if not isinstance(end, BaseException)]
-
-
-def _in_own_loop(work: Callable[[], Coroutine[Any, Any, list[Answer]]], stop: threading.Event) -> list[Answer]:
-    """Run asynchronous work in a thread of its own, since a notebook's thread already runs a loop.
-
-    The first interrupt asks the work to stop and waits for the answers in flight; the second leaves them.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="segkit-calls") as thread:
-        future = thread.submit(lambda: asyncio.run(work()))
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            stop.set()
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                raise StoppedError("stopped at once; answers in flight are lost", "their intents are kept") from None

@@ -11,7 +11,8 @@ import pandas as pd
 from segkit.batching import letters
 from segkit.folding import fold_name, one_line
 from segkit.models import Answer, Asking, Category, Checked, Question
-from segkit.replies import Merged, check_consolidate, consolidate_schema
+from segkit.replies import Merged, check_consolidate
+from segkit.schemas import consolidate_schema
 from segkit.wording import Wording, id_lines
 
 

@@ -11,8 +11,9 @@ from segkit.batching import batches_of
 from segkit.folding import one_line
 from segkit.models import OUT_OF_SCOPE, Answer, Asking, Checked, Question
 from segkit.products import first_runs, product_lines, untitled
-from segkit.replies import Extracted, check_extract, extract_schema
+from segkit.replies import Extracted, check_extract
 from segkit.runs import Parameters
+from segkit.schemas import extract_schema
 from segkit.wording import Wording, halves, id_lines, part_name, product_context
 
 NO_TITLE = "no title"

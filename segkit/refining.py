@@ -9,8 +9,9 @@ import pandas as pd
 from segkit.batching import batches_of
 from segkit.models import OUT_OF_SCOPE, Answer, Asking, Category, Checked, Question
 from segkit.products import first_runs, product_lines
-from segkit.replies import check_refine, refine_schema
+from segkit.replies import check_refine
 from segkit.runs import Parameters
+from segkit.schemas import refine_schema
 from segkit.wording import Wording, halves, id_lines, part_name, product_context
 
 

@@ -1,7 +1,6 @@
 """Validating answers under the contract: what is literally stated counts, what is not is told as a fault.
 
-Each stage has a schema made for its very prompt and a check of the model's text. A check never raises and never
-guesses: position, case and similarity of ids mean nothing.
+A check never raises and never guesses: position, case and similarity of ids mean nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ from typing import Any
 
 from segkit.folding import clean_definition, clean_name, fold_name, name_fault
 from segkit.json_text import Found, MalformedError, Pairs, find_object, holds_invalid
-from segkit.models import OUT_OF_SCOPE, Category, Checked, Fault
-
-_SHOWN = 20
-_MOST_NOTES = 50
+from segkit.models import OUT_OF_SCOPE, Category, Checked
+from segkit.notes import Notes, listed, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,57 +40,6 @@ class Merged:
     members: dict[str, str]
 
 
-class _Notes:
-    """Collects faults and warnings while one answer is read.
-
-    They go into logs and into the next prompt: none holds half a character, and an endless answer gives no endless
-    list.
-    """
-
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-        self.warnings: list[str] = []
-
-    def fault(self, kind: str, text: str, ids: Sequence[str] = ()) -> None:
-        if len(self.faults) < _MOST_NOTES:
-            self.faults.append(Fault(kind, _storable(f"{text}: {_listed(ids)}" if ids else text)))
-
-    def warn(self, text: str) -> None:
-        if len(self.warnings) < _MOST_NOTES:
-            self.warnings.append(_storable(text))
-
-
-def extract_schema(ids: Sequence[str]) -> dict[str, Any]:
-    """Make the JSON schema of an extract answer for just these products."""
-    names = [*(f"C_{i}" for i in range(len(ids))), OUT_OF_SCOPE]
-    assignment = _object({"category": {"type": "string", "enum": names}, "confidence": {"type": "number"}})
-    schema = _object(
-        {"categories": _categories_schema(names[:-1]), "assignments": _object({i: _ref("assignment") for i in ids})}
-    )
-    return {**schema, "$defs": {"assignment": assignment}}
-
-
-def consolidate_schema(ids: Sequence[str]) -> dict[str, Any]:
-    """Make the JSON schema of a consolidate answer for just these input categories."""
-    names = [f"M_{i}" for i in range(len(ids))]
-    schema = _object(
-        {"categories": _categories_schema(names), "members": _object({i: _ref("category") for i in ids})}
-    )
-    return {**schema, "$defs": {"category": {"type": "string", "enum": names}}}
-
-
-def refine_schema(product_ids: Sequence[str], category_ids: Sequence[str]) -> dict[str, Any]:
-    """Make the JSON schema of a refine answer for just these products and categories."""
-    change = _object(
-        {
-            "product": {"type": "string", "enum": list(product_ids)},
-            "category": {"type": "string", "enum": [*category_ids, OUT_OF_SCOPE]},
-            "confidence": {"type": "number"},
-        }
-    )
-    return _object({"reassignments": {"type": "array", "items": change}})
-
-
 def check_extract(
     content: str, ids: Sequence[str], source: str, before: Checked | None = None, others: frozenset[str] = frozenset()
 ) -> Checked:
@@ -103,7 +49,7 @@ def check_extract(
     prompt that were not asked for again: they may be answered, and are passed over. What an earlier attempt
     stated stays; a contradiction is a warning.
     """
-    notes = _Notes()
+    notes = Notes()
     done = before.value if before else Extracted()
     sources = dict(before.sources) if before else {}
     found = _find(content, ("categories", "assignments"), notes)
@@ -120,7 +66,7 @@ def check_extract(
 
 def check_consolidate(content: str, ids: Sequence[str], source: str) -> Checked:
     """Check a consolidate answer: every input category is a member of exactly one category."""
-    notes = _Notes()
+    notes = Notes()
     found = _whole(_find(content, ("categories", "members"), notes), notes)
     categories = _categories(found, notes) if found else {}
     members = _members(found, ids, categories, notes) if found else {}
@@ -137,13 +83,13 @@ def check_consolidate(content: str, ids: Sequence[str], source: str) -> Checked:
 
 def check_refine(content: str, product_ids: Sequence[str], category_ids: Sequence[str], source: str) -> Checked:
     """Check a refine answer; its value is the reassignments by `P_i`, which may be none."""
-    notes = _Notes()
+    notes = Notes()
     found = _whole(_find(content, ("reassignments",), notes), notes)
     value = _reassignments(found, set(product_ids), {*category_ids, OUT_OF_SCOPE}, notes) if found else {}
     return Checked(value, tuple(notes.faults), (), tuple(notes.warnings), dict.fromkeys(value, source))
 
 
-def _find(content: str, keys: tuple[str, ...], notes: _Notes) -> Found | None:
+def _find(content: str, keys: tuple[str, ...], notes: Notes) -> Found | None:
     try:
         found = find_object(content, keys)
     except MalformedError as error:
@@ -153,19 +99,19 @@ def _find(content: str, keys: tuple[str, ...], notes: _Notes) -> Found | None:
         notes.fault("format", f"the answer breaks off ({found.why})")
     absent = [key for key in keys if key not in found.value]
     if absent and found.closed:
-        notes.fault("validation", f"missing fields (there are {_listed(list(found.value))})", absent)
+        notes.fault("validation", f"missing fields (there are {listed(list(found.value))})", absent)
     twice = [key for key in keys if key in found.value.repeated]
     if twice:
         notes.fault("validation", "fields that stand more than once", twice)
     return None if twice or len(absent) == len(keys) else found
 
 
-def _whole(found: Found | None, notes: _Notes) -> Found | None:
+def _whole(found: Found | None, notes: Notes) -> Found | None:
     """Let nothing of a broken-off answer through where only a whole answer has a meaning."""
     return found if found and found.closed and not notes.faults else None
 
 
-def _categories(found: Found, notes: _Notes) -> dict[str, Category]:
+def _categories(found: Found, notes: Notes) -> dict[str, Category]:
     """Read the valid categories by their ids; those whose id or folded name is not unique are faults."""
     given = found.value.get("categories", [])
     if not isinstance(given, list):
@@ -185,9 +131,9 @@ def _categories(found: Found, notes: _Notes) -> dict[str, Category]:
     return {same[0].id: same[0] for same in named.values() if len(same) == 1 and same[0].id not in spoiled}
 
 
-def _category(entry: Any, notes: _Notes) -> Category | None:
+def _category(entry: Any, notes: Notes) -> Category | None:
     if not isinstance(entry, dict):
-        notes.fault("validation", f"a category is not an object but {_short(entry)}")
+        notes.fault("validation", f"a category is not an object but {short(entry)}")
         return None
     identifier, name = entry.get("id"), entry.get("name")
     fault = "it has no id" if not isinstance(identifier, str) or not identifier.strip() else ""
@@ -196,12 +142,12 @@ def _category(entry: Any, notes: _Notes) -> Category | None:
     if not fault and not definition:
         fault = "it has no definition"
     if fault:
-        notes.fault("validation", f"category {_short(identifier)}: {fault}")
+        notes.fault("validation", f"category {short(identifier)}: {fault}")
         return None
     return Category(identifier.strip(), clean_name(name), definition)  # type: ignore[union-attr,arg-type]
 
 
-def _assignments(found: Found, categories: Mapping[str, Category], notes: _Notes) -> dict[str, Placed]:
+def _assignments(found: Found, categories: Mapping[str, Category], notes: Notes) -> dict[str, Placed]:
     given = found.value.get("assignments", {})
     if not isinstance(given, Pairs):
         notes.fault("validation", "assignments is not an object with the products' ids as keys")
@@ -226,7 +172,7 @@ def _assignments(found: Found, categories: Mapping[str, Category], notes: _Notes
     return {product: placed for product, placed in stated.items() if product not in spoiled}
 
 
-def _placed(entry: Any, categories: Mapping[str, Category], notes: _Notes, product: str) -> tuple[Placed | None, str]:
+def _placed(entry: Any, categories: Mapping[str, Category], notes: Notes, product: str) -> tuple[Placed | None, str]:
     if not isinstance(entry, dict):
         return None, "assignments that are not objects with category and confidence"
     if holds_invalid(entry):
@@ -236,19 +182,19 @@ def _placed(entry: Any, categories: Mapping[str, Category], notes: _Notes, produ
         return None, "assignments whose category is not a text"
     category = category.strip()
     if category != OUT_OF_SCOPE and category not in categories:
-        return None, f"category {_short(category)} is not among the answer's valid categories"
+        return None, f"category {short(category)} is not among the answer's valid categories"
     name = category if category == OUT_OF_SCOPE else fold_name(categories[category].name)
     return Placed(name, _confidence(entry.get("confidence"), notes, product)), ""
 
 
-def _confidence(value: Any, notes: _Notes, product: str) -> float | None:
+def _confidence(value: Any, notes: Notes, product: str) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
-    notes.warn(f"confidence of {product} is {_short(value)}, stored as unknown")
+    notes.warn(f"confidence of {product} is {short(value)}, stored as unknown")
     return None
 
 
-def _of_this_batch(stated: dict[str, Placed], known: frozenset[str], notes: _Notes) -> dict[str, Placed]:
+def _of_this_batch(stated: dict[str, Placed], known: frozenset[str], notes: Notes) -> dict[str, Placed]:
     strangers = [product for product in stated if product not in known]
     if strangers and len(strangers) == len(stated):
         notes.fault("completeness", "answer to another question, none of its ids was asked for", strangers)
@@ -262,7 +208,7 @@ def _join(
     categories: Mapping[str, Category],
     stated: Mapping[str, Placed],
     ids: frozenset[str],
-    notes: _Notes,
+    notes: Notes,
 ) -> Extracted:
     named = {fold_name(category.name): category for category in categories.values()}
     assignments = dict(done.assignments)
@@ -277,7 +223,7 @@ def _join(
     return Extracted({name: joined[name] for name in order if name in used}, assignments)
 
 
-def _members(found: Found, ids: Sequence[str], categories: Mapping[str, Category], notes: _Notes) -> dict[str, str]:
+def _members(found: Found, ids: Sequence[str], categories: Mapping[str, Category], notes: Notes) -> dict[str, str]:
     given = found.value.get("members", {})
     if not isinstance(given, Pairs):
         notes.fault("validation", "members is not an object with the input ids as keys")
@@ -301,7 +247,7 @@ def _members(found: Found, ids: Sequence[str], categories: Mapping[str, Category
     return {key: values[0].strip() for key, values in entries.items() if key not in spoiled}
 
 
-def _reassignments(found: Found, products: set[str], categories: set[str], notes: _Notes) -> dict[str, Placed]:
+def _reassignments(found: Found, products: set[str], categories: set[str], notes: Notes) -> dict[str, Placed]:
     given = found.value.get("reassignments")
     if not isinstance(given, list):
         notes.fault("validation", "reassignments is not a list")
@@ -317,56 +263,19 @@ def _reassignments(found: Found, products: set[str], categories: set[str], notes
     return changes
 
 
-def _reassignment(entry: Any, products: set[str], categories: set[str], notes: _Notes) -> tuple[str, Placed] | None:
+def _reassignment(entry: Any, products: set[str], categories: set[str], notes: Notes) -> tuple[str, Placed] | None:
     if not isinstance(entry, dict) or holds_invalid(entry):
-        notes.fault("validation", f"not a valid reassignment: {_short(entry)}")
+        notes.fault("validation", f"not a valid reassignment: {short(entry)}")
         return None
     product, category = entry.get("product"), entry.get("category")
     if not isinstance(product, str) or product.strip() not in products:
-        notes.fault("completeness", f"{_short(product)} is no product of this batch")
+        notes.fault("completeness", f"{short(product)} is no product of this batch")
         return None
     if not isinstance(category, str) or category.strip() not in categories:
-        notes.fault("validation", f"{product.strip()}: {_short(category)} is no subcategory of the prompt")
+        notes.fault("validation", f"{product.strip()}: {short(category)} is no subcategory of the prompt")
         return None
     return product.strip(), Placed(category.strip(), _confidence(entry.get("confidence"), notes, product.strip()))
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _categories_schema(names: Sequence[str]) -> dict[str, Any]:
-    category = {
-        "id": {"type": "string", "enum": list(names)},
-        "name": {"type": "string"},
-        "definition": {"type": "string"},
-    }
-    return {"type": "array", "items": _object(category)}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/$defs/{name}"}
-
-
 def _doubled(values: Sequence[str]) -> list[str]:
     return sorted(value for value, count in Counter(values).items() if count > 1)
-
-
-def _short(value: Any) -> str:
-    text = ascii(value) if isinstance(value, str) and holds_invalid(value) else repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _storable(text: str) -> str:
-    """Replace lone surrogates, which no file can hold."""
-    return text.encode(errors="replace").decode()
-
-
-def _listed(ids: Sequence[str]) -> str:
-    shown = ", ".join(ids[:_SHOWN])
-    return f"{shown} and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else shown

@@ -20,7 +20,7 @@ from segkit.events import log_event
 from segkit.interactions import Intent
 from segkit.llm import LostError, NotSentError, Response, Transport
 from segkit.llm.budget import ExhaustedError, Reservation
-from segkit.llm.limits import Limits, Ticket
+from segkit.llm.limits import Limits, Probe, Ticket
 from segkit.llm.refusals import Meaning, meaning_of
 from segkit.models import Usage
 from segkit.progress import Progress
@@ -29,7 +29,6 @@ from segkit.runs import Run
 from segkit.settings import Settings
 from segkit.storage.local import disk_error
 
-PROBE_SECONDS = 0.5
 LONGEST_ANSWER = 16_384
 LONGEST_BACKOFF = 30.0
 
@@ -90,7 +89,7 @@ class Sender:
         self._model, self._most_tries = run.parameters.model, 1 + run.parameters.max_retries
         self._host = urlsplit(run.parameters.endpoint).hostname or run.parameters.endpoint
         self._redact = redactor(settings.secrets)
-        self._probe = _Probe()
+        self._probe = Probe()
         self._refused: SegkitError | None = None
         self._budget = progress.budget(settings.segkit_max_calls, settings.segkit_max_cost_usd)
         self._limits = Limits(
@@ -281,27 +280,6 @@ class Sender:
     def _event(self, event: str, letter: Letter, **facts: Any) -> None:
         where = {"stage": letter.facts["interaction_type"], "batch": letter.batch, "attempt": letter.attempt}
         log_event(self._run.folder, event, **where, **facts)
-
-
-class _Probe:
-    """Lets the first request go alone for a moment: a hopeless error then costs one request, not all at once."""
-
-    def __init__(self) -> None:
-        self._answered = asyncio.Event()
-        self._first = True
-
-    async def wait(self) -> None:
-        if self._first:
-            self._first = False
-            return
-        if not self._answered.is_set():
-            try:
-                await asyncio.wait_for(self._answered.wait(), PROBE_SECONDS)
-            except TimeoutError:
-                self._answered.set()
-
-    def open(self) -> None:
-        self._answered.set()
 
 
 def _money(response: Response, meaning: Meaning) -> str:

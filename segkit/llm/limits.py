@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# Clocks of two machines and the way between them: a request may arrive a little later than it was sent.
 FALL, RISE = 0.7, 0.125
+# Clocks of two machines and the way between them: a request may arrive a little later than it was sent.
 WINDOW = 61.0
+PROBE_SECONDS = 0.5
 
 
 @dataclass
@@ -134,3 +135,24 @@ class Limits:
     def _delay(self, amounts: tuple[int, int, int]) -> float:
         waits = (window.delay(amount) for window, amount in zip(self._windows, amounts, strict=True))
         return max(self._held_until - self._clock(), *waits)
+
+
+class Probe:
+    """Lets the first request go alone for a moment: a hopeless error then costs one request, not all at once."""
+
+    def __init__(self) -> None:
+        self._answered = asyncio.Event()
+        self._first = True
+
+    async def wait(self) -> None:
+        if self._first:
+            self._first = False
+            return
+        if not self._answered.is_set():
+            try:
+                await asyncio.wait_for(self._answered.wait(), PROBE_SECONDS)
+            except TimeoutError:
+                self._answered.set()
+
+    def open(self) -> None:
+        self._answered.set()

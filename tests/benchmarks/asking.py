@@ -33,8 +33,9 @@ from segkit.extracting import extract_questions
 from segkit.interactions import scan
 from segkit.models import Answer, Asking, Question
 from segkit.preparing import prepare_run
-from segkit.replies import check_refine, refine_schema
+from segkit.replies import check_refine
 from segkit.runs import Run
+from segkit.schemas import refine_schema
 from segkit.settings import load_settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
