@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segkit.errors import InputError
-from segkit.options import Json, RunName, RunsDir, RunsOrAll
+from segkit.options import Json, Missing, RunName, RunsDir, RunsOrAll
 
 app = typer.Typer()
 db = typer.Typer(help="The copy of all runs in Postgres.", no_args_is_help=True, rich_markup_mode=None)
@@ -15,11 +15,11 @@ app.add_typer(db, name="db")
 
 
 @app.command()
-def sync(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = False) -> None:
+def sync(name: RunName = "latest", missing: Missing = None, runs_dir: RunsDir = None, as_json: Json = False) -> None:
     """Load a run into Postgres; doing it again changes nothing."""
     from segkit import showing
 
-    showing.sync_and_show(name, runs_dir, as_json)
+    showing.sync_and_show(name, runs_dir, as_json, missing)
 
 
 @app.command("migrate-to-s3")
