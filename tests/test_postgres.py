@@ -618,11 +618,20 @@ def test_a_title_with_nul_does_not_stop_a_run(url: str, tmp_path: Path) -> None:
     assert postgres.load_products(url, [1])["title"].tolist() == ["a\ufffd\\N\tb"]
 
 
-def test_a_read_only_server_is_told(url: str, tmp_path: Path) -> None:
-    """P10: a replica, or a server after its failover."""
-    with pytest.raises(DatabaseError, match="read-only transaction"):
-        loading.sync(make_run(tmp_path), f"{url}?options=-cdefault_transaction_read_only%3Don", interactions())
+def test_a_database_that_became_read_only_is_told(url: str, server: str, tmp_path: Path) -> None:
+    """P10: what a replica does, or a provider whose quota is used up; an unchanged run needs no writing."""
+    alter = f"ALTER DATABASE {url.rpartition('/')[2]} {{}} default_transaction_read_only"
+    execute(server, f"{alter.format('SET')} = on")
+    with pytest.raises(DatabaseError, match="in a read-only transaction") as error:
+        loading.sync(make_run(tmp_path), url, interactions())
+    assert "?target_session_attrs=read-write; no run folder was changed; run `segkit sync RUN`" in error.value.hint
     assert rows(url) == 0
+    execute(server, alter.format("RESET"))
+    loading.sync(tmp_path, url, interactions())
+    execute(server, f"{alter.format('SET')} = on")
+    assert postgres.migrate(url) == []
+    assert loading.sync(tmp_path, url, interactions())["product_segments"] == 59
+    assert comparing.check(tmp_path, url, interactions()) == []
 
 
 def test_missing_tables_and_rights_are_told_with_what_helps(url: str, make_database: Any, tmp_path: Path) -> None:
