@@ -51,6 +51,9 @@ ProductLine = Annotated[str, typer.Option(help="What a model sees of a product: 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="The model, or `offline`.  [default: DEFAULT_MODEL or gpt-4o]")
 ]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Also a run in S3 that a machine which is gone worked on.")
+]
 Prompts = Annotated[str, typer.Option(help="The set of prompts to use.")]
 Seed = Annotated[int, typer.Option(help="Shuffles the products into batches.")]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Questions asked at once.")]
