@@ -116,6 +116,8 @@ def reopen(folder: Path) -> str | None:
     if not location(folder):
         return None
     storage = remote(folder)
+    if is_damaged(folder):
+        (folder / STORED).unlink()
     fetch_all(folder)
     storage.remove(f"{folder.name}/{STORED}")
     (folder / STORED).unlink(missing_ok=True)
@@ -169,8 +171,40 @@ def write_stored(folder: Path, storage: Storage, lines: bytes) -> None:
 
 
 def stored(folder: Path) -> dict[str, str]:
-    """Read what was stored of a run: name → SHA-256; nothing for one that has not ended."""
-    return read_hashes(folder / STORED)
+    """Read what was stored of a run: name → SHA-256; nothing for one that has not ended.
+
+    Raises RunError for a list that is damaged, with the command that makes it anew.
+    """
+    try:
+        return read_hashes(folder / STORED)
+    except RunError as error:
+        raise RunError(error.message, way_to_store(folder)) from None
+
+
+def is_damaged(folder: Path) -> bool:
+    """Tell whether the list of what was stored of a run cannot be read."""
+    try:
+        stored(folder)
+    except RunError:
+        return True
+    return False
+
+
+def way_to_store(folder: Path) -> str:
+    """The command after which all of a run is stored in S3, and the list of it whole."""
+    is_completed = _status(folder / "status.json").get("state") == "completed"
+    return f"segkit {'migrate-to-s3' if is_completed else 'resume'} {folder.name}"
+
+
+def restore_stored(folder: Path) -> None:
+    """Take the list of what is stored of a run from S3 again, where it is empty or missing here."""
+    if not _is_filled(folder / STORED):
+        with suppress(FileNotFoundError):
+            write_atomic(folder / STORED, remote(folder).read(f"{folder.name}/{STORED}"))
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def as_lines(hashes: Mapping[str, str]) -> bytes:
@@ -240,7 +274,7 @@ def _refresh(folder: Path, storage: Storage) -> None:
     if not location(folder) or any(is_held(folder / lock) for lock in LOCKS):
         return
     ours = _status(folder / "status.json")
-    if ours.get("state") == "completed" and (folder / STORED).exists():
+    if ours.get("state") == "completed" and _is_filled(folder / STORED):
         return
     theirs = _remote_status(storage, folder.name)
     if theirs and theirs != ours and _is_later(theirs, ours):

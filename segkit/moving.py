@@ -24,6 +24,8 @@ def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: boo
     run = _opened(name, runs_dir)
     if remote and not mirror.location(run.folder):
         raise RunError(f"{run.id} is not in S3", f"segkit migrate-to-s3 {run.id}")
+    if mirror.location(run.folder):
+        mirror.restore_stored(run.folder)
     found = differences(run) + (remote_differences(run) if remote else [])
     if as_json:
         write_json({"run_id": run.id, "differences": found})

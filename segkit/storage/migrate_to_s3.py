@@ -120,12 +120,28 @@ def _require_here(run: Run, storage: Storage) -> None:
 
 def _hashes(run: Run) -> dict[str, str]:
     """Hash every file of a run, those that are in S3 already by what was stored; raises RunError for damaged ones."""
-    told = mirror.stored(run.folder) if mirror.location(run.folder) else {}
+    before = set(mirror.files(run.folder))
+    told = _told(run.folder)
     here = {name: mirror.hash_of(run.folder / name) for name in mirror.files(run.folder)}
     damaged = [line for line in differences(run) if line.partition(": ")[0] in here or not told]
     if damaged:
+        for name in {line.partition(": ")[0] for line in damaged} & (here.keys() - before):
+            (run.folder / name).unlink()  # as it is in S3; where it is restored there, it is fetched again
         raise RunError(_listed(f"{run.id} is damaged", damaged), "nothing was sent; restore them from a copy")
     return {**told, **here}
+
+
+def _told(folder: Path) -> dict[str, str]:
+    """Read what was stored of a run; where nothing tells that any more, bring all of it here to be hashed anew."""
+    if not mirror.location(folder):
+        return {}
+    mirror.restore_stored(folder)
+    if mirror.is_damaged(folder):
+        (folder / mirror.STORED).unlink()
+    told = mirror.stored(folder)
+    if not told:
+        mirror.fetch_all(folder)
+    return told
 
 
 def _copy_all(folder: Path, storage: Storage, hashes: Mapping[str, str], tell: Tell | None) -> int:
@@ -196,10 +212,10 @@ def _remove_remote(folder: Path, storage: Storage) -> None:
 
 
 def _stored(run: Run) -> dict[str, str]:
+    mirror.restore_stored(run.folder)
     told = mirror.stored(run.folder)
     if not told:
-        command = "migrate-to-s3" if run.status["state"] == "completed" else "resume"
-        raise RunError(f"{run.id} is not stored in S3 as a whole", f"segkit {command} {run.id}")
+        raise RunError(f"{run.id} is not stored in S3 as a whole", mirror.way_to_store(run.folder))
     return told
 
 
