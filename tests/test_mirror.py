@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import socket
 import subprocess
@@ -387,6 +388,29 @@ def test_compressed_logs_are_logs(
     again = new_run()  # another, from the cache
     work(again)
     assert len(endpoint.ledger()) == asked
+
+
+@pytest.mark.parametrize("compress", ["0", "1"])
+def test_a_leftover_intent_in_s3_is_no_second_answer(
+    remote_run: Run, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: str
+) -> None:
+    """I1, I3, J1 ★: an intent was sent, its log too, and the machine died before it removed the intent there."""
+    monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", compress)
+    extract_taxonomy(remote_run, load_settings())
+    mirror.push(remote_run.folder)
+    log = min(remote_run.stage_folder("extract_taxonomy").iterdir())
+    left = log.with_name(log.name.partition(".")[0] + ".intent")
+    content = gzip.decompress(log.read_bytes()) if compress == "1" else log.read_bytes()
+    mirror.remote(remote_run.folder).create(f"{remote_run.id}/segmentation/{left.name}", content)
+    away, asked = elsewhere(remote_run, tmp_path), len(endpoint.ledger())
+    reopen_run(away)
+    assert (away.stage_folder("extract_taxonomy") / left.name).exists()
+    extract_taxonomy(away, load_settings())
+    assert len(endpoint.ledger()) == asked
+    assert away.status["stages"]["segmentation"]["calls"] == 2, "none is counted twice"
+    assert (away.stage_folder("extract_taxonomy") / log.name).read_bytes() == log.read_bytes()
+    mirror.push(away.folder)
+    assert not [name for name in keys(away) if name.endswith(".intent")]
 
 
 def test_the_log_of_a_call_without_an_answer_is_compressed_too(
