@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from segkit.products import load_products
     from segkit.runs import Parameters, Run, open_run
     from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-    from segkit.syncing import products_from_postgres, read_postgres, sync_run
+    from segkit.syncing import products_from_postgres, read_postgres, skipped_products, sync_run
 
 _HOMES = {
     "Parameters": "runs",
@@ -37,6 +37,7 @@ _HOMES = {
     "read_postgres": "syncing",
     "refine_assignments": "stages",
     "set_up_notebook": "jupyter",
+    "skipped_products": "syncing",
     "sync_run": "syncing",
 }
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "read_postgres",
     "refine_assignments",
     "set_up_notebook",
+    "skipped_products",
     "sync_run",
 ]
 

@@ -122,6 +122,7 @@ class Archive:
 
     def _index(self) -> dict[str, list[Interaction]]:
         interactions.fetch(self._folder)
+        interactions.sweep(self._folder)
         logs, damaged = interactions.scan(self._folder)
         for path in damaged:
             log_event(self._run.folder, "damaged_log_passed_over", file=path.name)

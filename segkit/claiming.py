@@ -18,10 +18,11 @@ from segkit.storage.local import is_alive
 
 
 @contextmanager
-def claimed(folder: Path, *, take_over: bool = False) -> Iterator[None]:
+def claimed(folder: Path, *, take_over: bool = False, command: str = "resume") -> Iterator[None]:
     """Hold a run in S3 against other machines while the block works on it; raises RunError naming the owner.
 
-    The caller holds the locks of the folder, so that an owner of this very folder is a process that is gone.
+    The error tells how to take the run over with the same `command`. The caller holds the locks of the folder, so
+    that an owner of this very folder is a process that is gone.
     """
     if not location(folder):
         yield
@@ -35,7 +36,7 @@ def claimed(folder: Path, *, take_over: bool = False) -> Iterator[None]:
         with suppress(FileNotFoundError):  # it has ended meanwhile
             owner = _read(storage.read(name))
             if not take_over and not _is_gone(folder, owner):
-                raise _owned_elsewhere(folder, owner) from None
+                raise _owned_elsewhere(folder, owner, command) from None
         storage.replace(name, mine)
     (folder / OWNER).unlink(missing_ok=True)
     try:
@@ -71,8 +72,8 @@ def _is_gone(folder: Path, owner: Mapping[str, Any]) -> bool:
     return isinstance(owner.get("pid"), int) and not is_alive(owner["pid"])
 
 
-def _owned_elsewhere(folder: Path, owner: Mapping[str, Any]) -> RunError:
+def _owned_elsewhere(folder: Path, owner: Mapping[str, Any], command: str) -> RunError:
     who = f"pid {owner.get('pid', '?')} on {owner.get('host', '?')} since {owner.get('since', '?')}"
     where = "in another folder" if owner.get("host") == socket.gethostname() else "on another machine"
-    hint = f"if that process is gone: segkit resume {folder.name} --take-over"
+    hint = f"if that process is gone: segkit {command} {folder.name} --take-over"
     return RunError(f"{folder.name} is at work {where}: {who}", hint)

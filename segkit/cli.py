@@ -27,6 +27,7 @@ from segkit.options import (
     RunName,
     RunsDir,
     Seed,
+    TakeOver,
     TitleColumn,
     Unassigned,
     Where,
@@ -196,9 +197,7 @@ def resume(
     max_cost_usd: MaxCost = None,
     runs_dir: RunsDir = None,
     no_sync: NoSync = False,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Also a run in S3 that a machine which is gone worked on.")
-    ] = False,
+    take_over: TakeOver = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run that was stopped or failed; what is already answered is not asked again."""

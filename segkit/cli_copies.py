@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segkit.errors import InputError
-from segkit.options import Json, RunName, RunsDir, RunsOrAll
+from segkit.options import Json, Missing, RunName, RunsDir, RunsOrAll, TakeOver
 
 app = typer.Typer()
 db = typer.Typer(help="The copy of all runs in Postgres.", no_args_is_help=True, rich_markup_mode=None)
@@ -15,11 +15,11 @@ app.add_typer(db, name="db")
 
 
 @app.command()
-def sync(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = False) -> None:
+def sync(name: RunName = "latest", missing: Missing = None, runs_dir: RunsDir = None, as_json: Json = False) -> None:
     """Load a run into Postgres; doing it again changes nothing."""
     from segkit import showing
 
-    showing.sync_and_show(name, runs_dir, as_json)
+    showing.sync_and_show(name, runs_dir, as_json, missing)
 
 
 @app.command("migrate-to-s3")
@@ -32,6 +32,7 @@ def migrate_to_s3(
     remove_local: Annotated[
         bool, typer.Option("--remove-local", help="Remove the local files in the end, when all are verified.")
     ] = False,
+    take_over: TakeOver = False,
     runs_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +44,7 @@ def migrate_to_s3(
 
     if bool(name) == bool(run_id):
         raise InputError("give one run", "segkit migrate-to-s3 latest")
-    moving.migrate_and_show(name or run_id, runs_dir, remove_local, as_json)
+    moving.migrate_and_show(name or run_id, runs_dir, remove_local, as_json, take_over)
 
 
 @app.command("rollback-s3")
@@ -52,13 +53,14 @@ def rollback_s3(
     remove_remote: Annotated[
         bool, typer.Option("--remove-remote", help="Remove the files in S3 in the end, when all are here.")
     ] = False,
+    take_over: TakeOver = False,
     runs_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
     """Bring a run back from S3 to the local disk, byte for byte, and its index in Postgres too."""
     from segkit import moving
 
-    moving.rollback_and_show(name, runs_dir, remove_remote, as_json)
+    moving.rollback_and_show(name, runs_dir, remove_remote, as_json, take_over)
 
 
 @db.command("query")

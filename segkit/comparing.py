@@ -2,7 +2,8 @@
 
 The marker stands in the run's own row, in `result_summary` beside the summary. It is written in the transaction
 that loaded and compared the run, and holds a hash of what the folder said and a checksum of what the tables
-held. While both are still so, nothing has changed, and no row has to be read.
+held. While both are still so, nothing has changed, and no row has to be read. It also names the products that were
+left out because the store lacks them: without those the tables are compared.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from psycopg.types.json import Jsonb
 from segkit.binary_copy import binary_rows, holds_numbers
 from segkit.checksums import our_sums, stored_sums
 from segkit.postgres import Connection, connect, mapped, names
-from segkit.run_tables import ASSIGNMENTS, SCHEMAS, Content, Row, run_content, run_row
+from segkit.product_store import first_ids, present_products
+from segkit.run_tables import ASSIGNMENTS, SCHEMAS, Content, Row, run_content, run_row, without_products
 
 CHUNK = 20_000  # rows at once as Python objects: a million rows are sent and compared in such pieces
 RUN = ["id", "created_at", "status", "model_config", "processing_params"]  # the columns of segmentation_runs
 RUN += ["total_products", "processed_products", "result_summary"]
 SERIAL = ("product_taxonomies", "llm_interaction_index")  # the database gives their rows ids
-_MARKER = "segkit"
+_MARKER, _SKIPPED = "segkit", "skipped"
 
 _ROW_SUM = SQL("""
 SELECT count(*), coalesce(sum(hash_record_extended(ROW(place, {columns}), 0)), 0)::text
@@ -45,7 +47,18 @@ def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
     run, content = run_row(folder), run_content(folder, interactions)
     with mapped(url, f"the check of {run[0]}"), connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one moment for all tables
-        return differences(connection, run, content)
+        _, known = stored_run(connection, run[0])
+        skipped = skipped_products(known)
+        found = differences(connection, run, without_products(content, skipped))
+        if arrived := present_products(connection, skipped):
+            found.append(f"amazon_products: has {len(arrived)} products that were left out: {first_ids(arrived)}")
+        return found
+
+
+def skipped(url: str, run_id: str) -> list[int]:
+    """The products that the last sync of a run left out; none for a run that is not in the database."""
+    with mapped(url, f"asking for {run_id}"), connect(url) as connection:
+        return skipped_products(stored_run(connection, run_id)[1])
 
 
 def differences(connection: Connection, run: Row, content: Content, *, every_row: bool = True) -> list[str]:
@@ -84,7 +97,16 @@ def stored_run(connection: Connection, run_id: str) -> tuple[Row | None, Marker]
     row = next(stored_rows(connection, "segmentation_runs", RUN, run_id, "id"), None)
     if row is None or not isinstance(row[-1], dict):
         return row, {}
-    return (*row[:-1], {name: value for name, value in row[-1].items() if name != _MARKER}), row[-1].get(_MARKER, {})
+    known = row[-1].get(_MARKER)
+    summary = {name: value for name, value in row[-1].items() if name != _MARKER}
+    return (*row[:-1], summary), known if isinstance(known, dict) else {}
+
+
+def skipped_products(known: Marker) -> list[int]:
+    """The products that the last sync left out, as its marker tells; one that somebody edited tells of none."""
+    told = known.get(_SKIPPED)
+    is_whole = isinstance(told, list) and all(type(id_) is int and -(2**63) <= id_ < 2**63 for id_ in told)
+    return told if told and is_whole else []
 
 
 def held(connection: Connection, run_id: str, tables: Iterable[str] = tuple(SCHEMAS)) -> dict[str, Figures]:
@@ -96,9 +118,10 @@ def held(connection: Connection, run_id: str, tables: Iterable[str] = tuple(SCHE
     return {name: _held(connection, name, run_id, places) for name in tables}
 
 
-def marker(digests: dict[str, str], figures: dict[str, Figures]) -> Marker:
-    """The marker of a run: what its folder says (see `run_tables.digests`), and what the tables hold."""
-    return {name: [digest, *figures[name]] for name, digest in digests.items()}
+def marker(digests: dict[str, str], figures: dict[str, Figures], skipped: list[int] | None = None) -> Marker:
+    """The marker of a run: what should be there (see `run_tables.digests`), what is held, what was left out."""
+    told: Marker = {name: [digest, *figures[name]] for name, digest in digests.items()}
+    return told | ({_SKIPPED: skipped} if skipped else {})
 
 
 def _held(connection: Connection, name: str, run_id: str, places: dict[int, int]) -> Figures:

@@ -11,7 +11,8 @@ from segkit.errors import RunError
 from segkit.printing import new_console, pairs, write_json
 from segkit.runs import Run, open_run, run_ids
 from segkit.settings import Settings, load_settings
-from segkit.syncing import check_run, database_name, database_url, reindex_run
+from segkit.showing import left_out
+from segkit.syncing import check_run, database_name, database_url, reindex_run, skipped_products
 
 
 def migrate_and_show(partitioned: bool) -> None:
@@ -50,7 +51,8 @@ def check_and_show(name: str, runs_dir: Path | None) -> int:
         for line in found:
             output.print(f"{run.id}: {escape(line)}")
         if not found:
-            output.print(f"{run.id}: the tables hold what the folder says")
+            missing = "".join(f", but for {told}" for told in left_out(skipped_products(run, settings)).values())
+            output.print(f"{run.id}: the tables hold what the folder says{missing}")
     return 1 if count else 0
 
 

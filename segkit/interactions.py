@@ -215,8 +215,23 @@ def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
 
 def intents(folder: Path) -> list[Path]:
     """List the intents without a finished log: their requests may have been paid."""
-    found = [Path(name) for name in _names(folder, ".intent")]
-    return [path for path in found if not path.with_suffix(".json.gz").exists()]
+    return [path for path in map(Path, _names(folder, ".intent")) if not _is_finished(path)]
+
+
+def sweep(folder: Path) -> None:
+    """Remove the intents that outlived their logs: a crash came before their end, or both came from S3."""
+    for path in map(Path, _names(folder, ".intent")):
+        if _is_finished(path):
+            path.unlink()
+
+
+def _is_finished(intent: Path) -> bool:
+    """Tell whether the log of an intent is there, and whole."""
+    for ending in ENDINGS:
+        with contextlib.suppress(FileNotFoundError, DamagedError):
+            read(intent.with_suffix(ending))
+            return True
+    return False
 
 
 def place_of(path: Path) -> tuple[int, int]:

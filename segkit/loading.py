@@ -29,6 +29,7 @@ from segkit.comparing import (
     held,
     marker,
     rows_of,
+    skipped_products,
     stored_rows,
     stored_run,
     table_differences,
@@ -37,7 +38,7 @@ from segkit.comparing import (
 )
 from segkit.errors import DatabaseError
 from segkit.postgres import Connection, connect, mapped, names
-from segkit.run_tables import Content, Row, digests, index_content, run_content, run_row
+from segkit.run_tables import Content, Row, digests, index_content, run_content, run_row, without_products
 
 _PAUSES = (0.2, 1.0, 5.0)  # seconds before a transaction is tried again that lost against another one
 _PATIENCE = SQL("SET LOCAL lock_timeout = '15min'; SET LOCAL statement_timeout = '15min'")  # with another sync
@@ -46,11 +47,12 @@ _MANY = 10_000  # rows that change the statistics of a table
 _KEYS = {"product_taxonomies": "category_name", "llm_interaction_index": "file_path"}  # a row keeps its id by these
 
 
-def sync(folder: Path, url: str, interactions: pd.DataFrame) -> dict[str, int]:
+def sync(folder: Path, url: str, interactions: pd.DataFrame, *, skip: bool = False) -> dict[str, int]:
     """Load a run folder into the tables, in place of what they hold of this run; returns the rows of each table.
 
     One transaction: after an error or a kill the tables are as before, and the same call can be made again. Where
-    nothing changed since the last sync, nothing is locked or written.
+    nothing changed since the last sync, nothing is locked or written. With `skip`, products that the store lacks are
+    left out, and named in the marker; they are loaded by a sync after they have come.
     Raises RunError for a folder that cannot be read, DatabaseError for all else.
     """
     run = run_row(folder)
@@ -58,24 +60,28 @@ def sync(folder: Path, url: str, interactions: pd.DataFrame) -> dict[str, int]:
         looking = pool.submit(_look, url, run[0])
         content = run_content(folder, interactions)
         said = digests(content)
-    stored, known, figures = looking.result()
-    if stored != run or known != marker(said, figures):
-        _patiently(lambda: _sync(folder, url, run, content))
-    return {"segmentation_runs": 1} | {name: table.num_rows for name, table in content.items()}
+    stored, known, figures, has_arrivals = looking.result()
+    skipped = skipped_products(known) if skip and not has_arrivals else []
+    wanted = without_products(content, skipped)
+    if stored != run or known != marker(digests(wanted) if skipped else said, figures, skipped):
+        wanted = _patiently(lambda: _sync(folder, url, run, content, skip=skip))
+    return {"segmentation_runs": 1} | {name: table.num_rows for name, table in wanted.items()}
 
 
-def _look(url: str, run_id: str) -> tuple[Row | None, Marker, dict[str, Figures]]:
-    """See that the tables can hold a run, and what they hold of this one."""
+def _look(url: str, run_id: str) -> tuple[Row | None, Marker, dict[str, Figures], bool]:
+    """See that the tables can hold a run, what they hold of this one, and whether what they lack of it has come."""
     with mapped(url, f"the sync of {run_id}"), connect(url) as connection:
         connection.isolation_level = IsolationLevel.REPEATABLE_READ  # one moment for all tables
         connection.execute(_LIMITS)
         database_schema.require_tables(connection)
-        found = (*stored_run(connection, run_id), held(connection, run_id))
+        stored, known = stored_run(connection, run_id)
+        arrivals = product_store.present_products(connection, skipped_products(known))
+        found = (stored, known, held(connection, run_id), bool(arrivals))
         connection.rollback()
     return found
 
 
-def _patiently(work: Callable[[], None]) -> None:
+def _patiently(work: Callable[[], Content]) -> Content:
     """Do some work, and do it again where its transaction lost against another one."""
     for pause in _PAUSES:
         try:
@@ -87,13 +93,17 @@ def _patiently(work: Callable[[], None]) -> None:
     return work()
 
 
-def _sync(folder: Path, url: str, run: Row, content: Content) -> None:
+def _sync(folder: Path, url: str, run: Row, content: Content, *, skip: bool) -> Content:
+    """Load a run and write its marker; gives what was loaded."""
     with mapped(url, f"the sync of {run[0]}"), connect(url) as connection:
         _begin(connection, run[0])
-        _load(connection, folder, run, content)
-        write_marker(connection, run[0], marker(digests(content), held(connection, run[0])))
+        skipped = product_store.require_products(connection, folder, skip=skip)
+        wanted = without_products(content, skipped)
+        _load(connection, run, wanted)
+        write_marker(connection, run[0], marker(digests(wanted), held(connection, run[0]), skipped))
         connection.commit()
-        _analyse(connection, content)
+        _analyse(connection, wanted)
+    return wanted
 
 
 def _analyse(connection: Connection, content: Content) -> None:
@@ -116,11 +126,10 @@ def lock_name(run_id: str) -> str:
     return f"segkit {run_id}"
 
 
-def _load(connection: Connection, folder: Path, run: Row, content: Content) -> None:
+def _load(connection: Connection, run: Row, content: Content) -> None:
     """Write a run unless the tables hold it already, and compare what they hold then."""
     stored, _ = stored_run(connection, run[0])
     if stored is None or differences(connection, run, content, every_row=False):
-        product_store.require_products(connection, folder)
         _write_run(connection, run)
         _replace(connection, run[0], content)
         _require_equal(differences(connection, run, content, every_row=False))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -107,12 +108,20 @@ def fetch_all(folder: Path, below: str = "") -> None:
         fetch(folder, *sorted(names | {name for name in stored(folder) if name.startswith(below)}))
 
 
-def reopen(folder: Path) -> None:
-    """Bring all of a run here to go on with it; since its files change now, what was stored measures them no more."""
-    if location(folder):
-        fetch_all(folder)
-        remote(folder).remove(f"{folder.name}/{STORED}")
-        (folder / STORED).unlink(missing_ok=True)
+def reopen(folder: Path) -> str | None:
+    """Bring all of a run here to go on with it; since its files change now, what was stored measures them no more.
+
+    Gives the name of the life that S3 knows of it (empty where it knows none), or None for a run not in S3.
+    """
+    if not location(folder):
+        return None
+    storage = remote(folder)
+    if is_damaged(folder):
+        (folder / STORED).unlink()
+    fetch_all(folder)
+    storage.remove(f"{folder.name}/{STORED}")
+    (folder / STORED).unlink(missing_ok=True)
+    return str(_remote_status(storage, folder.name).get("life", ""))
 
 
 def push(folder: Path) -> None:
@@ -162,8 +171,40 @@ def write_stored(folder: Path, storage: Storage, lines: bytes) -> None:
 
 
 def stored(folder: Path) -> dict[str, str]:
-    """Read what was stored of a run: name → SHA-256; nothing for one that has not ended."""
-    return read_hashes(folder / STORED)
+    """Read what was stored of a run: name → SHA-256; nothing for one that has not ended.
+
+    Raises RunError for a list that is damaged, with the command that makes it anew.
+    """
+    try:
+        return read_hashes(folder / STORED)
+    except RunError as error:
+        raise RunError(error.message, way_to_store(folder)) from None
+
+
+def is_damaged(folder: Path) -> bool:
+    """Tell whether the list of what was stored of a run cannot be read."""
+    try:
+        stored(folder)
+    except RunError:
+        return True
+    return False
+
+
+def way_to_store(folder: Path) -> str:
+    """The command after which all of a run is stored in S3, and the list of it whole."""
+    is_completed = _status(folder / "status.json").get("state") == "completed"
+    return f"segkit {'migrate-to-s3' if is_completed else 'resume'} {folder.name}"
+
+
+def restore_stored(folder: Path) -> None:
+    """Take the list of what is stored of a run from S3 again, where it is empty or missing here."""
+    if not _is_filled(folder / STORED):
+        with suppress(FileNotFoundError):
+            write_atomic(folder / STORED, remote(folder).read(f"{folder.name}/{STORED}"))
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def as_lines(hashes: Mapping[str, str]) -> bytes:
@@ -233,13 +274,12 @@ def _refresh(folder: Path, storage: Storage) -> None:
     if not location(folder) or any(is_held(folder / lock) for lock in LOCKS):
         return
     ours = _status(folder / "status.json")
-    if ours["state"] == "completed" and (folder / STORED).exists():
+    if ours.get("state") == "completed" and _is_filled(folder / STORED):
         return
-    with suppress(FileNotFoundError):
-        theirs = orjson.loads(storage.read(f"{folder.name}/status.json"))
-        if theirs != ours and theirs["updated_at"] >= ours["updated_at"]:
-            _drop_what_is_outdated(folder)
-            write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
+    theirs = _remote_status(storage, folder.name)
+    if theirs and theirs != ours and _is_later(theirs, ours):
+        _drop_what_is_outdated(folder)
+        write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
     for name in (OWNER, STORED):
         try:
             write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
@@ -247,11 +287,42 @@ def _refresh(folder: Path, storage: Storage) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _status(path: Path) -> dict[str, str]:
-    with suppress(FileNotFoundError, orjson.JSONDecodeError):
-        status: dict[str, str] = orjson.loads(path.read_bytes())
-        return status
-    return {"state": "running", "updated_at": ""}
+def _is_later(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Tell whether S3 knows a later state of a run than its folder; clocks are not asked, those of machines differ.
+
+    Ours is later where it is of the life that began after the one which S3 knows, or of the same one after more
+    changes. A status of an older segkit has neither, and is ordered by its time.
+    """
+    if theirs.get("life", "") != ours.get("life", ""):
+        return bool(theirs.get("life", "") != ours.get("after"))
+    if change_of(theirs) and change_of(ours) and change_of(theirs) != change_of(ours):
+        return change_of(theirs) > change_of(ours)
+    return str(theirs.get("updated_at", "")) >= str(ours.get("updated_at", ""))
+
+
+def change_of(status: Mapping[str, Any]) -> int:
+    """The number of the last change of a status, 0 where it does not tell."""
+    return number if isinstance(number := status.get("change"), int) else 0
+
+
+def _remote_status(storage: Storage, run_id: str) -> dict[str, Any]:
+    """Read the status of a run in S3, empty where it has none that can be read."""
+    with suppress(FileNotFoundError):
+        return _parsed(storage.read(f"{run_id}/status.json"))
+    return {}
+
+
+def _status(path: Path) -> dict[str, Any]:
+    with suppress(FileNotFoundError):
+        return _parsed(path.read_bytes())
+    return {}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    with suppress(orjson.JSONDecodeError):
+        status = orjson.loads(data)
+        return status if isinstance(status, dict) and "state" in status else {}
+    return {}
 
 
 def _drop_what_is_outdated(folder: Path) -> None:

@@ -24,6 +24,8 @@ def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: boo
     run = _opened(name, runs_dir)
     if remote and not mirror.location(run.folder):
         raise RunError(f"{run.id} is not in S3", f"segkit migrate-to-s3 {run.id}")
+    if mirror.location(run.folder):
+        mirror.restore_stored(run.folder)
     found = differences(run) + (remote_differences(run) if remote else [])
     if as_json:
         write_json({"run_id": run.id, "differences": found})
@@ -35,11 +37,13 @@ def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: boo
     return 1 if found else 0
 
 
-def migrate_and_show(name: str, runs_dir: Path | None, remove_local: bool, as_json: bool) -> None:
+def migrate_and_show(
+    name: str, runs_dir: Path | None, remove_local: bool, as_json: bool, take_over: bool = False
+) -> None:
     """Move a run to S3 and tell what came of it."""
     run, settings = _opened(name, runs_dir), load_settings()
     with _progress(f"{run.id} → {settings.bucket}") as tell:
-        told = migrate_to_s3(run, remove_local=remove_local, settings=settings, tell=tell)
+        told = migrate_to_s3(run, remove_local=remove_local, take_over=take_over, settings=settings, tell=tell)
     if as_json:
         write_json({"run_id": run.id, "uri": mirror.location(run.folder), **told})
         return
@@ -50,10 +54,12 @@ def migrate_and_show(name: str, runs_dir: Path | None, remove_local: bool, as_js
     )
 
 
-def rollback_and_show(name: str, runs_dir: Path | None, remove_remote: bool, as_json: bool) -> None:
+def rollback_and_show(
+    name: str, runs_dir: Path | None, remove_remote: bool, as_json: bool, take_over: bool = False
+) -> None:
     """Bring a run back from S3 and tell what came of it."""
     run = _opened(name, runs_dir)
-    told = rollback_s3(run, remove_remote=remove_remote)
+    told = rollback_s3(run, remove_remote=remove_remote, take_over=take_over)
     if as_json:
         write_json({"run_id": run.id, "folder": str(run.folder), **told})
     else:

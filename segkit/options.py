@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,14 @@ Json = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before titles are sent to a provider.")]
 NoSync = Annotated[bool, typer.Option("--no-sync", help="Leave Postgres alone; `segkit sync` does it later.")]
+Missing = Annotated[
+    Literal["fail", "skip"] | None,
+    typer.Option(
+        "--missing",
+        help="What to do about products that your amazon_products lacks: fail, or skip: load the run without them and"
+        " name them.  [default: SEGKIT_MISSING_PRODUCTS, else fail]",
+    ),
+]
 Unassigned = Annotated[
     int | None, typer.Option("--max-unassigned", min=0, help="Products that may stay unassigned.  [default: 0]")
 ]
@@ -42,6 +50,9 @@ TitleColumn = Annotated[str, typer.Option(help="The column with the titles.")]
 ProductLine = Annotated[str, typer.Option(help="What a model sees of a product: '$title | $brand | $price_usd USD'.")]
 Model = Annotated[
     str, typer.Option("--model", "-m", help="The model, or `offline`.  [default: DEFAULT_MODEL or gpt-4o]")
+]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Also a run in S3 that a machine which is gone worked on.")
 ]
 Prompts = Annotated[str, typer.Option(help="The set of prompts to use.")]
 Seed = Annotated[int, typer.Option(help="Shuffles the products into batches.")]

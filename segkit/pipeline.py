@@ -23,7 +23,7 @@ from segkit.kernels import kernels_ahead
 from segkit.live_progress import told_live
 from segkit.models import OUT_OF_SCOPE
 from segkit.report import write_report
-from segkit.runs import Run, is_finished, update_status
+from segkit.runs import Run, is_finished, reopen_run, update_status
 from segkit.settings import project_folder
 from segkit.storage.local import owned
 from segkit.verifying import seal_folder
@@ -168,7 +168,7 @@ def finish(run: Run, seconds: float) -> dict[str, Any]:
 @contextmanager
 def _all_here(run: Run) -> Iterator[None]:
     """Bring a run here before anything is written: what is half here must not replace what is whole in S3."""
-    mirror.reopen(run.folder)
+    reopen_run(run)
     yield
 
 

@@ -37,6 +37,9 @@ _HINTS = {
     "UndefinedColumn": "compare the table with the files in sql/postgres",
     "InsufficientPrivilege": "GRANT SELECT, INSERT, UPDATE, DELETE on the tables and USAGE on their sequences",
     "LockNotAvailable": "another sync or a report holds the tables; run `segkit sync RUN` again later",
+    "DiskFull": f"make room on the disk of the server; {_AGAIN}",
+    "ReadOnlySqlTransaction": "this is a replica, or a database that was set read-only: let DATABASE_URL lead to the"
+    f" primary, such as with ?target_session_attrs=read-write; {_AGAIN}",
     "QueryCanceled": "the server was too slow; run `segkit sync RUN` again later",
 }
 _MIGRATIONS = (

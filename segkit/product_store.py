@@ -16,25 +16,46 @@ from segkit.postgres import Connection, names
 from segkit.run_tables import Row
 
 _ROWS = 20_000  # at once as Python objects
+_TOLD = 10  # ids of products in a line
 _OWN = "made and filled by segkit"  # the comment of an amazon_products that our migration made
 _TEXTS = ("title", "brand", "price_usd", "category")
 
 
-def require_products(connection: Connection, folder: Path) -> None:
-    """Find products that the store lacks before anything is loaded; a store of our own gets them first."""
+def require_products(connection: Connection, folder: Path, *, skip: bool = False) -> list[int]:
+    """Find products that the store lacks before anything is loaded; a store of our own gets them first.
+
+    Of any other store, raises DatabaseError with their number and the first ids; with `skip` gives the ids of all of
+    them, sorted, so that they can be left out.
+    """
     path = folder / "products.parquet"
     if not path.exists():
-        return
+        return []
     ids = pq.read_table(path, columns=["product_id"]).rename_columns(["id"])
     _make(connection, "segkit_ids", ["id"])
     _send(connection, "COPY segkit_ids FROM STDIN (FORMAT binary)", binary_rows(ids))
-    missing = _missing(connection)
+    missing = _missing(connection, _TOLD + 1)
     if missing and _is_own(connection):
         _add_products(connection, path)
+    elif missing and skip:
+        return [id_ for id_, _ in _missing(connection)]
     elif missing:
-        told = ", ".join(str(id_) for id_, _ in missing)
-        hint = "put them into amazon_products, then run `segkit sync RUN` again"
+        told = first_ids([id_ for id_, _ in missing])
+        hint = "put them into amazon_products, then run `segkit sync RUN` again; `--missing skip` leaves them out"
         raise DatabaseError(f"{missing[0][1]} products of the run are not in amazon_products: {told}", hint)
+    return []
+
+
+def first_ids(ids: list[int]) -> str:
+    """Write the first of some ids for people; `…` stands for more."""
+    return ", ".join(map(str, ids[:_TOLD])) + (", …" if len(ids) > _TOLD else "")
+
+
+def present_products(connection: Connection, ids: list[int]) -> list[int]:
+    """Those of some products that the store has, sorted."""
+    if not ids:
+        return []
+    found = connection.execute("SELECT id FROM amazon_products WHERE id = ANY(%s::bigint[]) ORDER BY id", (ids,))
+    return [id_ for (id_,) in found]
 
 
 def _make(connection: Connection, name: str, columns: list[str]) -> None:
@@ -48,12 +69,13 @@ def _send(connection: Connection, statement: str, pieces: Iterable[bytes]) -> No
             copy.write(piece)
 
 
-def _missing(connection: Connection) -> list[Row]:
-    """The first ten products that the store lacks, each with the number of all of them."""
-    return connection.execute(
+def _missing(connection: Connection, most: int | None = None) -> list[Row]:
+    """The first products that the store lacks, `most` of them or all, each with the number of all of them."""
+    question = (
         "SELECT id, count(*) OVER () FROM segkit_ids AS ours WHERE NOT EXISTS"
-        " (SELECT FROM amazon_products AS theirs WHERE theirs.id = ours.id) ORDER BY id LIMIT 10"
-    ).fetchall()
+        " (SELECT FROM amazon_products AS theirs WHERE theirs.id = ours.id) ORDER BY id LIMIT %s"
+    )
+    return connection.execute(question, (most,)).fetchall()
 
 
 def _is_own(connection: Connection) -> bool:

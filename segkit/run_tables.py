@@ -77,6 +77,19 @@ def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
     return content
 
 
+def without_products(content: Content, product_ids: list[int]) -> Content:
+    """The tables without the rows of some products."""
+    if not product_ids:
+        return content
+    gone = pa.array(product_ids, _INT)
+    return {
+        name: table.filter(pc.invert(pc.is_in(table["product_id"], value_set=gone)))
+        if "product_id" in table.column_names
+        else table
+        for name, table in content.items()
+    }
+
+
 def digests(content: Content) -> dict[str, str]:
     """The BLAKE2 hash of what a run has for each table: equal where nothing changed."""
     return {name: _digest(table.combine_chunks()) for name, table in content.items()}

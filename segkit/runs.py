@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import orjson
 from segkit.claiming import is_owned_elsewhere
 from segkit.errors import RunError
 from segkit.events import timestamp
-from segkit.mirror import LOCKS, adopt, adopt_all, fetch
+from segkit.mirror import LOCKS, adopt, adopt_all, change_of, fetch, reopen
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
 from segkit.settings import load_settings
@@ -196,6 +197,16 @@ def read_status(folder: Path) -> dict[str, Any]:
     return {"run_id": folder.name, "state": "running", "stage": "", "reason": "", "stages": {}, "summary": {}}
 
 
+def reopen_run(run: Run) -> None:
+    """Bring all of a run here and begin a new life of it, where it is in S3.
+
+    The life has a name, and tells after which one it came: so states of machines with different clocks have an order.
+    """
+    before = reopen(run.folder)
+    if before is not None:
+        update_status(run.folder, life=secrets.token_hex(8), after=before)
+
+
 def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
     """Replace some of `status.json`, atomically; raise StoppedError when the disk fails."""
     try:
@@ -206,7 +217,8 @@ def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def write_status(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Replace some of `status.json`, and leave it to the caller what a failing disk means."""
-    status = {**read_status(folder), **changes, "updated_at": timestamp()}
+    before = read_status(folder)
+    status = {**before, **changes, "change": change_of(before) + 1, "updated_at": timestamp()}
     write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
     return status
 

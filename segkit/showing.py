@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from segkit.errors import InputError, ProductsError, RunError
 from segkit.mirror import fetch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
     """Sum up a run in a dozen lines, the last of them where to look next."""
-    from segkit.syncing import database_name
+    from segkit.syncing import database_name, skipped_products
 
     cost = "unknown" if summary["cost_usd"] is None else f"${float(summary['cost_usd']):.4f}"
     tokens = f"{summary['input_tokens']:,} in, {summary['output_tokens']:,} out"
@@ -40,6 +40,8 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "rows": f"{database_name(settings)}: {_example_query(run)}" if synced else f"segkit sync {run.id}",
         "report": str(run.folder / "report.html"),
     }
+    if synced and settings.segkit_missing_products == "skip":
+        rows |= left_out(skipped_products(run, settings))
     if summary["model"] == "offline":
         rows["note"] = "offline groups by words; it is no language model"
     return pairs(rows)
@@ -107,18 +109,30 @@ def show_explanation(name: str, product_id: str, runs_dir: Path | None, as_json:
     print_table(frame.to_dict("list"))
 
 
-def sync_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Load a run into Postgres and say how many rows each table holds of it."""
-    from segkit.syncing import database_name, sync_run
+def sync_and_show(
+    name: str, runs_dir: Path | None, as_json: bool, missing: Literal["fail", "skip"] | None = None
+) -> None:
+    """Load a run into Postgres and say how many rows each table holds of it, and which products were left out."""
+    from segkit.syncing import database_name, skipped_products, sync_run
 
     settings = load_settings()
     run = open_run(name, runs_dir or settings.storage_root)
     if not run.has_result("ledger"):
         raise RunError(f"{run.id} has no results to sync", f"segkit resume {run.id}")
-    rows = sync_run(run, settings)
-    write_json(rows) if as_json else new_console().print(
-        pairs({"run": run.id, "server": database_name(settings), **rows})
-    )
+    rows = sync_run(run, settings, missing=missing)
+    skipped = skipped_products(run, settings)
+    if as_json:
+        write_json({**rows, "skipped_products": skipped})
+        return
+    new_console().print(pairs({"run": run.id, "server": database_name(settings), **rows, **left_out(skipped)}))
+
+
+def left_out(skipped: list[int]) -> dict[str, str]:
+    """Tell which products of a run Postgres does not hold, in a row for `pairs`; no row where it holds all."""
+    from segkit.product_store import first_ids
+
+    told = f"{len(skipped):,} products that amazon_products lacks: {first_ids(skipped)}"
+    return {"left out": told} if skipped else {}
 
 
 def show_plan(plan: pd.DataFrame, parameters: Parameters, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pandas as pd
 
@@ -14,15 +15,25 @@ from segkit.runs import Run
 from segkit.settings import Settings, load_settings
 
 
-def sync_run(run: Run, settings: Settings | None = None) -> dict[str, int]:
+def sync_run(
+    run: Run, settings: Settings | None = None, *, missing: Literal["fail", "skip"] | None = None
+) -> dict[str, int]:
     """Load a run into Postgres, in one transaction that can be repeated; gives the rows of each table.
 
-    Raises DatabaseError when the server cannot be used; the run folder is untouched and `segkit sync` can be run
-    again.
+    Products that are `missing` in an `amazon_products` of your own are an error, or left out with `skip`; by default
+    the settings decide. Raises DatabaseError when the server cannot be used; the run folder is untouched and
+    `segkit sync` can be run again.
     """
-    url = database_url(settings or load_settings())
+    settings = settings or load_settings()
+    url = database_url(settings)
     postgres.migrate(url)
-    return loading.sync(run.folder, url, interaction_index(run))
+    skip = (missing or settings.segkit_missing_products) == "skip"
+    return loading.sync(run.folder, url, interaction_index(run), skip=skip)
+
+
+def skipped_products(run: Run, settings: Settings | None = None) -> list[int]:
+    """Give the ids of the products that the last sync of a run left out, since `amazon_products` lacked them."""
+    return comparing.skipped(database_url(settings or load_settings()), run.id)
 
 
 def check_run(run: Run, settings: Settings | None = None) -> list[str]:

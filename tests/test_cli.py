@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +17,11 @@ import pytest
 from conftest import KEY, catalogue, data
 from endpoint import Endpoint
 
+from segkit.database_showing import check_and_show
 from segkit.embedded_postgres import embedded_url
 from segkit.preparing import prepare_run
 from segkit.runs import LISTED, open_run, read_status
+from segkit.showing import sync_and_show
 from segkit.stages import extract_taxonomy
 from segkit.storage.local import owned
 
@@ -125,6 +129,35 @@ def test_the_database_is_shown_compared_and_mended(finished: tuple[Path, dict[st
         run_id: status["rows"]["llm_interaction_index"]
     }
     assert segkit("db", "check", "all", cwd=place).returncode == 0
+
+
+def test_products_that_a_store_lacks_are_left_out_and_named(
+    finished: tuple[Path, dict[str, object], str],
+    make_database: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """P5 ★: fail with the ids by default; `--missing skip` names what it leaves out, and `db check` knows."""
+    place, summary, _ = finished
+    run_id, url = str(summary["run_id"]), make_database()
+    lacking = sorted(open_run(run_id, place / "runs").products["product_id"])[:2]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE amazon_products (id bigint PRIMARY KEY, title text)")
+        ids = open_run(run_id, place / "runs").products["product_id"]
+        connection.cursor().executemany("INSERT INTO amazon_products VALUES (%s)", [(int(i),) for i in ids])
+        connection.execute("DELETE FROM amazon_products WHERE id = ANY(%s)", ([int(i) for i in lacking],))
+    done = segkit("sync", cwd=place, DATABASE_URL=url)
+    assert (done.returncode, "--missing skip" in done.stderr) == (1, True)
+    named = f"2 products that amazon_products lacks: {lacking[0]}, {lacking[1]}"
+    done = segkit("sync", "--missing", "skip", cwd=place, DATABASE_URL=url)
+    assert (done.returncode, bool(re.search(f"left out +{named}", done.stdout))) == (0, True)
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("SEGKIT_MISSING_PRODUCTS", "skip")
+    sync_and_show(run_id, place / "runs", as_json=True)
+    assert check_and_show(run_id, place / "runs") == 0
+    told = capsys.readouterr().out
+    assert json.loads(told[: told.index("}") + 1])["skipped_products"] == lacking
+    assert f"what the folder says, but for {named}" in told
 
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], str]) -> None:

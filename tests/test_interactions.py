@@ -30,6 +30,7 @@ from segkit.interactions import (
     reopened,
     scan,
     started_at,
+    sweep,
     write_whole,
 )
 
@@ -60,6 +61,26 @@ def test_the_three_steps_make_one_json(tmp_path: Path) -> None:
     interaction = read(path)
     assert interaction.log == {name: value for name, value in log.items() if name != "sha256"}
     assert interaction.metadata["cache_key"] == "ab" * 16
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_intent_that_outlived_its_log_is_swept(tmp_path: Path, compress: bool) -> None:
+    """J1 ★: killed between the compressed log and the end of its intent, or both came from S3."""
+    intent = begin(tmp_path, 7, 2, HEAD)
+    keep_raw(intent, 200, BODY)
+    left, other = intent.path.read_bytes(), begin(tmp_path, 8, 1, HEAD)
+    log = finish(intent, TAIL, compress=compress)
+    whole = log.read_bytes()
+    for content in (left, left[:40], b""):
+        intent.path.write_bytes(content)
+        assert intents(tmp_path) == [other.path], "what is finished may not be adopted over its log"
+        sweep(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([log.name, other.path.name])
+        assert log.read_bytes() == whole
+    intent.path.write_bytes(left)
+    log.write_bytes(whole[:-9])
+    sweep(tmp_path)
+    assert intents(tmp_path) == [intent.path, other.path], "the log is damaged, and here is its answer"
 
 
 def test_an_intent_becomes_its_log(tmp_path: Path) -> None:

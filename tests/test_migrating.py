@@ -21,6 +21,7 @@ from segkit import mirror, postgres
 from segkit.errors import RunError, StorageError
 from segkit.interactions import write_whole
 from segkit.logs import compact, query
+from segkit.moving import verify_and_show
 from segkit.pipeline import run_notebooks
 from segkit.runs import Run, open_run, update_status
 from segkit.settings import load_settings
@@ -264,15 +265,63 @@ def test_a_removal_in_s3_that_was_stopped_is_finished_by_the_next_call(run: Run,
 
 
 def test_a_machine_that_is_gone_does_not_hold_a_finished_run_for_ever(run: Run, s3: S3Server) -> None:
-    """X3: `segkit resume RUN --take-over`, as the error says, and then what was wanted."""
-    migrate_to_s3(run)
+    """X3: the command that the error names releases it: `--take-over` of the same command, or of `resume`."""
     update_status(run.folder, state="completed", summary={})
+    migrate_to_s3(run, remove_local=True)
     left = b'{"host": "another", "pid": 7, "since": "2026-01-01T00:00:00Z"}'
-    mirror.remote(run.folder).create(f"{run.id}/{mirror.OWNER}", left)
-    with pytest.raises(RunError, match="at work on another machine"):
-        migrate_to_s3(run)
+    storage, name = mirror.remote(run.folder), f"{run.id}/{mirror.OWNER}"
+    storage.create(name, left)
     run_notebooks(run, take_over=True)
-    assert mirror.OWNER not in {name.rpartition("/")[2] for name in mirror.remote(run.folder).names(run.id)}
+    assert name not in storage.names(run.id)
+    for command, move in (("migrate-to-s3", migrate_to_s3), ("rollback-s3", rollback_s3)):
+        storage.create(name, left)
+        with pytest.raises(RunError, match="at work on another machine") as told:
+            move(run)
+        assert told.value.hint == f"if that process is gone: segkit {command} {run.id} --take-over"
+        if move is migrate_to_s3:
+            move(run, take_over=True)
+            assert name not in storage.names(run.id)
+    arguments = [sys.executable, "-m", "segkit", "rollback-s3", run.id, "--take-over"]
+    subprocess.run(arguments, env=unmeasured(), check=True, capture_output=True)
+    assert name not in storage.names(run.id)
+    assert not mirror.location(run.folder)
+
+
+@pytest.mark.parametrize(("there", "backend"), [(b"", "local"), (b"no checksum\n", "s3"), (None, "local")])
+def test_a_lost_list_of_what_is_stored_is_made_anew(
+    there: bytes | None, backend: str, run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MG-7 ★: each hint leads on: `migrate-to-s3` fetches all, checks it, and writes the list, and rollback works."""
+    monkeypatch.setenv("STORAGE_BACKEND", backend)
+    update_status(run.folder, state="completed", summary={})
+    before, ledger = tree(run.folder), (run.folder / "results/ledger.parquet").read_bytes()
+    migrate_to_s3(run, remove_local=True)
+    storage, name = mirror.remote(run.folder), f"{run.id}/{mirror.STORED}"
+    for remote in (False, True):
+        (run.folder / mirror.STORED).write_bytes(b"")
+        assert verify_and_show(run.id, run.folder.parent, remote, as_json=False) == 0, "S3 still has the list"
+    assert remote_differences(open_run(run.id, run.folder.parent)) == []
+    (run.folder / mirror.STORED).unlink()
+    storage.remove(name)
+    if there is not None:
+        (run.folder / mirror.STORED).write_bytes(there)
+        storage.replace(name, there)
+    again = open_run(run.id, run.folder.parent)
+    for command in (rollback_s3, remote_differences):
+        with pytest.raises(RunError, match=r"not stored in S3 as a whole|is no checksum") as told:
+            command(again)
+        assert told.value.hint == f"segkit migrate-to-s3 {run.id}"
+    storage.replace(damaged := f"{run.id}/results/ledger.parquet", b"PAR1")
+    with pytest.raises(RunError, match=r"is damaged: results/ledger\.parquet: changed since the run ended"):
+        migrate_to_s3(again)
+    storage.remove(damaged)
+    with pytest.raises(RunError, match=r"is damaged: results/ledger\.parquet: missing"):
+        migrate_to_s3(again)
+    storage.create(damaged, ledger)
+    migrate_to_s3(again, remove_local=True)
+    assert remote_differences(again) == []
+    rollback_s3(again)
+    assert tree(run.folder) == before
 
 
 def test_keys_are_made_of_names_of_ours_only(run: Run, s3: S3Server) -> None:

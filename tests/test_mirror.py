@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from segkit.errors import RunError, SettingsError, StoppedError, StorageError
 from segkit.events import log_event
 from segkit.logs import compact, query
 from segkit.pipeline import run_notebooks, settle
-from segkit.runs import Run, current_state, list_runs, open_run, update_status
+from segkit.runs import Run, current_state, list_runs, open_run, reopen_run, update_status
 from segkit.settings import load_settings
 from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.storage.migrate_to_s3 import rollback_s3
@@ -274,6 +275,64 @@ def test_what_another_machine_did_since_is_seen(remote_run: Run, tmp_path: Path)
     assert elsewhere(remote_run, tmp_path).result("ledger").equals(remote_run.result("ledger"))
 
 
+def set_clock(run: Run, year: int) -> None:
+    """Let the last change of a run be written by a machine whose clock is wrong."""
+    path = run.folder / "status.json"
+    path.write_bytes(orjson.dumps({**orjson.loads(path.read_bytes()), "updated_at": f"{year}-01-01T00:00:00Z"}))
+
+
+def goes_on(run: Run, year: int, **changes: str) -> None:
+    """A machine begins to work on a run; what it did is not sent yet."""
+    reopen_run(run)
+    for number in range(3):
+        update_status(run.folder, stage=f"stage {number}", **changes)
+    set_clock(run, year)
+
+
+def test_the_state_of_a_run_is_ordered_by_no_clock(remote_run: Run, tmp_path: Path) -> None:
+    """S9, P18: a machine whose clock is ahead hides nothing that others did later; one behind is not hidden."""
+    goes_on(remote_run, 2099)
+    mirror.push(remote_run.folder)
+    second = elsewhere(remote_run, tmp_path)
+    goes_on(second, 2001, state="failed", reason="of the second")
+    assert elsewhere(remote_run, tmp_path).status["reason"] == "of the second", "not sent, and yet the newest"
+    mirror.push(second.folder)
+    assert open_run(remote_run.id, remote_run.folder.parent).status["reason"] == "of the second"
+    update_status(second.folder, reason="later, by the same")
+    set_clock(second, 1999)
+    mirror.push(second.folder)
+    assert open_run(remote_run.id, remote_run.folder.parent).status["reason"] == "later, by the same"
+    for year in (2098, 2099):  # two lives that were killed before they sent anything
+        goes_on(remote_run, year, reason="of the first")
+    assert open_run(remote_run.id, remote_run.folder.parent).status["reason"] == "of the first"
+    third = elsewhere(remote_run, tmp_path, "third")
+    goes_on(third, 2026, state="completed", reason="")
+    mirror.push(third.folder)
+    for place in (remote_run.folder.parent, second.folder.parent):
+        assert open_run(remote_run.id, place).status["state"] == "completed"
+
+
+def test_a_status_of_an_older_segkit_has_its_place(remote_run: Run, tmp_path: Path) -> None:
+    """R9: it knows no lives and counts no changes, so its clock has to do; a later life of ours comes after it."""
+    away, path = elsewhere(remote_run, tmp_path), remote_run.folder / "status.json"
+    told = {"state": "failed", "reason": "older", "stages": {}, "updated_at": "2099-01-01T00:00:00Z"}
+    path.write_bytes(orjson.dumps(told))
+    mirror.push(remote_run.folder)
+    assert elsewhere(remote_run, tmp_path).status["reason"] == "older"
+    goes_on(away, 2001, reason="newer")
+    assert elsewhere(remote_run, tmp_path).status["reason"] == "newer"
+
+
+@pytest.mark.parametrize("told", [b"", b"{", b"[]", b'{"updated_at": 5}', b'{"change": "x", "life": []}'])
+def test_a_damaged_status_in_s3_hides_nothing(told: bytes, remote_run: Run, tmp_path: Path) -> None:
+    """R2: what is here is shown; the run can be gone on with."""
+    away = elsewhere(remote_run, tmp_path)
+    goes_on(away, 2026, reason="mine")
+    mirror.remote(away.folder).replace(f"{away.id}/status.json", told)
+    assert elsewhere(remote_run, tmp_path).status["reason"] == "mine"
+    reopen_run(away)
+
+
 def test_s3_that_is_down_is_told_before_anything_is_made(
     s3: S3Server, new_run: Callable[..., Run], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +388,29 @@ def test_compressed_logs_are_logs(
     again = new_run()  # another, from the cache
     work(again)
     assert len(endpoint.ledger()) == asked
+
+
+@pytest.mark.parametrize("compress", ["0", "1"])
+def test_a_leftover_intent_in_s3_is_no_second_answer(
+    remote_run: Run, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: str
+) -> None:
+    """I1, I3, J1 ★: an intent was sent, its log too, and the machine died before it removed the intent there."""
+    monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", compress)
+    extract_taxonomy(remote_run, load_settings())
+    mirror.push(remote_run.folder)
+    log = min(remote_run.stage_folder("extract_taxonomy").iterdir())
+    left = log.with_name(log.name.partition(".")[0] + ".intent")
+    content = gzip.decompress(log.read_bytes()) if compress == "1" else log.read_bytes()
+    mirror.remote(remote_run.folder).create(f"{remote_run.id}/segmentation/{left.name}", content)
+    away, asked = elsewhere(remote_run, tmp_path), len(endpoint.ledger())
+    reopen_run(away)
+    assert (away.stage_folder("extract_taxonomy") / left.name).exists()
+    extract_taxonomy(away, load_settings())
+    assert len(endpoint.ledger()) == asked
+    assert away.status["stages"]["segmentation"]["calls"] == 2, "none is counted twice"
+    assert (away.stage_folder("extract_taxonomy") / log.name).read_bytes() == log.read_bytes()
+    mirror.push(away.folder)
+    assert not [name for name in keys(away) if name.endswith(".intent")]
 
 
 def test_the_log_of_a_call_without_an_answer_is_compressed_too(

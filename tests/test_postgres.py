@@ -30,6 +30,7 @@ TABLES = [
     "llm_interaction_index",
 ]
 NOON = "2025-06-18T12:0"
+RUN_ID = "RUN_20250618T120301Z_8d24"
 NAMES = ("Dimmers", "Switches", "OUT_OF_SCOPE")
 
 
@@ -465,6 +466,79 @@ def test_products_missing_from_a_users_own_table_are_found_before_loading(
     assert rows(url) == 184
 
 
+@pytest.fixture
+def short_url(make_database: Callable[..., str]) -> str:
+    """A database whose owner's amazon_products has the products 1 to 57 only."""
+    url = make_database()
+    execute(url, "CREATE TABLE amazon_products (id int PRIMARY KEY, title text NOT NULL)")
+    execute(url, "INSERT INTO amazon_products SELECT n, 'mine' FROM generate_series(1, 57) AS n")
+    postgres.migrate(url)
+    return url
+
+
+def test_missing_products_are_left_out_where_that_is_wished(short_url: str, tmp_path: Path) -> None:
+    """P5 ★: skip listed. The marker names them; they come with the first sync after the store has them."""
+    make_run(tmp_path)
+    assert loading.sync(tmp_path, short_url, interactions(), skip=True)["product_segments"] == 57
+    assert comparing.skipped(short_url, RUN_ID) == [58, 59]
+    assert [len(execute(short_url, f"TABLE {table}")) for table in TABLES] == [1, 57, 3, 57, 57, 3]
+    assert execute(short_url, "SELECT total_products FROM segmentation_runs") == [(59,)], "the run is what it was"
+    assert comparing.check(tmp_path, short_url, interactions()) == []
+    keep(short_url)
+    before = execute(short_url, "SELECT xmin FROM segmentation_runs")
+    assert loading.sync(tmp_path, short_url, interactions(), skip=True)["run_products"] == 57
+    assert execute(short_url, "SELECT xmin FROM segmentation_runs") == before, "an unchanged run sends no row"
+    with pytest.raises(DatabaseError, match="2 products of the run are not in amazon_products: 58, 59"):
+        loading.sync(tmp_path, short_url, interactions())
+    assert changes(short_url) == 0, "what was loaded without them stays"
+    execute(short_url, "INSERT INTO amazon_products VALUES (58, 'mine')")
+    assert comparing.check(tmp_path, short_url, interactions()) == [
+        "amazon_products: has 1 products that were left out: 58"
+    ]
+    assert loading.sync(tmp_path, short_url, interactions(), skip=True)["run_products"] == 58
+    assert comparing.skipped(short_url, RUN_ID) == [59]
+    execute(short_url, "INSERT INTO amazon_products VALUES (59, 'mine')")
+    assert loading.sync(tmp_path, short_url, interactions())["run_products"] == 59
+    assert (comparing.skipped(short_url, RUN_ID), comparing.check(tmp_path, short_url, interactions())) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE product_segments SET confidence = 0.5 WHERE product_id = 3",
+        "DELETE FROM run_products WHERE product_id = 57",
+        "INSERT INTO amazon_products VALUES (58, 'mine'); INSERT INTO run_products VALUES ('RUN_ID', 58)",
+        "UPDATE segmentation_runs SET result_summary = result_summary #- '{segkit,skipped}'",
+        "UPDATE segmentation_runs SET result_summary = result_summary || '{\"segkit\": 5}'",
+        "UPDATE segmentation_runs SET result_summary = jsonb_set(result_summary, '{segkit,skipped}', '[\"x\"]')",
+    ],
+)
+def test_what_was_changed_in_a_run_without_some_products_is_mended(
+    short_url: str, tmp_path: Path, change: str
+) -> None:
+    """P5 ★, P13: the tables are compared with what should be there, also after somebody touched the marker."""
+    loading.sync(make_run(tmp_path), short_url, interactions(), skip=True)
+    execute(short_url, change.replace("RUN_ID", RUN_ID))
+    assert comparing.check(tmp_path, short_url, interactions()) != []
+    loading.sync(tmp_path, short_url, interactions(), skip=True)
+    assert comparing.check(tmp_path, short_url, interactions()) == []
+    assert loading.reindex(short_url, RUN_ID, interactions()) == 3
+    assert {58, 59} >= set(comparing.skipped(short_url, RUN_ID)) >= {59}, "a new index keeps them"
+
+
+def test_rows_that_a_trigger_changed_are_found_without_some_products(short_url: str, tmp_path: Path) -> None:
+    """P5 ★, P13: counts and checksums before COMMIT are those of the rows that should be there."""
+    execute(
+        short_url,
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        " CREATE TRIGGER t BEFORE INSERT ON product_segments FOR EACH ROW WHEN (new.product_id = 7)"
+        " EXECUTE FUNCTION f()",
+    )
+    with pytest.raises(DatabaseError, match=r"the tables do not hold what was sent: product_segments"):
+        loading.sync(make_run(tmp_path), short_url, interactions(), skip=True)
+    assert rows(short_url) == 0
+
+
 def test_a_product_table_of_our_own_is_filled(url: str, tmp_path: Path) -> None:
     """P5: the table that the migration made gets the products of the runs, each once."""
     loading.sync(make_run(tmp_path), url, interactions())
@@ -544,11 +618,20 @@ def test_a_title_with_nul_does_not_stop_a_run(url: str, tmp_path: Path) -> None:
     assert postgres.load_products(url, [1])["title"].tolist() == ["a\ufffd\\N\tb"]
 
 
-def test_a_read_only_server_is_told(url: str, tmp_path: Path) -> None:
-    """P10: a replica, or a server after its failover."""
-    with pytest.raises(DatabaseError, match="read-only transaction"):
-        loading.sync(make_run(tmp_path), f"{url}?options=-cdefault_transaction_read_only%3Don", interactions())
+def test_a_database_that_became_read_only_is_told(url: str, server: str, tmp_path: Path) -> None:
+    """P10: what a replica does, or a provider whose quota is used up; an unchanged run needs no writing."""
+    alter = f"ALTER DATABASE {url.rpartition('/')[2]} {{}} default_transaction_read_only"
+    execute(server, f"{alter.format('SET')} = on")
+    with pytest.raises(DatabaseError, match="in a read-only transaction") as error:
+        loading.sync(make_run(tmp_path), url, interactions())
+    assert "?target_session_attrs=read-write; no run folder was changed; run `segkit sync RUN`" in error.value.hint
     assert rows(url) == 0
+    execute(server, alter.format("RESET"))
+    loading.sync(tmp_path, url, interactions())
+    execute(server, f"{alter.format('SET')} = on")
+    assert postgres.migrate(url) == []
+    assert loading.sync(tmp_path, url, interactions())["product_segments"] == 59
+    assert comparing.check(tmp_path, url, interactions()) == []
 
 
 def test_missing_tables_and_rights_are_told_with_what_helps(url: str, make_database: Any, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,12 @@ Tell = Callable[[int, int], None]
 
 
 def migrate_to_s3(
-    run: Run, *, remove_local: bool = False, settings: Settings | None = None, tell: Tell | None = None
+    run: Run,
+    *,
+    remove_local: bool = False,
+    take_over: bool = False,
+    settings: Settings | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, int]:
     """Copy a run to the bucket of the settings, where it lives from then on.
 
@@ -41,11 +46,12 @@ def migrate_to_s3(
     Every file is checked before it is sent, read back, and compared by its SHA-256. Only when all are equal, the
     index in Postgres points to S3, in one transaction; only then, and only when asked, local files are removed. It
     can be interrupted at any point and called again. `tell(done, of)` hears of the progress. Raises RunError for a
-    run that is damaged, at work, or in another bucket; StorageError when a file did not arrive as it was.
+    run that is damaged, at work (or claimed by a machine that is gone, without `take_over`), or in another bucket;
+    StorageError when a file did not arrive as it was.
     """
     settings = settings or load_settings()
     storage, folder = open_storage(settings.bucket, settings.s3_region), run.folder
-    with owned(folder / "run.lock"), owned(folder / "calls.lock"), claimed(folder):
+    with _held(folder, "migrate-to-s3", take_over):
         _require_here(run, storage)
         hashes = _hashes(run)
         storage.probe()
@@ -57,7 +63,9 @@ def migrate_to_s3(
     return {"files": len(hashes), "bytes": size, "index_rows": rows, "removed": removed}
 
 
-def rollback_s3(run: Run, *, remove_remote: bool = False, settings: Settings | None = None) -> dict[str, int]:
+def rollback_s3(
+    run: Run, *, remove_remote: bool = False, take_over: bool = False, settings: Settings | None = None
+) -> dict[str, int]:
     """Bring a run back to the local disk, byte for byte, and its index too; gives `fetched` and `index_rows`.
 
     Raises RunError when a local file is not what was stored, StorageError when one in S3 is not; then nothing is
@@ -65,7 +73,7 @@ def rollback_s3(run: Run, *, remove_remote: bool = False, settings: Settings | N
     so it can be called again.
     """
     settings, folder = settings or load_settings(), run.folder
-    with owned(folder / "run.lock"), owned(folder / "calls.lock"), claimed(folder):
+    with _held(folder, "rollback-s3", take_over):
         if not mirror.location(folder):  # a migration may have been killed between the index and the folder
             storage = open_storage(settings.bucket, settings.s3_region) if settings.s3_bucket else None
             return {"fetched": 0, "index_rows": _move_index(run, settings, storage, back=True) if storage else 0}
@@ -93,6 +101,17 @@ def remote_differences(run: Run) -> list[str]:
     return sorted([*filter(None, found), *more])
 
 
+@contextmanager
+def _held(folder: Path, command: str, take_over: bool) -> Iterator[None]:
+    """Let nobody else work on a run, here or on another machine."""
+    with (
+        owned(folder / "run.lock"),
+        owned(folder / "calls.lock"),
+        claimed(folder, take_over=take_over, command=command),
+    ):
+        yield
+
+
 def _require_here(run: Run, storage: Storage) -> None:
     place = mirror.location(run.folder)
     if place and place != storage.uri(run.folder.name):
@@ -101,12 +120,28 @@ def _require_here(run: Run, storage: Storage) -> None:
 
 def _hashes(run: Run) -> dict[str, str]:
     """Hash every file of a run, those that are in S3 already by what was stored; raises RunError for damaged ones."""
-    told = mirror.stored(run.folder) if mirror.location(run.folder) else {}
+    before = set(mirror.files(run.folder))
+    told = _told(run.folder)
     here = {name: mirror.hash_of(run.folder / name) for name in mirror.files(run.folder)}
     damaged = [line for line in differences(run) if line.partition(": ")[0] in here or not told]
     if damaged:
+        for name in {line.partition(": ")[0] for line in damaged} & (here.keys() - before):
+            (run.folder / name).unlink()  # as it is in S3; where it is restored there, it is fetched again
         raise RunError(_listed(f"{run.id} is damaged", damaged), "nothing was sent; restore them from a copy")
     return {**told, **here}
+
+
+def _told(folder: Path) -> dict[str, str]:
+    """Read what was stored of a run; where nothing tells that any more, bring all of it here to be hashed anew."""
+    if not mirror.location(folder):
+        return {}
+    mirror.restore_stored(folder)
+    if mirror.is_damaged(folder):
+        (folder / mirror.STORED).unlink()
+    told = mirror.stored(folder)
+    if not told:
+        mirror.fetch_all(folder)
+    return told
 
 
 def _copy_all(folder: Path, storage: Storage, hashes: Mapping[str, str], tell: Tell | None) -> int:
@@ -177,10 +212,10 @@ def _remove_remote(folder: Path, storage: Storage) -> None:
 
 
 def _stored(run: Run) -> dict[str, str]:
+    mirror.restore_stored(run.folder)
     told = mirror.stored(run.folder)
     if not told:
-        command = "migrate-to-s3" if run.status["state"] == "completed" else "resume"
-        raise RunError(f"{run.id} is not stored in S3 as a whole", f"segkit {command} {run.id}")
+        raise RunError(f"{run.id} is not stored in S3 as a whole", mirror.way_to_store(run.folder))
     return told
 
 
