@@ -17,6 +17,7 @@ import pandas as pd
 from segkit.errors import DatabaseError, ProductsError, RequestError, SegkitError, SettingsError
 from segkit.events import log_event
 from segkit.jobs import Jobs
+from segkit.late_database import LateDatabase
 from segkit.planning import plan_run
 from segkit.preparing import choose_parameters, prepare_run
 from segkit.products import untitled
@@ -58,7 +59,8 @@ class Client:
 class Desk:
     """Takes starts, resumes and cancellations; what it refuses has cost nothing and left nothing."""
 
-    def __init__(self, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, jobs: Jobs, settings: Settings, database: LateDatabase) -> None:
+        self._database = database
         self._jobs, self._records, self._settings = jobs, jobs.records, settings
         self._order = asyncio.Lock()
         # Threads of their own: a database that does not answer must not take those that tell how runs stand.
@@ -160,6 +162,7 @@ class Desk:
         given: dict[str, Any] = {
             "model": wish.model, "temperature": wish.temperature, "max_unassigned": wish.max_unassigned
         }  # fmt: skip
+        self._database.prepare()
         products = products_from_postgres(wish.product_ids, self._settings)
         chosen = choose_parameters(wish.category, self._settings, **given)
         _check_titles(products, chosen.max_unassigned)

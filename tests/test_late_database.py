@@ -1,0 +1,91 @@
+"""A service whose database hangs, or comes later than it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from rest_service import Service, wish
+
+START = "/api/segmentation/start"
+PATIENCE = 30  # seconds that the service would wait for a server that accepts and never answers
+
+
+class Held:
+    """A server that accepts and is silent; from `release` on it passes everything to another one."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target, self._open = target, threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.held: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def release(self) -> None:
+        self._open.set()
+        for client in self.held:
+            client.close()
+
+    def close(self) -> None:
+        self.release()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                if not self._open.is_set():
+                    self.held.append(client)
+                    continue
+                server = socket.create_connection(self._target)
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=_pump, args=pair, daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def held(postgres_url: str) -> Iterator[tuple[Held, str]]:
+    """A held server before an empty database, and its URL."""
+    told, name = urlsplit(postgres_url), f"late_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    server = Held((str(told.hostname), int(told.port or 5432)))
+    user = told.netloc.rpartition("@")[0]
+    yield server, f"postgresql://{user}@127.0.0.1:{server.port}/{name}?connect_timeout={PATIENCE}"
+    server.close()
+
+
+def test_a_database_that_hangs_delays_nobody_else(tmp_path: Path, held: tuple[Held, str]) -> None:
+    """A10: the service starts, answers and stops while the database is silent; once it speaks, the tables are made."""
+    server, url = held
+    with Service(tmp_path, DATABASE_URL=url) as service:
+        with service.client() as client:
+            assert client.get("/health").json() == {"status": "ok"}
+            assert client.get("/api/segmentation/runs").json()["runs"] == []
+        assert "database_failed" not in [event["event"] for event in service.events()], "it waited for the database"
+        assert service.stop() == 0
+        assert "database_failed" not in [event["event"] for event in service.events()], "it waited to stop"
+        service.start()
+        with service.client() as client:
+            server.release()
+            until = time.monotonic() + PATIENCE
+            while (told := client.post(START, json=wish(1))).status_code == 503:
+                assert told.json()["detail"] == "the database cannot be read; nothing was started"
+                assert time.monotonic() < until
+                time.sleep(0.2)
+            assert told.json()["detail"] == "1 products are not in amazon_products: [1]", "the tables are made late"
