@@ -1,4 +1,4 @@
-"""The database of the service: looked at while the service answers already, and again by each start until it is there."""
+"""The database of the service: looked at in a thread, and by each start until it is there; no other waits for it."""
 
 from __future__ import annotations
 

@@ -117,4 +117,3 @@ def opened(settings: Settings, place: Path, book: TokenBook | None) -> Iterator[
             desk.close()
             log_event(home, "service_stopped")
             records.close()
-
