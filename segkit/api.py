@@ -19,7 +19,7 @@ from segkit import api_models as models
 from segkit.api_handlers import JsonRoute, add_handlers, json_answer
 from segkit.api_page import page
 from segkit.api_runs import add_answers, add_starts
-from segkit.errors import RequestError
+from segkit.errors import RequestError, StorageError
 from segkit.gate import Gate
 from segkit.metrics import CONTENT_TYPE
 from segkit.service import Service
@@ -78,7 +78,10 @@ def make_app(service: Service) -> Gate:
 
 def _add_lists(app: FastAPI, service: Service) -> None:
     @app.get(
-        "/api/segmentation/runs", operation_id="runs", responses=models.problems(422), response_model=models.RunList
+        "/api/segmentation/runs",
+        operation_id="runs",
+        responses=models.problems(422, 503),
+        response_model=models.RunList,
     )
     async def runs(
         request: Request,
@@ -109,7 +112,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         "/metrics",
         operation_id="metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={**models.problems(503), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics(request: Request) -> Response:
         """Give the figures of the runs this token may see, for Prometheus."""
@@ -133,7 +136,7 @@ def _listed(service: Service, known: list[str], limit: int, state: str | None) -
     for run_id in known:
         try:
             told = service.board.standing(run_id).told
-        except RequestError:
+        except (RequestError, StorageError):
             continue  # its folder was removed
         if state in (None, told["status"]):
             found.append(told)

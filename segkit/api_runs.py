@@ -24,7 +24,7 @@ from segkit.starts import Client, Wish
 
 RunId = Annotated[str, Path(pattern=models.RUN_ID, examples=[models.EXAMPLE_RUN])]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", pattern=models.KEY, description="One key makes one run.")]
-_OF_RUN = models.problems(404)
+_OF_RUN = models.problems(404, 503)
 _OF_BODY = models.problems(400, 402, 409, 413, 415, 422, 503)
 _LINKS = {
     name: {"operationId": name, "parameters": {"run_id": "$response.body#/run_id"}}

@@ -19,7 +19,8 @@ from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
-from segkit.errors import SegkitError
+from segkit.claiming import is_owned_elsewhere
+from segkit.errors import RequestError, SegkitError
 from segkit.events import log_event
 from segkit.records import Caps, Record, Records
 from segkit.runs import is_owned, read_status, update_status
@@ -81,7 +82,12 @@ class Jobs:
         return lines[-1].removeprefix("error: ") if lines else ""
 
     def cancel(self, run_id: str) -> None:
-        """Stop a run in an orderly way: one that waits never begins, one that works keeps the answers in flight."""
+        """Stop a run in an orderly way: one that waits never begins, one that works keeps the answers in flight.
+
+        Raises RequestError 409 for a run that another machine works on.
+        """
+        if not self.life(run_id) and is_owned_elsewhere(self.place / run_id):
+            raise RequestError(409, f"another machine works on {run_id}", "stop it there")
         with self._turn:
             self.records.cancel(run_id)
             if run_id in self._waiting:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -128,6 +129,16 @@ def push(folder: Path) -> None:
             storage.remove(f"{run_id}/{name}")
 
 
+def discard(folder: Path) -> None:
+    """Remove a run in which nothing was asked, here and as far as possible in S3."""
+    with suppress(RunError, StorageError):
+        if location(folder):
+            storage = remote(folder)
+            for name in storage.names(folder.name):
+                storage.remove(name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def push_log(folder: Path, log: Path) -> None:
     """Send a log as soon as it is finished."""
     if location(folder):
@@ -235,16 +246,16 @@ def _refresh(folder: Path, storage: Storage) -> None:
     ours = _status(folder / "status.json")
     if ours["state"] == "completed" and (folder / STORED).exists():
         return
+    for name in (OWNER, STORED):  # before the status: what it said last must not be taken for what it says now
+        try:
+            write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
+        except FileNotFoundError:
+            (folder / name).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         theirs = orjson.loads(storage.read(f"{folder.name}/status.json"))
         if theirs != ours and theirs["updated_at"] >= ours["updated_at"]:
             _drop_what_is_outdated(folder)
             write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
-    for name in (OWNER, STORED):
-        try:
-            write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
-        except FileNotFoundError:
-            (folder / name).unlink(missing_ok=True)
 
 
 def _status(path: Path) -> dict[str, str]:

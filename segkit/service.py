@@ -48,7 +48,7 @@ class Service:
         known = (
             run_ids(self.place)
             if token.all_runs
-            else [i for i, name in self.desk.owners.items() if name == token.name]
+            else [i for i, name in list(self.desk.owners.items()) if name == token.name]  # others add to it meanwhile
         )
         return sorted(known, reverse=True)
 
@@ -63,7 +63,7 @@ class Service:
         if standing := self.board.fresh(run_id):
             return standing
         if (looking := self.looking.get(run_id)) is None:  # many ask at once: one of them looks
-            looking = asyncio.create_task(asyncio.to_thread(self.board.standing, run_id))
+            looking = asyncio.create_task(asyncio.to_thread(self.board.standing, run_id, closely=True))
             self.looking[run_id] = looking
             looking.add_done_callback(lambda _: self.looking.pop(run_id, None))
         return await asyncio.shield(looking)
@@ -115,5 +115,6 @@ def opened(settings: Settings, place: Path, book: TokenBook | None) -> Iterator[
             yield Service(settings, place, home, book, records, jobs, desk, board, Metrics(place))
         finally:
             desk.close()
+            board.close()
             log_event(home, "service_stopped")
             records.close()

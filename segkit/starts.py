@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from segkit.admitting import calls_without_price, check_price, check_titles, check_token, choose_budget, needed
-from segkit.errors import DatabaseError, ProductsError, RequestError, SegkitError, SettingsError
+from segkit.errors import (
+    DatabaseError,
+    ProductsError,
+    RequestError,
+    RunError,
+    SegkitError,
+    SettingsError,
+    StorageError,
+)
 from segkit.events import log_event
 from segkit.jobs import Jobs, known_cost
 from segkit.late_database import LateDatabase
+from segkit.mirror import discard, push
 from segkit.preparing import choose_parameters, prepare_run
 from segkit.records import Caps, Record
-from segkit.runs import Run, new_run_id, open_run
+from segkit.runs import Run, new_run_id, open_run, read_status
 from segkit.settings import Settings
 from segkit.syncing import products_from_postgres
 from segkit.tokens import Token
@@ -146,6 +156,7 @@ class Desk:
         """Stop a run in an orderly way."""
         async with self._order:
             await asyncio.to_thread(self._jobs.cancel, run_id)
+        await asyncio.to_thread(_tell_s3, self._jobs.place / run_id)
         self._audit("run_cancelled", client, run_id, {})
 
     def _free_id(self) -> str:
@@ -162,7 +173,7 @@ class Desk:
             self._make_folder(wish, record, client)
             self._jobs.add(record.run_id)
         except BaseException as error:
-            shutil.rmtree(self._jobs.place / record.run_id, ignore_errors=True)  # nothing was asked in it
+            discard(self._jobs.place / record.run_id)  # nothing was asked in it
             self._records.forget(record.run_id)
             if isinstance(error, SegkitError):
                 raise self._refused(error, client) from None
@@ -206,7 +217,8 @@ class Desk:
         if isinstance(error, SettingsError):
             what = "the service is not set up for this model; nothing was started"
             return RequestError(422, what, "take another one, or tell the operator")
-        what = "the database cannot be read" if isinstance(error, DatabaseError) else "the disk cannot be written"
+        places = {DatabaseError: "the database cannot be read", StorageError: "the storage cannot be written"}
+        what = places.get(type(error), "the disk cannot be written")
         return RequestError(503, f"{what}; nothing was started", "try again later", retry_after="30")
 
     def _clean(self, text: str) -> str:
@@ -219,6 +231,13 @@ class Desk:
             self._jobs.home, event, run_id=run_id, owner=client.token.name, client=client.address,
             request_id=client.request_id, parameters=parameters, **more,
         )  # fmt: skip
+
+
+def _tell_s3(folder: Path) -> None:
+    """Let S3 know that a run never began; while it fails, the run says so here alone."""
+    if read_status(folder).get("state") == "failed":
+        with suppress(StorageError, RunError):
+            push(folder)
 
 
 def may_see(token: Token, owner: str | None) -> bool:
