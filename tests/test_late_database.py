@@ -3,59 +3,18 @@
 from __future__ import annotations
 
 import secrets
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from held_database import Held
 from rest_service import Service, wish
 
 START = "/api/segmentation/start"
 PATIENCE = 30  # seconds that the service would wait for a server that accepts and never answers
-
-
-class Held:
-    """A server that accepts and is silent; from `release` on it passes everything to another one."""
-
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target, self._open = target, threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.held: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def release(self) -> None:
-        self._open.set()
-        for client in self.held:
-            client.close()
-
-    def close(self) -> None:
-        self.release()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                if not self._open.is_set():
-                    self.held.append(client)
-                    continue
-                server = socket.create_connection(self._target)
-                for pair in ((client, server), (server, client)):
-                    threading.Thread(target=_pump, args=pair, daemon=True).start()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
