@@ -26,6 +26,7 @@ from segkit.service import Service
 from segkit.starts import may_see
 
 _EVERYWHERE = models.problems(401, 403, 429)
+_METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 _STATUS = re.compile("/api/segmentation/(RUN_[0-9TZ]+_[0-9a-f]+)/status")
 
 
@@ -57,7 +58,8 @@ def make_app(service: Service) -> Gate:
     _describe(app)
 
     def observe(scope: Any, status: int, seconds: float) -> None:
-        service.metrics.observe(scope["method"][:10], _route(scope), status, seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # else anybody could fill the memory
+        service.metrics.observe(method, _route(scope), status, seconds)
 
     def report(scope: Any, error: BaseException) -> None:
         service.report(error, scope["request_id"], _route(scope))

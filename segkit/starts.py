@@ -100,11 +100,16 @@ class Desk:
                 task.add_done_callback(lambda _: self._making.pop(record.run_id, None))
         if making := self._making.get(record.run_id):
             return await asyncio.shield(making), is_new
-        if record.phase == "making" and self._records.get(record.run_id) is None:
+        if record.phase == "making" and self._is_unmade(record.run_id):
             raise RequestError(
                 503, "the first request with this key failed just now", "send it again", retry_after="1"
             )
         return record, is_new
+
+    def _is_unmade(self, run_id: str) -> bool:
+        """Tell of a run that nobody makes any more whether it was not made, also where that could not be noted."""
+        found = self._records.get(run_id)
+        return found is None or found.phase == "making"
 
     def close(self) -> None:
         """Wait for the runs that are being made."""

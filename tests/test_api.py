@@ -56,6 +56,7 @@ def quiet(
     service.token("ben", max_total_cost_usd=1.5)
     service.token("late", expires="2020-01-01T00:00:00Z")
     service.token("slow", requests_per_second=0.01)
+    service.token("burst", all_runs=True)
     service.token("free", unpriced_models=True, all_runs=True)
     service.token("capped", max_total_cost_usd=1.0, all_runs=True)
     service.token("narrow", models=["offline"], max_active=2)
@@ -644,6 +645,7 @@ def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
         assert client.get("/api/segmentation/runs").json() == {"runs": [], "next": None}
         for headers in (
             {"host": "evil.example"},
+            {"host": "["},
             {"origin": "http://evil.example"},
             {"sec-fetch-site": "cross-site"},
             {"x-forwarded-for": "192.0.2.1"},
@@ -708,6 +710,32 @@ def test_a_connection_that_asks_nothing_is_closed(quiet: Service) -> None:
             while piece := door.recv(65536):
                 got += piece
         assert got[:12] == begins
+
+
+def test_invented_methods_fill_no_memory(quiet: Service) -> None:
+    """SEC-13: whoever comes without a token chooses no name under which requests are counted."""
+    for number in range(5):
+        assert raw(quiet, b"X%d / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % number)[0] == 401
+    with quiet.client("all") as client:
+        figures = client.get("/metrics").text
+    assert 'method="other"' in figures
+    assert 'method="X' not in figures
+
+
+def test_a_burst_of_streams_is_counted_too(quiet: Service) -> None:
+    """SEC-13: streams that are opened at one moment are no more than those opened one after the other."""
+    run = prepare_run(
+        catalogue(5), "Kitchen Things", runs_dir=quiet.place / "runs", model="offline", settings=load_settings()
+    )
+    head = f"GET /api/segmentation/{run.id}/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+    head += f"{quiet.secrets['burst']}\r\n\r\n"
+    with owned(run.folder / "run.lock"), ExitStack() as doors:
+        opened = [doors.enter_context(raw_door(quiet, b"")) for _ in range(120)]
+        for door in opened:
+            door.sendall(head.encode())
+        codes = [int(door.recv(65536).split()[1]) for door in opened]
+    assert sorted(set(codes)) == [200, 429]
+    assert codes.count(200) == 50
 
 
 def raw_door(service: Service, piece: bytes) -> socket.socket:
