@@ -131,7 +131,7 @@ def push(folder: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a run in which nothing was asked, here and as far as possible in S3."""
-    with suppress(RunError, StorageError):
+    with suppress(RunError, StorageError, OSError):
         if location(folder):
             storage = remote(folder)
             for name in storage.names(folder.name):

@@ -241,7 +241,7 @@ class Desk:
 def _tell_s3(folder: Path) -> None:
     """Let S3 know that a run never began; while it fails, the run says so here alone."""
     if read_status(folder).get("state") == "failed":
-        with suppress(StorageError, RunError):
+        with suppress(StorageError, RunError, OSError):
             push(folder)
 
 
