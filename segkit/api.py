@@ -19,13 +19,14 @@ from segkit import api_models as models
 from segkit.api_handlers import JsonRoute, add_handlers, json_answer
 from segkit.api_page import page
 from segkit.api_runs import add_answers, add_starts
-from segkit.errors import RequestError
+from segkit.errors import RequestError, StorageError
 from segkit.gate import Gate
 from segkit.metrics import CONTENT_TYPE
 from segkit.service import Service
 from segkit.starts import may_see
 
 _EVERYWHERE = models.problems(401, 403, 429)
+_METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 _STATUS = re.compile("/api/segmentation/(RUN_[0-9TZ]+_[0-9a-f]+)/status")
 
 
@@ -57,7 +58,8 @@ def make_app(service: Service) -> Gate:
     _describe(app)
 
     def observe(scope: Any, status: int, seconds: float) -> None:
-        service.metrics.observe(scope["method"][:10], _route(scope), status, seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # else anybody could fill the memory
+        service.metrics.observe(method, _route(scope), status, seconds)
 
     def report(scope: Any, error: BaseException) -> None:
         service.report(error, scope["request_id"], _route(scope))
@@ -78,7 +80,10 @@ def make_app(service: Service) -> Gate:
 
 def _add_lists(app: FastAPI, service: Service) -> None:
     @app.get(
-        "/api/segmentation/runs", operation_id="runs", responses=models.problems(422), response_model=models.RunList
+        "/api/segmentation/runs",
+        operation_id="runs",
+        responses=models.problems(422, 503),
+        response_model=models.RunList,
     )
     async def runs(
         request: Request,
@@ -109,7 +114,7 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         "/metrics",
         operation_id="metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={**models.problems(503), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics(request: Request) -> Response:
         """Give the figures of the runs this token may see, for Prometheus."""
@@ -133,7 +138,7 @@ def _listed(service: Service, known: list[str], limit: int, state: str | None) -
     for run_id in known:
         try:
             told = service.board.standing(run_id).told
-        except RequestError:
+        except (RequestError, StorageError):
             continue  # its folder was removed
         if state in (None, told["status"]):
             found.append(told)

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from segkit.errors import RequestError, RunError
+from segkit.errors import RequestError, RunError, StorageError
 from segkit.problems import MEDIA_TYPE, fault, faults_of, problem, refusal
 
 
@@ -54,6 +54,9 @@ def add_handlers(app: FastAPI) -> None:
         return _problem(error.status_code, told, error.headers)
 
     async def broken(request: Request, error: Any) -> Response:
+        if isinstance(error, StorageError):  # handled here, where it goes on to the log
+            told = problem(503, "the storage cannot be read", request.scope["request_id"], hint="try again later")
+            return _problem(503, told, {"retry-after": "30"})
         return _problem(500, fault(request.scope["request_id"]))
 
     for kind, handler in (

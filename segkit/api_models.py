@@ -187,5 +187,5 @@ _SAID = {
     415: "A body must be plain JSON.",
     422: "The request cannot be used; `errors` says where.",
     429: "Too many requests, or the queue is full; see Retry-After.",
-    503: "The database or the disk fails; nothing was started.",
+    503: "The database, the disk or S3 fails; nothing was started or changed.",
 }

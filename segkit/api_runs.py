@@ -24,7 +24,7 @@ from segkit.starts import Client, Wish
 
 RunId = Annotated[str, Path(pattern=models.RUN_ID, examples=[models.EXAMPLE_RUN])]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", pattern=models.KEY, description="One key makes one run.")]
-_OF_RUN = models.problems(404)
+_OF_RUN = models.problems(404, 503)
 _OF_BODY = models.problems(400, 402, 409, 413, 415, 422, 503)
 _LINKS = {
     name: {"operationId": name, "parameters": {"run_id": "$response.body#/run_id"}}
@@ -95,8 +95,6 @@ def add_answers(app: FastAPI, service: Service) -> None:
     """Add what tells of a run: its status, results, events and report."""
     streams: Counter[str] = Counter()
 
-    """Add the routes that tell of one run."""
-
     @app.get(
         "/api/segmentation/{run_id}/status", operation_id="status", responses=_OF_RUN, response_model=models.RunStatus
     )
@@ -144,6 +142,7 @@ def add_answers(app: FastAPI, service: Service) -> None:
         if streams[token.name] >= _STREAMS:
             raise RequestError(429, f"{_STREAMS} event streams of this token are open", retry_after="5")
         told = _counted(streams, token.name, _follow(service, run_id, token, last or ""))
+        await anext(told)  # counted before anybody else is looked at
         return StreamingResponse(told, media_type="text/event-stream")
 
     @app.get(
@@ -163,9 +162,10 @@ def add_answers(app: FastAPI, service: Service) -> None:
 
 
 async def _counted(streams: Counter[str], name: str, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Count a stream as long as somebody reads it."""
+    """Count a stream from its first, empty piece on, until nobody reads it any more."""
     streams[name] += 1
     try:
+        yield b""
         async for piece in stream:
             yield piece
     finally:

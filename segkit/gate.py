@@ -148,10 +148,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _name_of(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # such as a bracket that does not close
+        return ""
+
+
 def _check_local(headers: dict[bytes, bytes]) -> None:
     """Without tokens, a page of another site must not reach the service through the browser of its user."""
     host = headers.get(b"host", b"").decode("latin-1")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if not is_loopback(_name_of(host)):
         raise RequestError(403, "without tokens, only this machine is answered")
     if any(name in headers for name in (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")):
         raise RequestError(403, "without tokens, nobody is answered through a proxy")

@@ -19,13 +19,15 @@ from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
-from segkit.errors import SegkitError
+from segkit.claiming import is_owned_elsewhere
+from segkit.errors import RequestError, SegkitError
 from segkit.events import log_event
 from segkit.records import Caps, Record, Records
 from segkit.runs import is_owned, read_status, update_status
 from segkit.storage.local import is_held
 
 _LAST = 4000  # bytes at the end of what a process said
+_MOST = 10**9  # dollars; no run costs more, and more would not fit into the table
 
 
 class Jobs:
@@ -80,7 +82,12 @@ class Jobs:
         return lines[-1].removeprefix("error: ") if lines else ""
 
     def cancel(self, run_id: str) -> None:
-        """Stop a run in an orderly way: one that waits never begins, one that works keeps the answers in flight."""
+        """Stop a run in an orderly way: one that waits never begins, one that works keeps the answers in flight.
+
+        Raises RequestError 409 for a run that another machine works on.
+        """
+        if not self.life(run_id) and is_owned_elsewhere(self.place / run_id):
+            raise RequestError(409, f"another machine works on {run_id}", "stop it there")
         with self._turn:
             self.records.cancel(run_id)
             if run_id in self._waiting:
@@ -109,8 +116,8 @@ class Jobs:
         status = read_status(folder)
         self.records.end(run_id, spent(record, status))
         code = child.returncode if child else None
-        told = {"state": status["state"], "reason": status.get("reason", ""), "exit_code": code}
-        log_event(self.home, "run_ended", run_id=run_id, owner=record.owner, **told)
+        told = {"state": status.get("state", ""), "reason": status.get("reason", ""), "exit_code": code}
+        log_event(self.home, "run_ended", run_id=run_id, owner=record.owner, payer=record.payer, **told)
         return False
 
     def _begin(self, record: Record) -> None:
@@ -177,15 +184,29 @@ class Jobs:
 
 def spent(record: Record, status: dict[str, object]) -> Decimal:
     """Tell what a run has cost; the whole budget where a call has no known cost, or nobody was left to tell it."""
-    known = max(record.budget or Decimal(0), record.spent)
+    most = max(record.budget or Decimal(0), record.spent)
+    told = _costs(status)
+    if told is None:
+        return most
+    cost, is_unknown = told
+    untold = "products" not in status or status.get("state") == "running"  # killed, with calls in flight
+    return most if (untold or is_unknown) and record.budget is not None else cost
+
+
+def known_cost(status: dict[str, object]) -> Decimal:
+    """Tell what a run has cost for sure: never more than it did."""
+    return (_costs(status) or (Decimal(0), True))[0]
+
+
+def _costs(status: dict[str, object]) -> tuple[Decimal, bool] | None:
+    """Sum up the known costs of a run's calls, and tell whether some are unknown; None where that cannot be read."""
     try:
-        told = list(dict(status["stages"] or {}).values())  # type: ignore[call-overload]
-        cost = sum((Decimal(stage["cost_usd"]) for stage in told), Decimal(0))
-        untold = "products" not in status or status.get("state") == "running"  # killed, with calls in flight
-        unknown = untold or any(stage["unknown_cost"] for stage in told)
+        stages = list(dict(status["stages"] or {}).values())  # type: ignore[call-overload]
+        cost = sum((Decimal(stage["cost_usd"]) for stage in stages), Decimal(0))
+        is_unknown = any(stage["unknown_cost"] for stage in stages)
     except (ArithmeticError, LookupError, TypeError, ValueError):
-        return known
-    return known if unknown and record.budget is not None else cost
+        return None
+    return (cost, is_unknown) if cost.is_finite() and 0 <= cost < _MOST else None
 
 
 def _private(path: str, flags: int) -> int:

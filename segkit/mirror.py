@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -135,6 +136,16 @@ def push(folder: Path) -> None:
     for name in (name.partition("/")[2] for name in there):
         if name.endswith(".intent") and not (folder / name).exists():
             storage.remove(f"{run_id}/{name}")
+
+
+def discard(folder: Path) -> None:
+    """Remove a run in which nothing was asked, here and as far as possible in S3."""
+    with suppress(RunError, StorageError, OSError):
+        if location(folder):
+            storage = remote(folder)
+            for name in storage.names(folder.name):
+                storage.remove(name)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def push_log(folder: Path, log: Path) -> None:
@@ -276,15 +287,15 @@ def _refresh(folder: Path, storage: Storage) -> None:
     ours = _status(folder / "status.json")
     if ours.get("state") == "completed" and _is_filled(folder / STORED):
         return
-    theirs = _remote_status(storage, folder.name)
-    if theirs and theirs != ours and _is_later(theirs, ours):
-        _drop_what_is_outdated(folder)
-        write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
-    for name in (OWNER, STORED):
+    for name in (OWNER, STORED):  # before the status: what it said last must not be taken for what it says now
         try:
             write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
         except FileNotFoundError:
             (folder / name).unlink(missing_ok=True)
+    theirs = _remote_status(storage, folder.name)
+    if theirs and theirs != ours and _is_later(theirs, ours):
+        _drop_what_is_outdated(folder)
+        write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
 
 
 def _is_later(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ How a run comes into the tables stands in `loading`, how both are compared in `c
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -18,8 +18,10 @@ import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composed, Identifier
 from psycopg.types.numeric import FloatLoader
+from pydantic import SecretStr
 
 from segkit.errors import DatabaseError, ProductsError
+from segkit.redaction import redactor
 from segkit.run_tables import Row
 from segkit.settings import project_folder
 
@@ -92,7 +94,7 @@ def mapped(
         yield
     except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, pd.errors.DatabaseError) as error:
         cause = _innermost(error)
-        text = _wording(cause).replace(_target(url).get("password") or "\0", "***")
+        text = _wording(cause, redactor([SecretStr(url), SecretStr(str(_target(url).get("password") or ""))]))
         message = f"{doing} failed in the database {named(url)}: {text}"
         raise DatabaseError(message, hints.get(type(cause).__name__, hint)) from cause
 
@@ -103,10 +105,16 @@ def _innermost(error: BaseException) -> BaseException:
     return error if isinstance(error, psycopg.Error) or inner is None else _innermost(inner)
 
 
-def _wording(error: BaseException) -> str:
+def _wording(error: BaseException, redact: Callable[[bytes], bytes]) -> str:
+    """Shorten what a server said; its secrets go first, since half a password is no longer recognised."""
     diagnosis = error.diag if isinstance(error, psycopg.Error) else None
     parts = [diagnosis.message_primary, diagnosis.message_detail, diagnosis.context] if diagnosis else []
-    return " · ".join(" ".join(part.split())[:300] for part in parts if part) or " ".join(str(error).split())[:500]
+    told = [_clean(part, redact)[:300] for part in parts if part] or [_clean(str(error), redact)[:500]]
+    return " · ".join(told)
+
+
+def _clean(text: str, redact: Callable[[bytes], bytes]) -> str:
+    return " ".join(redact(text.encode(errors="replace")).decode(errors="replace").split())
 
 
 def migrate(url: str, folder: Path | None = None, *, partitioned: bool = False) -> list[str]:

@@ -14,7 +14,9 @@ from segkit.errors import RequestError
 from segkit.events import timestamp
 
 _NANO = 10**9  # money is counted in billionths of a dollar, so that sums are exact
-_TABLE = """
+# A run is its owner's for good; who resumed it last pays for what it costs from then on, and what others paid before
+# stands in `payments`.
+_TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
     turn            INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id          TEXT NOT NULL UNIQUE,
@@ -29,14 +31,26 @@ CREATE TABLE IF NOT EXISTS runs (
     max_calls       INTEGER,
     max_unassigned  INTEGER,
     cancelled       INTEGER NOT NULL DEFAULT 0,
+    payer           TEXT NOT NULL DEFAULT '',
+    paid_before     INTEGER NOT NULL DEFAULT 0,
     UNIQUE (owner, idempotency_key)
-)
+);
+CREATE TABLE IF NOT EXISTS payments (
+    run_id TEXT NOT NULL,
+    payer  TEXT NOT NULL,
+    spent  INTEGER NOT NULL,
+    PRIMARY KEY (run_id, payer)
+);
 """
+_LATER = {"payer": "TEXT NOT NULL DEFAULT ''", "paid_before": "INTEGER NOT NULL DEFAULT 0"}  # than the first tables
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One run of the service. `phase` is `making`, `queued`, `started` or `ended`; money is in dollars."""
+    """One run of the service. `phase` is `making`, `queued`, `started` or `ended`; money is in dollars.
+
+    `spent` is what the run cost in all, `paid_before` how much of that it had cost when its `payer` took it over.
+    """
 
     run_id: str
     owner: str
@@ -50,17 +64,27 @@ class Record:
     max_calls: int | None = None
     max_unassigned: int | None = None
     cancelled: bool = False
+    payer: str = ""  # its owner, if nobody else is told
+    paid_before: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What a start must fit into: runs at work and waiting in all and of its owner, and dollars of its owner."""
+    """What a start must fit into: runs at work and waiting in all and of its payer, and dollars of its payer."""
 
     active: int
-    active_of_owner: int
+    active_of_payer: int
     total_usd: Decimal | None
 
 
+#: What an open or ended run takes of its payer's money, in billionths; one that works may have been resumed with less
+#: than it had spent already.
+_TAKEN = "max(0, CASE phase WHEN 'ended' THEN spent ELSE max(spent, coalesce(budget, 0)) END - paid_before)"
+_SETTLE = """
+INSERT INTO payments SELECT run_id, payer, max(0, spent - paid_before) FROM runs WHERE run_id = ? AND payer <> ?
+ON CONFLICT (run_id, payer) DO UPDATE SET spent = payments.spent + excluded.spent
+"""
+_MONEY = ("budget", "spent", "paid_before")
 _COLUMNS = ", ".join(field.name for field in fields(Record))
 
 
@@ -72,7 +96,14 @@ class Records:
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute(_TABLE)
+        self._make_tables()
+
+    def _make_tables(self) -> None:
+        self._connection.executescript(_TABLES)
+        known = {row[1] for row in self._connection.execute("PRAGMA table_info(runs)")}
+        for name in set(_LATER) - known:
+            self._connection.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER[name]}")
+        self._connection.execute("UPDATE runs SET payer = owner WHERE payer = ''")
 
     def close(self) -> None:
         with self._lock:
@@ -81,7 +112,7 @@ class Records:
     def reserve(self, wanted: Record, caps: Caps) -> tuple[Record, bool]:
         """Write down a run that is about to be made, or give the one that its key made before.
 
-        Raises RequestError when the key came with another body (409), the queue is full (429) or the owner's money
+        Raises RequestError when the key came with another body (409), the queue is full (429) or the payer's money
         does not reach (402).
         """
         with self._transaction() as connection:
@@ -98,6 +129,7 @@ class Records:
         """Put a run that ended back into the queue, at its end; raises RequestError as `reserve` does."""
         with self._transaction() as connection:
             self._check(wanted, caps)
+            connection.execute(_SETTLE, (wanted.run_id, wanted.payer or wanted.owner))
             connection.execute("DELETE FROM runs WHERE run_id = ?", (wanted.run_id,))
             marks = ", ".join("?" * len(fields(Record)))
             connection.execute(f"INSERT INTO runs ({_COLUMNS}) VALUES ({marks})", _row(wanted))  # noqa: S608
@@ -152,23 +184,28 @@ class Records:
         return _record(told) if told else None
 
     def _check(self, wanted: Record, caps: Caps) -> None:
-        others = "FROM runs WHERE run_id <> ? AND owner = ?"
-        active = "SELECT count(*), count(*) FILTER (WHERE owner = ?) FROM runs WHERE phase <> 'ended'"
-        at_work, of_owner = self._connection.execute(active, (wanted.owner,)).fetchone()
+        payer = wanted.payer or wanted.owner
+        active = "SELECT count(*), count(*) FILTER (WHERE payer = ?) FROM runs WHERE phase <> 'ended'"
+        at_work, of_payer = self._connection.execute(active, (payer,)).fetchone()
         if at_work >= caps.active:
             raise RequestError(429, f"the queue is full: {at_work} runs are at work or wait", retry_after="30")
-        if of_owner >= caps.active_of_owner:
-            what = f"{of_owner} runs of this token are at work or wait, {caps.active_of_owner} are allowed"
+        if of_payer >= caps.active_of_payer:
+            what = f"{of_payer} runs of this token are at work or wait, {caps.active_of_payer} are allowed"
             raise RequestError(429, what, retry_after="30")
         if caps.total_usd is not None and wanted.budget:
-            # A run that works may have been resumed with less than it had spent already.
-            each = "CASE phase WHEN 'ended' THEN spent ELSE max(spent, coalesce(budget, 0)) END"
-            money = f"SELECT total({each}) {others}"
-            taken = Decimal(self._connection.execute(money, (wanted.run_id, wanted.owner)).fetchone()[0]) / _NANO
-            most = max(wanted.budget, wanted.spent)
+            taken = self._taken(payer, wanted.run_id)
+            most = max(Decimal(0), max(wanted.budget, wanted.spent) - wanted.paid_before)
             if taken + most > caps.total_usd:
                 what = f"${taken:.2f} of ${caps.total_usd} are spent or set aside, this run may take ${most}"
                 raise RequestError(402, what, "ask for less with max_cost_usd")
+
+    def _taken(self, payer: str, but: str) -> Decimal:
+        """Sum up the dollars a token has spent or set aside, without what it pays for one run right now."""
+        money = (
+            f"SELECT (SELECT coalesce(sum({_TAKEN}), 0) FROM runs WHERE run_id <> ? AND payer = ?)"  # noqa: S608
+            " + (SELECT coalesce(sum(spent), 0) FROM payments WHERE payer = ?)"
+        )
+        return Decimal(self._connection.execute(money, (but, payer, payer)).fetchone()[0]) / _NANO
 
     def _select(self, where: str, *values: str) -> list[Record]:
         with self._lock:
@@ -194,14 +231,12 @@ class Records:
 
 def _row(record: Record) -> tuple[object, ...]:
     told = {field.name: getattr(record, field.name) for field in fields(Record)}
-    budget = None if record.budget is None else int(record.budget * _NANO)
-    created = record.created_at or timestamp()
-    return tuple({**told, "budget": budget, "spent": int(record.spent * _NANO), "created_at": created}.values())
+    money = {name: None if told[name] is None else int(told[name] * _NANO) for name in _MONEY}
+    late = {"created_at": record.created_at or timestamp(), "payer": record.payer or record.owner}
+    return tuple({**told, **money, **late}.values())
 
 
 def _record(row: tuple[object, ...]) -> Record:
     told = dict(zip((field.name for field in fields(Record)), row, strict=True))
-    budget = told["budget"]
-    money = {"budget": None if budget is None else Decimal(str(budget)) / _NANO}
-    spent = Decimal(str(told["spent"])) / _NANO
-    return Record(**{**told, **money, "spent": spent, "cancelled": bool(told["cancelled"])})  # type: ignore[arg-type]
+    money = {name: None if told[name] is None else Decimal(str(told[name])) / _NANO for name in _MONEY}
+    return Record(**{**told, **money, "cancelled": bool(told["cancelled"])})  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ _SHORTEST = 6
 
 
 def redactor(secrets: Iterable[SecretStr | None]) -> Callable[[bytes], bytes]:
-    """Give a function that replaces the secrets in bytes: plain, base64, URL-encoded, JSON-escaped or hex."""
+    """Give a function that replaces secrets in bytes: plain, reversed, base64, URL-encoded, JSON-escaped or hex."""
     values = [secret.get_secret_value().strip() for secret in secrets if secret]
     # A very short value would tear holes into ordinary text.
     dresses = sorted(
@@ -65,6 +65,7 @@ def _clean_record(*arguments: Any, **named: Any) -> logging.LogRecord:
 def _dresses(value: str) -> Iterable[bytes]:
     raw = value.encode()
     yield raw
+    yield value[::-1].encode()
     yield raw.hex().encode()
     yield quote(value, safe="").encode()
     # A library that shows bytes doubles each backslash, and so does an error that shows the library's text.

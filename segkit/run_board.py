@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 import orjson
 
-from segkit.errors import RequestError, SegkitError
+from segkit.claiming import is_owned_elsewhere
+from segkit.errors import RequestError, SegkitError, StorageError
 from segkit.estimating import Forecast, estimated_completion, forecast
 from segkit.events import timestamp
-from segkit.mirror import location
+from segkit.mirror import STORED, adopt
 from segkit.progress import processed_products
 from segkit.runs import is_owned, open_run, read_status
 from segkit.settings import Settings
@@ -26,6 +27,7 @@ from segkit.verifying import CHECKSUMS
 
 T = TypeVar("T")
 _FRESH = 0.1  # seconds that an answer is given again
+_SEEN = 2.0  # seconds until S3 is asked again what another machine made of a run
 _MOST = 2048  # answers and forecasts kept
 
 
@@ -53,6 +55,7 @@ class Board:
         self._is_alive, self._last_words = is_alive, last_words
         self._standings: OrderedDict[str, Standing] = OrderedDict()
         self._forecasts: OrderedDict[str, Forecast] = OrderedDict()
+        self._seen: OrderedDict[str, float] = OrderedDict()
         self._sealed: set[str] = set()
         self._planned: set[str] = set()
         self._lock, self._planner = threading.Lock(), ThreadPoolExecutor(1, "planner")
@@ -65,17 +68,26 @@ class Board:
     def forget(self, run_id: str) -> None:
         self._standings.pop(run_id, None)
 
-    def standing(self, run_id: str) -> Standing:
-        """Look at a run; raises RequestError 404 when there is none, 409 when its status cannot be understood."""
+    def close(self) -> None:
+        """Give up the plans that nobody waits for."""
+        self._planner.shutdown(wait=False, cancel_futures=True)
+
+    def standing(self, run_id: str, *, closely: bool = False) -> Standing:
+        """Look at a run, `closely` at one in S3 that another machine may have gone on with.
+
+        Raises RequestError 404 when there is none, 409 when its status cannot be understood, StorageError.
+        """
         if standing := self.fresh(run_id):
             return standing
         folder = self.place / run_id
-        if not (folder / "run.json").exists():
-            raise RequestError(404, f"there is no run {run_id}")
         # Whether it lives comes first: what it wrote before it died must not be taken for what it says now.
         life = self._is_alive(run_id)
-        alive = bool(life) or is_owned(folder)
         try:
+            if not life:
+                self._look_elsewhere(run_id, closely)
+            if not (folder / "run.json").exists():
+                raise RequestError(404, f"there is no run {run_id}")
+            alive = bool(life) or is_owned(folder)
             told = self._told(run_id, read_status(folder), life, alive)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise RequestError(409, f"the status of {run_id} is damaged") from None
@@ -83,13 +95,29 @@ class Board:
         _keep(self._standings, run_id, standing)
         return standing
 
+    def _look_elsewhere(self, run_id: str, closely: bool) -> None:
+        """See in S3 what became of a run that this service does not work on, also of one it never saw."""
+        is_known = (self.place / run_id / "run.json").exists()
+        if self.settings.storage_backend != "s3" or (
+            is_known and not closely and not is_owned_elsewhere(self.place / run_id)
+        ):
+            return
+        if time.monotonic() - self._seen.get(run_id, -_SEEN) < _SEEN:
+            return
+        try:
+            adopt(self.place, run_id, self.settings)
+        except StorageError:
+            if not is_known:
+                raise
+        _keep(self._seen, run_id, time.monotonic())
+
     def state(self, run_id: str) -> str:
         """Tell the state of a run alone, or nothing where there is none; a completed one is not looked at again."""
         if run_id in self._sealed and (self.place / run_id).is_dir():
             return "completed"
         try:
             state = self.standing(run_id).state
-        except RequestError:
+        except (RequestError, StorageError):
             return ""
         if state == "completed":
             self._sealed.add(run_id)
@@ -97,7 +125,8 @@ class Board:
 
     def _told(self, run_id: str, status: dict[str, Any], life: str, alive: bool) -> dict[str, Any]:
         folder = self.place / run_id
-        sealed = status["state"] == "completed" and ((folder / CHECKSUMS).exists() or bool(location(folder)))
+        # One that lives in S3 may have its checksums there alone; it is whole there once it says what is stored.
+        sealed = status["state"] == "completed" and any((folder / name).exists() for name in (CHECKSUMS, STORED))
         state = "running" if alive and not sealed else "completed" if sealed else "failed"
         total, processed = int(status.get("products", 0)), processed_products(status)
         told: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from rich.console import Console
 from segkit.creating import new_run_id
 from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.interactions import intents
+from segkit.mirror import discard
 from segkit.models import STAGES
 from segkit.planning import plan_run
 from segkit.preparing import SAMPLE, choose_parameters, prepare_run
@@ -213,5 +213,5 @@ def _ask_for_consent(run: Run) -> None:
     most = "at most" if run.parameters.extends else "about"
     what = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {money(total)}?"
     if not typer.confirm(what, default=True, err=True):
-        shutil.rmtree(run.folder)  # made a moment ago, and nothing is in it that was asked
+        discard(run.folder)  # made a moment ago, and nothing is in it that was asked
         raise StoppedError("nothing was sent, and no run was made")

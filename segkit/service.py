@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segkit import postgres
-from segkit.errors import DatabaseError, RequestError
+from segkit.errors import RequestError
 from segkit.events import log_event
 from segkit.jobs import Jobs
+from segkit.late_database import LateDatabase
 from segkit.metrics import Metrics
 from segkit.records import Records
 from segkit.redaction import redactor
@@ -22,7 +22,6 @@ from segkit.runs import run_ids
 from segkit.settings import Settings
 from segkit.starts import Desk, may_see
 from segkit.storage.local import owned
-from segkit.syncing import database_url
 from segkit.tokens import Token, TokenBook
 
 _TICK = 0.25  # seconds
@@ -49,7 +48,7 @@ class Service:
         known = (
             run_ids(self.place)
             if token.all_runs
-            else [i for i, name in self.desk.owners.items() if name == token.name]
+            else [i for i, name in list(self.desk.owners.items()) if name == token.name]  # others add to it meanwhile
         )
         return sorted(known, reverse=True)
 
@@ -64,7 +63,7 @@ class Service:
         if standing := self.board.fresh(run_id):
             return standing
         if (looking := self.looking.get(run_id)) is None:  # many ask at once: one of them looks
-            looking = asyncio.create_task(asyncio.to_thread(self.board.standing, run_id))
+            looking = asyncio.create_task(asyncio.to_thread(self.board.standing, run_id, closely=True))
             self.looking[run_id] = looking
             looking.add_done_callback(lambda _: self.looking.pop(run_id, None))
         return await asyncio.shield(looking)
@@ -108,20 +107,14 @@ def opened(settings: Settings, place: Path, book: TokenBook | None) -> Iterator[
     with owned(home / "service.lock"):
         records = Records(home / "records.db")
         jobs = Jobs(records, place, home, settings.segkit_serve_runs)
-        board, desk = Board(place, settings, jobs.life, jobs.last_words), Desk(jobs, settings)
+        database = LateDatabase(settings, home)
+        board, desk = Board(place, settings, jobs.life, jobs.last_words), Desk(jobs, settings, database)
         try:
-            _prepare_database(settings, home)
+            database.begin()
             log_event(home, "service_started", runs_dir=str(place), tokens=bool(book))
             yield Service(settings, place, home, book, records, jobs, desk, board, Metrics(place))
         finally:
             desk.close()
+            board.close()
             log_event(home, "service_stopped")
             records.close()
-
-
-def _prepare_database(settings: Settings, home: Path) -> None:
-    """Make the tables where they are missing; without a database the service answers, and starts are refused."""
-    try:
-        postgres.migrate(database_url(settings))
-    except DatabaseError as error:
-        log_event(home, "database_failed", why=error.message)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -86,8 +86,16 @@ class Settings(BaseSettings):
     def secrets(self) -> list[SecretStr]:
         """Everything that must never be written down: the key, the URL of the database, and the password in it."""
         url = self.database_url.get_secret_value() if self.database_url else ""
-        password = SecretStr(urlsplit(url).password or "")
-        return [secret for secret in (self.openai_api_key, self.database_url, password) if secret]
+        return [
+            secret for secret in (self.openai_api_key, self.database_url, *map(SecretStr, _passwords(url))) if secret
+        ]
+
+
+def _passwords(url: str) -> list[str]:
+    """Find the password of a URL as it stands there and as it is meant, also where it is a parameter."""
+    parts = urlsplit(url)
+    told = [value for name, value in parse_qsl(parts.query) if name in ("password", "sslpassword")]
+    return [word for word in (parts.password or "", unquote(parts.password or ""), *told) if word]
 
 
 def load_settings() -> Settings:

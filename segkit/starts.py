@@ -1,34 +1,40 @@
-"""Admitting a run: products, model and money are checked before anything is made, and one key makes one run."""
+"""Starting a run: it is admitted before anything is made, it is there whole or not at all, and one key makes one."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
-import pandas as pd
 
+from segkit.admitting import calls_without_price, check_price, check_titles, check_token, choose_budget, needed
 from segkit.creating import new_run_id
-from segkit.errors import DatabaseError, ProductsError, RequestError, SegkitError, SettingsError
+from segkit.errors import (
+    DatabaseError,
+    ProductsError,
+    RequestError,
+    RunError,
+    SegkitError,
+    SettingsError,
+    StorageError,
+)
 from segkit.events import log_event
-from segkit.jobs import Jobs
-from segkit.planning import plan_run
+from segkit.jobs import Jobs, known_cost
+from segkit.late_database import LateDatabase
+from segkit.mirror import discard, push
 from segkit.preparing import choose_parameters, prepare_run
-from segkit.products import untitled
-from segkit.prompts import load_prompts
 from segkit.records import Caps, Record
-from segkit.runs import Parameters, open_run
+from segkit.runs import Run, open_run, read_status
 from segkit.settings import Settings
 from segkit.syncing import products_from_postgres
 from segkit.tokens import Token
-
-_NO_BUDGET = "a run with this model needs a budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,8 @@ class Client:
 class Desk:
     """Takes starts, resumes and cancellations; what it refuses has cost nothing and left nothing."""
 
-    def __init__(self, jobs: Jobs, settings: Settings) -> None:
+    def __init__(self, jobs: Jobs, settings: Settings, database: LateDatabase) -> None:
+        self._database = database
         self._jobs, self._records, self._settings = jobs, jobs.records, settings
         self._order = asyncio.Lock()
         # Threads of their own: a database that does not answer must not take those that tell how runs stand.
@@ -80,8 +87,8 @@ class Desk:
             raise
 
     async def _start(self, wish: Wish, key: str | None, client: Client) -> tuple[Record, bool]:
-        self._check_token(wish.model, len(wish.product_ids), client.token)
-        budget = self._budget(wish.model, wish.max_cost_usd, client.token)
+        check_token(wish.model, len(wish.product_ids), client.token)
+        budget = choose_budget(wish.model, wish.max_cost_usd, client.token, self._settings)
         async with self._order:
             wanted = Record(
                 self._free_id(), client.token.name, key, wish.sha256, "making", len(wish.product_ids), budget=budget,
@@ -94,45 +101,68 @@ class Desk:
                 task.add_done_callback(lambda _: self._making.pop(record.run_id, None))
         if making := self._making.get(record.run_id):
             return await asyncio.shield(making), is_new
-        if record.phase == "making" and self._records.get(record.run_id) is None:
+        if record.phase == "making" and self._is_unmade(record.run_id):
             raise RequestError(
                 503, "the first request with this key failed just now", "send it again", retry_after="1"
             )
         return record, is_new
+
+    def _is_unmade(self, run_id: str) -> bool:
+        """Tell of a run that nobody makes any more whether it was not made, also where that could not be noted."""
+        found = self._records.get(run_id)
+        return found is None or found.phase == "making"
 
     def close(self) -> None:
         """Wait for the runs that are being made."""
         self._makers.shutdown()
 
     async def resume(self, run_id: str, changes: Mapping[str, Any], client: Client) -> None:
-        """Queue a run that ended before it was completed; it may be given more money or laxer terms."""
+        """Queue a run that ended before it was completed; it may be given more money or laxer terms.
+
+        Whose it is does not change; what it costs from now on counts on the token that resumes it.
+        """
         run = await asyncio.to_thread(open_run, run_id, self._jobs.place)
-        model, products = run.parameters.model, int(run.document["input"]["products"])
-        self._check_token(model, products, client.token)
+        products = int(run.document["input"]["products"])
+        check_token(run.parameters.model, products, client.token)
+        planned = await asyncio.to_thread(calls_without_price, run, client.token, self._settings)
         async with self._order:
             await asyncio.to_thread(self._jobs.tick)  # that it ended may not be noted yet
             found = await asyncio.to_thread(self._records.get, run_id)
             if found and found.phase != "ended":
                 raise RequestError(409, f"{run_id} is at work or waits already")
-            record = found or Record(run_id, client.token.name, None, "", "ended", products)
-            wanted = self._resumed(record, model, changes, client.token)
+            record = self._taken_over(found or Record(run_id, "", None, "", "ended", products), run, client.token)
+            wanted = self._resumed(record, run.parameters.model, planned, changes, client.token)
             await asyncio.to_thread(self._jobs.requeue, wanted, self._caps(client.token))
         self.owners[run_id] = wanted.owner
         self._audit("run_resumed", client, run_id, changes)
 
-    def _resumed(self, record: Record, model: str, changes: Mapping[str, Any], token: Token) -> Record:
-        given, unassigned, budget = changes.get("max_cost_usd"), changes.get("max_unassigned"), None
-        if record.max_calls is None:  # else its price is not known, and its calls are limited
-            budget = self._budget(model, record.budget if given is None else Decimal(str(given)), token)
-            if budget is None and model != "offline":
-                raise RequestError(402, _NO_BUDGET, "give max_cost_usd")
+    def _taken_over(self, record: Record, run: Run, token: Token) -> Record:
+        """Let a token pay from now on for a run that another one, or the command line, has paid so far."""
+        if record.payer == token.name:
+            return record
+        paid = known_cost(run.status)
+        return replace(record, payer=token.name, paid_before=paid, spent=paid)
+
+    def _resumed(
+        self, record: Record, model: str, planned: int | None, changes: Mapping[str, Any], token: Token
+    ) -> Record:
+        given, unassigned = changes.get("max_cost_usd"), changes.get("max_unassigned")
+        budget = calls = None
+        if planned is not None:  # its price is not known, so its calls are limited
+            calls = planned if record.max_calls is None else record.max_calls
+        else:
+            wished = record.budget if given is None else Decimal(str(given))
+            budget = needed(model, choose_budget(model, wished, token, self._settings))
         unassigned = record.max_unassigned if unassigned is None else unassigned
-        return replace(record, phase="queued", budget=budget, cancelled=False, max_unassigned=unassigned)
+        return replace(
+            record, phase="queued", budget=budget, max_calls=calls, cancelled=False, max_unassigned=unassigned
+        )
 
     async def cancel(self, run_id: str, client: Client) -> None:
         """Stop a run in an orderly way."""
         async with self._order:
             await asyncio.to_thread(self._jobs.cancel, run_id)
+        await asyncio.to_thread(_tell_s3, self._jobs.place / run_id)
         self._audit("run_cancelled", client, run_id, {})
 
     def _free_id(self) -> str:
@@ -149,7 +179,7 @@ class Desk:
             self._make_folder(wish, record, client)
             self._jobs.add(record.run_id)
         except BaseException as error:
-            shutil.rmtree(self._jobs.place / record.run_id, ignore_errors=True)  # nothing was asked in it
+            discard(self._jobs.place / record.run_id)  # nothing was asked in it
             self._records.forget(record.run_id)
             if isinstance(error, SegkitError):
                 raise self._refused(error, client) from None
@@ -161,10 +191,13 @@ class Desk:
         given: dict[str, Any] = {
             "model": wish.model, "temperature": wish.temperature, "max_unassigned": wish.max_unassigned
         }  # fmt: skip
+        self._database.prepare()
         products = products_from_postgres(wish.product_ids, self._settings)
         chosen = choose_parameters(wish.category, self._settings, **given)
-        _check_titles(products, chosen.max_unassigned)
-        self._check_price(products, chosen, record, client.token)
+        check_titles(products, chosen.max_unassigned)
+        calls = check_price(products, chosen, record.budget, client.token, self._settings)
+        if calls is not None:
+            self._records.limit_calls(record.run_id, calls)
         run = prepare_run(
             products, wish.category, run_id=record.run_id, runs_dir=self._jobs.place, source="amazon_products",
             settings=self._settings, **given,
@@ -172,45 +205,6 @@ class Desk:
         told = {**asdict(wish), "product_ids": len(wish.product_ids), "body_sha256": record.body_sha256}
         log_event(run.folder, "run_ordered", owner=record.owner, client=client.address, request_id=client.request_id)
         self._audit("run_ordered", client, run.id, told)
-
-    def _check_token(self, model: str, products: int, token: Token) -> None:
-        if products > token.max_products:
-            raise RequestError(
-                422, f"{products:,} products are too many", f"{token.max_products:,} are allowed a run"
-            )
-        if token.models is not None and model not in token.models:
-            raise RequestError(422, f"the model {model} is not allowed", f"one of: {', '.join(token.models)}")
-
-    def _budget(self, model: str, wished: Decimal | None, token: Token) -> Decimal | None:
-        """Choose what a run may cost: the least of what the client, the token and the settings say."""
-        if model == "offline":
-            return None
-        limits = [
-            limit for limit in (wished, token.max_cost_usd, self._settings.segkit_max_cost_usd) if limit is not None
-        ]
-        if not limits and not token.unpriced_models:
-            raise RequestError(402, _NO_BUDGET, "give max_cost_usd")
-        if wished is not None and wished > min(limits):
-            raise RequestError(402, f"max_cost_usd is {wished}", f"at most {min(limits)} are allowed a run")
-        return min(limits, default=None)
-
-    def _check_price(self, products: pd.DataFrame, chosen: Parameters, record: Record, token: Token) -> None:
-        """Refuse a run whose plan goes beyond its budget, before anything is asked.
-
-        Where the price is not known, only a token with `unpriced_models` may go on, within twice the planned calls.
-        """
-        if chosen.model == "offline":
-            return
-        total = plan_run(products, load_prompts(chosen.prompts), chosen, self._settings).iloc[-1]
-        if pd.isna(total["cost_usd_high"]):
-            if not token.unpriced_models:
-                raise RequestError(402, f"the price of {chosen.model} is not known, so no budget can be kept")
-            self._records.limit_calls(record.run_id, 2 * int(total["calls"]) + 10)
-        elif record.budget is None:
-            raise RequestError(402, _NO_BUDGET, "give max_cost_usd")
-        elif Decimal(str(total["cost_usd_high"])) > record.budget:
-            what = f"the run may cost ${float(total['cost_usd_high']):.4f}, its budget is ${record.budget}"
-            raise RequestError(402, what, "take fewer products, or a larger max_cost_usd")
 
     def _caps(self, token: Token) -> Caps:
         most = self._settings.segkit_serve_runs + self._settings.segkit_serve_queue
@@ -229,7 +223,8 @@ class Desk:
         if isinstance(error, SettingsError):
             what = "the service is not set up for this model; nothing was started"
             return RequestError(422, what, "take another one, or tell the operator")
-        what = "the database cannot be read" if isinstance(error, DatabaseError) else "the disk cannot be written"
+        places = {DatabaseError: "the database cannot be read", StorageError: "the storage cannot be written"}
+        what = places.get(type(error), "the disk cannot be written")
         return RequestError(503, f"{what}; nothing was started", "try again later", retry_after="30")
 
     def _clean(self, text: str) -> str:
@@ -244,13 +239,13 @@ class Desk:
         )  # fmt: skip
 
 
+def _tell_s3(folder: Path) -> None:
+    """Let S3 know that a run never began; while it fails, the run says so here alone."""
+    if read_status(folder).get("state") == "failed":
+        with suppress(StorageError, RunError, OSError):
+            push(folder)
+
+
 def may_see(token: Token, owner: str | None) -> bool:
     """Tell whether a token may see a run; what the command line made belongs to nobody."""
     return token.all_runs or owner == token.name
-
-
-def _check_titles(products: pd.DataFrame, allowed: int) -> None:
-    count = int(untitled(products).sum())
-    if count > allowed:
-        ids = ", ".join(map(str, products.loc[untitled(products), "product_id"].head(5)))
-        raise ProductsError(f"{count} products have no title: {ids}", f"allow them with max_unassigned = {count}")

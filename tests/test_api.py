@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from endpoint import Endpoint
 from rest_service import COMMAND, Service, fill_products, finished, wish
 
 from segkit.preparing import prepare_run
-from segkit.runs import open_run
-from segkit.settings import load_settings
+from segkit.runs import Run, open_run, update_status
+from segkit.settings import Settings, load_settings
 from segkit.storage.local import owned
 
 START = "/api/segmentation/start"
@@ -55,6 +56,9 @@ def quiet(
     service.token("ben", max_total_cost_usd=1.5)
     service.token("late", expires="2020-01-01T00:00:00Z")
     service.token("slow", requests_per_second=0.01)
+    service.token("burst", all_runs=True)
+    service.token("free", unpriced_models=True, all_runs=True)
+    service.token("capped", max_total_cost_usd=1.0, all_runs=True)
     service.token("narrow", models=["offline"], max_active=2)
     with service:
         yield service
@@ -293,6 +297,60 @@ def test_money_is_asked_for_before_it_is_spent(
     assert told["detail"].startswith("$1.00 of $1.5")
     started(ben, 2, model="gpt-4o", max_cost_usd=0.5)
     assert shared_endpoint.count() == 0
+
+
+def stopped(client: httpx.Client, *ids: int, **more: Any) -> str:
+    """Start a run and cancel it before it begins."""
+    run_id = started(client, *ids, **more)
+    client.post(f"/api/segmentation/{run_id}/cancel")
+    return run_id
+
+
+def typed_run(service: Service, model: str) -> Run:
+    """Make a run as the command line does."""
+    settings = Settings(openai_base_url=service.environment["OPENAI_BASE_URL"])
+    return prepare_run(
+        catalogue(5), "Kitchen Things", runs_dir=service.place / "runs", model=model, settings=settings
+    )  # fmt: skip
+
+
+def test_who_resumes_a_run_pays_for_it(quiet: Service, ben: httpx.Client) -> None:
+    """A6 ★, SEC-11: who goes on with another's run sets his own money aside, and the run stays whose it is."""
+    mine = stopped(ben, 1, model="gpt-4o", max_cost_usd=1)
+    resume = f"/api/segmentation/{mine}/resume"
+    with quiet.client("capped") as capped, quiet.client("all") as everybody:
+        assert problem(capped.post(resume, json={"max_cost_usd": 1.1}), 402)["detail"].startswith("$0.00 of $1")
+        assert everybody.post(resume, json={"max_cost_usd": 500}).status_code == 200
+        started(ben, 2, model="gpt-4o", max_cost_usd=1.5)
+        assert mine in [run["run_id"] for run in ben.get("/api/segmentation/runs").json()["runs"]]
+        ben.post(f"/api/segmentation/{mine}/cancel")
+        typed = typed_run(quiet, "gpt-4o")
+        stage = {"cost_usd": "3.5", "unknown_cost": 0, "calls": 7}
+        update_status(typed.folder, state="failed", reason="it broke", stages={"segmentation": stage})
+        resume = f"/api/segmentation/{typed.id}/resume"
+        assert (
+            problem(capped.post(resume, json={"max_cost_usd": 4.6}), 402)["hint"] == "ask for less with max_cost_usd"
+        )
+        assert capped.post(resume, json={"max_cost_usd": 4.5}).status_code == 200, "the command line paid the rest"
+        empty(capped)
+
+
+def test_a_run_without_a_known_price_is_resumed_on_the_terms_of_a_start(quiet: Service) -> None:
+    """A6 ★, SEC-11: only a token that may start such a run goes on with one, and its calls stay limited."""
+    with quiet.client("free") as free, quiet.client("all") as everybody:
+        run_id = stopped(free, 1, model="no-such-model")
+        typed = typed_run(quiet, "no-such-model")
+        update_status(typed.folder, state="failed", reason="it broke")
+        for each in (run_id, typed.id):
+            resume = f"/api/segmentation/{each}/resume"
+            for body in ({}, {"max_cost_usd": 1}):
+                told = problem(everybody.post(resume, json=body), 402)
+                assert told["detail"] == "the price of no-such-model is not known, so no budget can be kept"
+            assert free.post(resume).status_code == 200
+            with closing(sqlite3.connect(quiet.place / "home" / "service" / "records.db")) as records:
+                row = records.execute("SELECT budget, max_calls FROM runs WHERE run_id = ?", (each,)).fetchone()
+            assert row == (None, 14), "one batch is two calls: twice as many, and ten"
+        empty(free)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -587,6 +645,7 @@ def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
         assert client.get("/api/segmentation/runs").json() == {"runs": [], "next": None}
         for headers in (
             {"host": "evil.example"},
+            {"host": "["},
             {"origin": "http://evil.example"},
             {"sec-fetch-site": "cross-site"},
             {"x-forwarded-for": "192.0.2.1"},
@@ -651,6 +710,32 @@ def test_a_connection_that_asks_nothing_is_closed(quiet: Service) -> None:
             while piece := door.recv(65536):
                 got += piece
         assert got[:12] == begins
+
+
+def test_invented_methods_fill_no_memory(quiet: Service) -> None:
+    """SEC-13: whoever comes without a token chooses no name under which requests are counted."""
+    for number in range(5):
+        assert raw(quiet, b"X%d / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % number)[0] == 401
+    with quiet.client("all") as client:
+        figures = client.get("/metrics").text
+    assert 'method="other"' in figures
+    assert 'method="X' not in figures
+
+
+def test_a_burst_of_streams_is_counted_too(quiet: Service) -> None:
+    """SEC-13: streams that are opened at one moment are no more than those opened one after the other."""
+    run = prepare_run(
+        catalogue(5), "Kitchen Things", runs_dir=quiet.place / "runs", model="offline", settings=load_settings()
+    )
+    head = f"GET /api/segmentation/{run.id}/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+    head += f"{quiet.secrets['burst']}\r\n\r\n"
+    with owned(run.folder / "run.lock"), ExitStack() as doors:
+        opened = [doors.enter_context(raw_door(quiet, b"")) for _ in range(120)]
+        for door in opened:
+            door.sendall(head.encode())
+        codes = [int(door.recv(65536).split()[1]) for door in opened]
+    assert sorted(set(codes)) == [200, 429]
+    assert codes.count(200) == 50
 
 
 def raw_door(service: Service, piece: bytes) -> socket.socket:
