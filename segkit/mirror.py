@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,18 +23,18 @@ import orjson
 
 from segkit.errors import RunError, StorageError
 from segkit.events import timestamp
+from segkit.hashes import as_lines, hash_of, is_inside, read_hashes
 from segkit.models import STAGES
 from segkit.settings import Settings
 from segkit.storage import Storage, open_storage
-from segkit.storage.local import disk_error, is_held, write_atomic
+from segkit.storage.local import disk_error, write_atomic
 
 LOCATION, STORED, OWNER = "location.json", "stored.sha256", "owner.json"
 LOCKS = ("run.lock", "calls.lock")
 #: What belongs to a place and not to the run.
 OF_THE_PLACE = {LOCATION, STORED, OWNER, "stop", *LOCKS}
 WORKERS = 24
-_STUB = ("run.json", "status.json")
-_NEVER_CHANGED = ("run.json", "products.parquet", "prompts/", *(f"{folder}/" for folder in STAGES.values()))
+NEVER_CHANGED = ("run.json", "products.parquet", "prompts/", *(f"{folder}/" for folder in STAGES.values()))
 
 
 def location(folder: Path) -> str:
@@ -105,7 +105,7 @@ def fetch_all(folder: Path, below: str = "") -> None:
     if location(folder):
         wanted = f"{folder.name}/{below}".rstrip("/")
         there = {name.partition("/")[2] for name in remote(folder).names(wanted)} - OF_THE_PLACE
-        names = {name for name in there if _is_inside(name)}  # `verify --remote` names the others
+        names = {name for name in there if is_inside(name)}  # `verify --remote` names the others
         fetch(folder, *sorted(names | {name for name in stored(folder) if name.startswith(below)}))
 
 
@@ -122,7 +122,7 @@ def reopen(folder: Path) -> str | None:
     fetch_all(folder)
     storage.remove(f"{folder.name}/{STORED}")
     (folder / STORED).unlink(missing_ok=True)
-    return str(_remote_status(storage, folder.name).get("life", ""))
+    return str(remote_status(storage, folder.name).get("life", ""))
 
 
 def push(folder: Path) -> None:
@@ -203,112 +203,20 @@ def is_damaged(folder: Path) -> bool:
 
 def way_to_store(folder: Path) -> str:
     """The command after which all of a run is stored in S3, and the list of it whole."""
-    is_completed = _status(folder / "status.json").get("state") == "completed"
+    is_completed = status_of(folder / "status.json").get("state") == "completed"
     return f"segkit {'migrate-to-s3' if is_completed else 'resume'} {folder.name}"
 
 
 def restore_stored(folder: Path) -> None:
     """Take the list of what is stored of a run from S3 again, where it is empty or missing here."""
-    if not _is_filled(folder / STORED):
+    if not is_filled(folder / STORED):
         with suppress(FileNotFoundError):
             write_atomic(folder / STORED, remote(folder).read(f"{folder.name}/{STORED}"))
 
 
-def _is_filled(path: Path) -> bool:
+def is_filled(path: Path) -> bool:
+    """Tell whether a file is there and has something in it."""
     return path.exists() and path.stat().st_size > 0
-
-
-def as_lines(hashes: Mapping[str, str]) -> bytes:
-    """Write names and hashes as `sha256sum` does."""
-    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode()
-
-
-def read_hashes(path: Path) -> dict[str, str]:
-    """Read a file of checksums as `sha256sum` writes it; raises RunError for a line that is none."""
-    if not path.exists():
-        return {}
-    told = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        digest, gap, name = line.partition("  ")
-        if not gap or len(digest) != 64 or not _is_inside(name):
-            raise RunError(f"{path}, line {number} is no checksum: {line[:80]!r}", "restore it from a copy")
-        told[name] = digest
-    return told
-
-
-def _is_inside(name: str) -> bool:
-    """Tell whether a name from elsewhere is that of a file below the folder of a run."""
-    return bool(name) and not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
-
-
-def hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def adopt(place: Path, run_id: str, settings: Settings) -> None:
-    """Make the folder of a run that only S3 knows, and see how one is getting on that others may work on."""
-    if settings.storage_backend != "s3":
-        return
-    folder, storage = place / run_id, open_storage(settings.bucket, settings.s3_region)
-    try:
-        _make_stub(folder, storage, settings)
-        _refresh(folder, storage)
-    except OSError as error:
-        raise disk_error(folder, error, "S3 was not touched") from None
-
-
-def _make_stub(folder: Path, storage: Storage, settings: Settings) -> None:
-    if not (folder / "run.json").exists():
-        with suppress(FileNotFoundError):
-            stub = {name: storage.read(f"{folder.name}/{name}") for name in _STUB}
-            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-            for name in ("prompts", "results", "notebooks", *STAGES.values()):
-                (folder / name).mkdir(mode=0o700, exist_ok=True)
-            settle(folder, settings)
-            for name in reversed(_STUB):  # a folder is a run when it has its `run.json`
-                write_atomic(folder / name, stub[name])
-
-
-def adopt_all(place: Path, settings: Settings, is_run_id: Callable[[str], object]) -> None:
-    """Make the folders of all runs that only S3 knows; what else is in the bucket is passed over."""
-    if settings.storage_backend == "s3":
-        place.mkdir(parents=True, exist_ok=True)
-        known = {path.name for path in place.iterdir()}
-        there = open_storage(settings.bucket, settings.s3_region).folders()
-        for run_id in filter(is_run_id, there - known):
-            adopt(place, run_id, settings)
-
-
-def _refresh(folder: Path, storage: Storage) -> None:
-    """See what became of a run that this machine does not work on."""
-    if not location(folder) or any(is_held(folder / lock) for lock in LOCKS):
-        return
-    ours = _status(folder / "status.json")
-    if ours.get("state") == "completed" and _is_filled(folder / STORED):
-        return
-    for name in (OWNER, STORED):  # before the status: what it said last must not be taken for what it says now
-        try:
-            write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
-        except FileNotFoundError:
-            (folder / name).unlink(missing_ok=True)
-    theirs = _remote_status(storage, folder.name)
-    if theirs and theirs != ours and _is_later(theirs, ours):
-        _drop_what_is_outdated(folder)
-        write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
-
-
-def _is_later(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Tell whether S3 knows a later state of a run than its folder; clocks are not asked, those of machines differ.
-
-    Ours is later where it is of the life that began after the one which S3 knows, or of the same one after more
-    changes. A status of an older segkit has neither, and is ordered by its time.
-    """
-    if theirs.get("life", "") != ours.get("life", ""):
-        return bool(theirs.get("life", "") != ours.get("after"))
-    if change_of(theirs) and change_of(ours) and change_of(theirs) != change_of(ours):
-        return change_of(theirs) > change_of(ours)
-    return str(theirs.get("updated_at", "")) >= str(ours.get("updated_at", ""))
 
 
 def change_of(status: Mapping[str, Any]) -> int:
@@ -316,14 +224,15 @@ def change_of(status: Mapping[str, Any]) -> int:
     return number if isinstance(number := status.get("change"), int) else 0
 
 
-def _remote_status(storage: Storage, run_id: str) -> dict[str, Any]:
+def remote_status(storage: Storage, run_id: str) -> dict[str, Any]:
     """Read the status of a run in S3, empty where it has none that can be read."""
     with suppress(FileNotFoundError):
         return _parsed(storage.read(f"{run_id}/status.json"))
     return {}
 
 
-def _status(path: Path) -> dict[str, Any]:
+def status_of(path: Path) -> dict[str, Any]:
+    """Read a status as far as it can be read."""
     with suppress(FileNotFoundError):
         return _parsed(path.read_bytes())
     return {}
@@ -334,13 +243,6 @@ def _parsed(data: bytes) -> dict[str, Any]:
         status = orjson.loads(data)
         return status if isinstance(status, dict) and "state" in status else {}
     return {}
-
-
-def _drop_what_is_outdated(folder: Path) -> None:
-    """Another machine went on with the run: what it made anew is fetched when it is looked at. Logs stay."""
-    for name in files(folder):
-        if not name.startswith(_NEVER_CHANGED):
-            (folder / name).unlink()
 
 
 def _fetch(storage: Storage, folder: Path, name: str, told: dict[str, str]) -> None:
@@ -365,7 +267,7 @@ _SENT: dict[Path, _Sent] = {}  # the files that may change, as this process sent
 
 def _push(storage: Storage, folder: Path, name: str, there: Iterable[str]) -> None:
     path, key = folder / name, f"{folder.name}/{name}"
-    if name.startswith(_NEVER_CHANGED) and not name.endswith(".intent"):
+    if name.startswith(NEVER_CHANGED) and not name.endswith(".intent"):
         if key not in there:
             _create(storage, key, path.read_bytes())
         return

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 import orjson
 
+from segkit.adopting import adopt
 from segkit.claiming import is_owned_elsewhere
 from segkit.errors import RequestError, SegkitError, StorageError
 from segkit.estimating import Forecast, estimated_completion, forecast
 from segkit.events import timestamp
-from segkit.mirror import STORED, adopt
+from segkit.mirror import STORED
 from segkit.progress import processed_products
 from segkit.runs import is_owned, open_run, read_status
 from segkit.settings import Settings

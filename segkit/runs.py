@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from segkit.adopting import adopt, adopt_all
 from segkit.claiming import is_owned_elsewhere
 from segkit.errors import RunError
 from segkit.events import timestamp
-from segkit.mirror import LOCKS, adopt, adopt_all, change_of, fetch, reopen
+from segkit.mirror import LOCKS, change_of, fetch, reopen
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
 from segkit.settings import load_settings

@@ -11,6 +11,7 @@ import orjson
 from segkit import mirror
 from segkit.cache import damaged_entry
 from segkit.errors import RunError
+from segkit.hashes import as_lines, hash_of, read_hashes
 from segkit.interactions import scan
 from segkit.models import STAGES
 from segkit.runs import Run, update_status
@@ -23,12 +24,12 @@ _CHANGING = {CHECKSUMS, "status.json", "events.jsonl"}
 
 def checksums(folder: Path) -> dict[str, str]:
     """Hash the files of a run folder that do not change any more: path below it → SHA-256 in hex."""
-    return {name: mirror.hash_of(folder / name) for name in mirror.files(folder) if name not in _CHANGING}
+    return {name: hash_of(folder / name) for name in mirror.files(folder) if name not in _CHANGING}
 
 
 def seal_folder(run: Run) -> None:
     """Write down what the files of a run hold, and in its status the hash of that."""
-    lines = mirror.as_lines(checksums(run.folder))
+    lines = as_lines(checksums(run.folder))
     write_atomic(run.folder / CHECKSUMS, lines)
     update_status(run.folder, seal=hashlib.sha256(lines).hexdigest())
 
@@ -52,10 +53,10 @@ def _unequal(run: Run) -> list[str]:
     seal = run.status.get("seal")
     if not (run.folder / CHECKSUMS).exists():
         return [f"{CHECKSUMS}: missing"] if seal else []
-    changed = seal and mirror.hash_of(run.folder / CHECKSUMS) != seal
+    changed = seal and hash_of(run.folder / CHECKSUMS) != seal
     lines = [f"{CHECKSUMS}: changed since the run ended"] if changed else []
     try:
-        told = mirror.read_hashes(run.folder / CHECKSUMS)
+        told = read_hashes(run.folder / CHECKSUMS)
     except RunError as error:
         return [f"{CHECKSUMS}: damaged, {error.message}"]
     return lines + _compared(run, told, checksums(run.folder))

@@ -25,6 +25,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return S3Storage(load_settings().bucket, "us-east-1")
 
 
+@pytest.mark.long
 def test_a_run_in_s3_is_told_by_two_machines(
     tmp_path: Path, postgres_url: str, s3: S3Server, bucket: Storage
 ) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from segkit import mirror
 from segkit.claiming import claimed
 from segkit.errors import RunError, StorageError
+from segkit.hashes import as_lines, hash_of
 from segkit.runs import Run
 from segkit.settings import Settings, load_settings
 from segkit.shared_index import move_paths
@@ -56,7 +57,7 @@ def migrate_to_s3(
         hashes = _hashes(run)
         storage.probe()
         size = _copy_all(folder, storage, hashes, tell)
-        mirror.write_stored(folder, storage, mirror.as_lines(hashes))
+        mirror.write_stored(folder, storage, as_lines(hashes))
         rows = _move_index(run, settings, storage)
         mirror.settle(folder, settings)
         removed = _remove_local(folder, hashes) if remove_local else 0
@@ -122,7 +123,7 @@ def _hashes(run: Run) -> dict[str, str]:
     """Hash every file of a run, those that are in S3 already by what was stored; raises RunError for damaged ones."""
     before = set(mirror.files(run.folder))
     told = _told(run.folder)
-    here = {name: mirror.hash_of(run.folder / name) for name in mirror.files(run.folder)}
+    here = {name: hash_of(run.folder / name) for name in mirror.files(run.folder)}
     damaged = [line for line in differences(run) if line.partition(": ")[0] in here or not told]
     if damaged:
         for name in {line.partition(": ")[0] for line in damaged} & (here.keys() - before):
@@ -220,7 +221,7 @@ def _stored(run: Run) -> dict[str, str]:
 
 
 def _require_equal(folder: Path, hashes: Mapping[str, str]) -> None:
-    differing = [name for name, digest in hashes.items() if mirror.hash_of(folder / name) != digest]
+    differing = [name for name, digest in hashes.items() if hash_of(folder / name) != digest]
     if differing:
         told = _listed(f"{folder.name} has local files that are not what was stored", differing)
         raise RunError(told, "nothing was switched; remove them here, then: segkit rollback-s3")
