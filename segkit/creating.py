@@ -23,8 +23,9 @@ from segkit.events import timestamp
 from segkit.mirror import attach, probe
 from segkit.models import STAGES
 from segkit.prompts import prompt_hash
-from segkit.runs import RUN_ID, SCHEMA_VERSION, Parameters, Run, open_run, prompt_path, update_status
+from segkit.runs import RUN_ID, SCHEMA_VERSION, Parameters, Run, open_run, prompt_path, read_status
 from segkit.settings import load_settings
+from segkit.storage.local import write_atomic
 
 _TOLD_PACKAGES = ("pandas", "pyarrow", "duckdb", "papermill", "scikit-learn", "aiohttp", "openai", "psycopg")
 
@@ -98,7 +99,8 @@ def _fill(
         prompt_path(folder, key).write_text(text, encoding="utf-8")
     (folder / "products.parquet").write_bytes(data)
     told = {"run_id": run_id, "state": "running", "stage": "prepare", "products": len(products), "processed": 0}
-    update_status(folder, **told)
+    status = {**read_status(folder), **told, "updated_at": timestamp()}
+    write_atomic(folder / "status.json", orjson.dumps(status, option=orjson.OPT_INDENT_2))
 
 
 def _environment() -> dict[str, Any]:
