@@ -27,6 +27,8 @@ _PACKAGES = (
     "openai",
 )
 _ENOUGH_BYTES = 500_000_000
+# There a rename may be seen in parts, and a lock by one machine only.
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "davfs"}
 
 Finding = tuple[bool, str]
 
@@ -99,7 +101,28 @@ def _disk(settings: Settings) -> Finding:
     free = shutil.disk_usage(place).free
     good = free > _ENOUGH_BYTES and _writable(place)
     told = f"{free / 1e9:.1f} GB free for {settings.storage_root}"
+    if (kind := file_system(place, mounts())) in _NETWORK:
+        return (
+            False,
+            f"{settings.storage_root} is on {kind}, a network file system: set STORAGE_ROOT to a local folder",
+        )
     return good, told if good else f"{told}: make room, or set STORAGE_ROOT to a folder that can be written"
+
+
+def file_system(place: Path, mounts: str) -> str:
+    """Name the kind of file system that a folder is on, from the lines of `/proc/self/mounts`; empty if unknown."""
+    found: dict[Path, str] = {}
+    for line in mounts.splitlines():
+        _, where, kind, *_ = line.split(" ")
+        found[Path(where.replace("\\040", " "))] = kind  # a later mount covers an earlier one
+    resolved = place.resolve()
+    return next((found[folder] for folder in (resolved, *resolved.parents) if folder in found), "")
+
+
+def mounts() -> str:
+    """Read what is mounted; nothing where the system does not tell."""
+    path = Path("/proc/self/mounts")
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _writable(place: Path) -> bool:

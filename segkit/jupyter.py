@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from segkit.errors import SettingsError
+
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 _SLOW = "rfc3987_syntax"
+_INJECTED = "# Parameters\n"  # how the cell begins that papermill puts in
+_SECRET = ("key", "token", "secret", "password")
 _FEW = 6  # columns whose names need not be broken
 _UNBROKEN = 22  # characters of a text that stay on one line in any table
 
@@ -40,11 +45,38 @@ def set_up_notebook() -> None:
     """Work from the project's folder, also where Jupyter started the kernel in `notebooks/`.
 
     So `runs`, `prompts`, `.env` and the cache are the same for a notebook, for papermill and for the command line.
+    Raises SettingsError for a parameter that the notebook does not have: papermill only warns, and goes on.
     """
+    _check_parameters()
     here = Path.cwd()
     beside = ("pyproject.toml", "prompts", "runs")
     if here.name == "notebooks" and any((here.parent / name).exists() for name in beside):
         os.chdir(here.parent)
+
+
+def _check_parameters() -> None:
+    """Refuse parameters that papermill has put into the notebook and that no cell of it knows."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cells = [str(cell) for cell in shell.user_ns.get("In", [])] if shell else []
+    given = {name for cell in cells if cell.startswith(_INJECTED) for name in _assigned(cell)}
+    known = {name for cell in cells if not cell.startswith(_INJECTED) for name in _assigned(cell)}
+    if unknown := sorted(given - known):
+        names = ", ".join(unknown)
+        hint = (
+            f"papermill wrote {names} into its copy: a key there is no secret any more; keys go into OPENAI_API_KEY"
+        )
+        secret = any(word in name.lower() for name in unknown for word in _SECRET)
+        raise SettingsError(f"this notebook has no parameter {names}", hint if secret else "see its first code cell")
+
+
+def _assigned(cell: str) -> set[str]:
+    """Name the variables that a cell gives a value to; one that is no plain Python gives none."""
+    try:
+        found = ast.parse(cell).body
+    except SyntaxError:
+        return set()
+    targets = [target for node in found if isinstance(node, ast.Assign) for target in node.targets]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def show(frame: pd.DataFrame, rows: int = 100, once: str = "") -> Styler:

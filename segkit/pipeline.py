@@ -5,28 +5,25 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from decimal import Decimal
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from segkit import errors, logs, mirror
+from segkit import logs, mirror
 from segkit.claiming import claimed
 from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.events import log_event
-from segkit.jupyter import quick_imports
+from segkit.executing import copy_of, execute_notebook, unfinished
 from segkit.kernels import kernels_ahead
 from segkit.live_progress import told_live
-from segkit.models import OUT_OF_SCOPE
+from segkit.models import OUT_OF_SCOPE, STAGES
 from segkit.report import write_report
-from segkit.runs import Run, is_finished, reopen_run, update_status
+from segkit.runs import Run, reopen_run, update_status
 from segkit.settings import project_folder
 from segkit.storage.local import owned
-from segkit.verifying import seal_folder
+from segkit.verifying import is_finished, lost_logs, seal_folder
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
@@ -60,15 +57,15 @@ def run_notebooks(
         log_event(run.folder, "run_started")
         # What a life before this one worked on is no progress of this one.
         update_status(run.folder, state="running", reason="", notebook="")
-        stages = () if _stages_are_done(run) else STAGE_NOTEBOOKS
+        stages = stages_to_do(run)
         with kernels_ahead(len(stages) + 1 + sync) as next_kernel:
             for name in stages:
-                execute_notebook(run, name, next_kernel())
+                _execute(run, name, next_kernel())
             settle(run, max_unassigned)
-            execute_notebook(run, REVIEW, next_kernel())
-            write_report(run, run.folder / "notebooks" / f"{REVIEW}.ipynb")
+            _execute(run, REVIEW, next_kernel())
+            write_report(run, copy_of(run, REVIEW))
             if sync:
-                execute_notebook(run, SYNC, next_kernel())
+                _execute(run, SYNC, next_kernel())
         summary = finish(run, time.monotonic() - began)
     if summary["state"] != "completed":
         # Only what has no answer yet is worth another try; all else has to be allowed.
@@ -77,33 +74,27 @@ def run_notebooks(
     return summary
 
 
-def execute_notebook(run: Run, name: str, kernel: AsyncKernelManager) -> None:
-    """Execute one notebook into the run folder; its copy is kept whatever happens, with the error if there is one."""
-    with quick_imports():
-        import papermill
-        from nbclient.exceptions import CellTimeoutError, DeadKernelError
+def stages_to_do(run: Run) -> list[str]:
+    """Name the notebooks of the stages that are not done; one whose copy is not whole is executed again, unpaid.
 
-    source, target = project_folder("notebooks") / f"{name}.ipynb", run.folder / "notebooks" / f"{name}.ipynb"
-    parameters = {
-        "run_id" if name == STAGE_NOTEBOOKS[0] else "run": run.id,
-        "runs_dir": str(run.folder.parent.resolve()),
-    }
-    _check_parameters(papermill.inspect_notebook(str(source)), parameters, source)
-    update_status(run.folder, notebook=name)
-    try:
-        papermill.execute_notebook(
-            str(source),
-            str(target),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            km=kernel,
-        )
-    except papermill.PapermillExecutionError as error:
-        raise _mapped(run, name, error.cell_index, error.ename, error.evalue) from None
-    except (DeadKernelError, CellTimeoutError) as error:
-        raise StageError(f"{name}: {error}", f"segkit resume {run.id}") from None
-    _check_executed(run, target)
+    The logs decide: where one is lost that a finished run had, or the status does not know what was done, every stage
+    looks again at what it has.
+    """
+    lost = lost_logs(run)
+    if lost:
+        log_event(run.folder, "logs_lost", count=len(lost), files=lost[:20])
+    everything, left = bool(lost) or not _stages_are_done(run), []
+    for name in STAGE_NOTEBOOKS:
+        why = unfinished(copy_of(run, name)) if copy_of(run, name).exists() else ""
+        if why:
+            log_event(run.folder, "notebook_executed_again", notebook=name, why=f"{name} {why}")
+        if why or everything:
+            left.append(name)
+    return left
+
+
+def _execute(run: Run, name: str, kernel: AsyncKernelManager) -> None:
+    execute_notebook(run, project_folder("notebooks") / f"{name}.ipynb", kernel)
     mirror.push(run.folder)
 
 
@@ -223,27 +214,6 @@ def _stoppable(run: Run) -> Iterator[None]:
 
 def _stages_are_done(run: Run) -> bool:
     """Tell whether every question of every stage has its answer, so that only what follows them is left."""
-    stages = run.status.get("stages", {})
-    return run.has_result("ledger") and not any(stage["failed"] for stage in stages.values())
-
-
-def _check_parameters(known: Mapping[str, Any], given: Mapping[str, Any], source: Path) -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise StageError(f"{source} has no parameters {', '.join(unknown)}", "its `parameters` cell must name them")
-
-
-def _check_executed(run: Run, target: Path) -> None:
-    """Believe no exit code: a notebook is done when each of its code cells was executed without an error."""
-    cells = [cell for cell in orjson.loads(target.read_bytes())["cells"] if cell["cell_type"] == "code"]
-    for number, cell in enumerate(cells, start=1):
-        if "".join(cell["source"]).strip() and cell.get("execution_count") is None:
-            raise StageError(f"{target.stem} ended before its code cell {number}", f"segkit resume {run.id}")
-
-
-def _mapped(run: Run, name: str, cell: int, kind: str, text: str) -> SegkitError:
-    """Turn the error of a cell into one line that names the notebook and the cell."""
-    told = text if kind in vars(errors) else f"{kind}: {text}"
-    hint = "" if f"segkit resume {run.id}" in told else f"segkit resume {run.id}"
-    what = StoppedError if kind == "StoppedError" else StageError
-    return what(f"{name}, cell {cell + 1}: {told}", hint)
+    stages = run.status.get("stages") or {}
+    known = {STAGES[name] for name in ("extract_taxonomy", "refine_assignments")} <= stages.keys()
+    return known and run.has_result("ledger") and not any(stage["failed"] for stage in stages.values())

@@ -123,9 +123,18 @@ def _read(path: Path) -> pd.DataFrame:
             f"{path}: {path.suffix or 'no'} suffix", "products are read from .csv, .parquet or .jsonl"
         )
     try:
-        return reader(path)
+        before, frame, after = _identity(path), reader(path), _identity(path)
     except OSError as error:
         raise ProductsError(f"{path} cannot be read: {error.strerror or error}") from None
+    if before != after:
+        raise ProductsError(f"{path} was changed while it was read", "try again when it is whole")
+    return frame
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Tell what differs once a file was written to or replaced."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _decoded(path: Path) -> str:

@@ -23,9 +23,10 @@ from segkit.planning import plan_run
 from segkit.preparing import SAMPLE, choose_parameters, prepare_run
 from segkit.products import load_products, parse_ids, untitled
 from segkit.prompts import load_prompts
-from segkit.runs import Run, is_finished, open_run
+from segkit.runs import Run, open_run
 from segkit.settings import Settings, load_settings
 from segkit.showing import money
+from segkit.verifying import is_finished, lost_logs
 from segkit.watching import watched
 
 
@@ -95,6 +96,7 @@ def resume_and_show(name: str, runs_dir: Path | None, max_unassigned: int | None
     settings = _settings(manner)
     run = open_run(name, runs_dir or settings.storage_root)
     manner.console.print(run.id)
+    _tell_lost_logs(run)
     _tell_unknown_outcomes(run)
     _work_and_show(run, manner, max_unassigned, settings)
 
@@ -204,6 +206,14 @@ def _tell_unknown_outcomes(run: Run) -> None:
         typer.echo(f"{len(paths)} calls were in flight when the run ended; they may have been paid:", err=True)
         for path in paths[:20]:
             typer.echo(f"  {path.relative_to(run.folder)}", err=True)
+
+
+def _tell_lost_logs(run: Run) -> None:
+    """List the logs that a finished run has no more: what they held is taken from the cache, or asked again."""
+    lost = lost_logs(run)
+    if lost:
+        told = f"{run.id} has lost {_counted(len(lost), 'log')}; what the cache does not hold is asked again:"
+        typer.echo("\n  ".join([told, *lost[:20]]), err=True)
 
 
 def _ask_for_consent(run: Run) -> None:

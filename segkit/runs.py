@@ -176,12 +176,6 @@ def _state(folder: Path, status: Mapping[str, Any]) -> str:
     return "failed" if state == "running" and not is_owned(folder) else state
 
 
-def is_finished(run: Run) -> bool:
-    """Tell whether a run is completed and sealed, so that nothing is left to do."""
-    fetch(run.folder, "checksums.sha256")
-    return bool(run.status["state"] == "completed" and (run.folder / "checksums.sha256").exists())
-
-
 def is_owned(folder: Path) -> bool:
     """Tell whether a process works on a run."""
     return any(is_held(folder / name) for name in LOCKS) or is_owned_elsewhere(folder)

@@ -34,6 +34,26 @@ def seal_folder(run: Run) -> None:
     update_status(run.folder, seal=hashlib.sha256(lines).hexdigest())
 
 
+def is_finished(run: Run) -> bool:
+    """Tell whether a run is completed and sealed, and has its logs, so that nothing is left to do."""
+    mirror.fetch(run.folder, CHECKSUMS)
+    sealed = run.status["state"] == "completed" and (run.folder / CHECKSUMS).exists()
+    return sealed and not lost_logs(run)
+
+
+def lost_logs(run: Run) -> list[str]:
+    """Name the logs that a run had when it ended, and that are neither in its folder nor in S3 any more."""
+    mirror.fetch(run.folder, CHECKSUMS)
+    folders = tuple(f"{name}/" for name in STAGES.values())
+    lost = {name for name in read_hashes(run.folder / CHECKSUMS) if name.startswith(folders)}
+    for name in folders:
+        lost -= {path.relative_to(run.folder).as_posix() for path in (run.folder / name).glob("*")}
+    if lost and mirror.location(run.folder):
+        away = mirror.stored(run.folder) or mirror.remote(run.folder).names(run.id)
+        lost -= {name.removeprefix(f"{run.id}/") for name in away}
+    return sorted(lost)
+
+
 def differences(run: Run) -> list[str]:
     """Name every file of a run that is damaged, changed, missing or too many, one line each.
 

@@ -37,6 +37,7 @@ class S3Server:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._lock = threading.Lock()
         self.history: list[tuple[str, str]] = []
+        self.headers: list[dict[str, str]] = []  # of each request, and its QUERY_STRING
         self.order: Order = lambda method, key: None
 
     @property
@@ -53,14 +54,14 @@ class S3Server:
         self._server.server_close()
 
     def reset(self) -> None:
-        self.history, self.order = [], lambda method, key: None
+        self.history, self.headers, self.order = [], [], lambda method, key: None
 
     def make_bucket(self, name: str) -> None:
         client = boto3.client(
             "s3", REGION, endpoint_url=self.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET
         )
         client.create_bucket(Bucket=name)
-        self.history.clear()
+        self.reset()
 
     def count(self, method: str) -> int:
         return sum(1 for told, _ in self.history if told == method)
@@ -70,9 +71,11 @@ class S3Server:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         with self._lock:
             self.history.append((method, key))
+            told = {name: str(environ[name]) for name in environ if name.startswith(("HTTP_", "QUERY_"))}
+            self.headers.append(told)
             fault = self.order(method, key)
-        told = environ.get("HTTP_X_AMZ_CONTENT_SHA256", "")
-        if body and len(told) == 64 and hashlib.sha256(body).hexdigest() != told:
+        digest = environ.get("HTTP_X_AMZ_CONTENT_SHA256", "")
+        if body and len(digest) == 64 and hashlib.sha256(body).hexdigest() != digest:
             return _answer(start, 400, "XAmzContentSHA256Mismatch")
         if isinstance(fault, int):
             return _answer(start, fault, {503: "SlowDown", 403: "AccessDenied"}.get(fault, "InternalError"))

@@ -1,6 +1,7 @@
 """The cache: found by everything that could change an answer, served only when whole and the same."""
 
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -187,6 +188,15 @@ def test_a_remembered_answer_is_found(home: Path) -> None:
     keep(home)
     assert ask(home)
     assert not ask(home, key="0" * 32)
+    assert events(home) == []
+
+
+@pytest.mark.parametrize("dated", [0, 4_102_444_800], ids=["1970", "2100"])
+def test_no_clock_makes_an_answer_stale(dated: int, home: Path) -> None:
+    """C12: an entry of the future, or of long ago, is as good as any: nothing expires, so no clock can do harm."""
+    entry = keep(home)
+    os.utime(entry, (dated, dated))
+    assert ask(home)
     assert events(home) == []
 
 

@@ -18,6 +18,7 @@ from conftest import KEY, catalogue, data
 from endpoint import Endpoint
 
 from segkit.database_showing import check_and_show
+from segkit.diagnosis import file_system, mounts
 from segkit.embedded_postgres import embedded_url
 from segkit.preparing import prepare_run
 from segkit.runs import LISTED, open_run, read_status
@@ -335,6 +336,32 @@ def test_a_killed_run_is_resumed_without_loss(endpoint: Endpoint, place: Path) -
     assert all(logs[name] == content for name, content in kept.items() if name in logs)
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+@pytest.mark.long
+def test_a_kernel_that_is_killed_while_it_asks(endpoint: Endpoint, place: Path) -> None:
+    """N11, S12, N1 ★: the run fails and says why; resumed, it repeats at most what was in flight."""
+    endpoint.configure(latency=0.3)
+    process = start(place, endpoint, "--concurrency", "4")
+    endpoint.wait(9)
+    for child in children_of(process.pid):
+        if "ipykernel" in Path(f"/proc/{child}/cmdline").read_text():
+            os.kill(child, signal.SIGKILL)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "10_extract_taxonomy: Kernel died" in told
+    (folder,) = (place / "runs").glob("RUN_*")
+    assert read_status(folder)["state"] == "failed"
+    kept = {path: path.read_bytes() for path in folder.glob("*/*_b*_a*.json")}
+    endpoint.configure(latency=0.0)
+    done = segkit("resume", "latest", "--no-sync", cwd=place, OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert endpoint.count() - len({entry["sha256"] for entry in endpoint.ledger()}) <= 4
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
 @pytest.mark.long
 def test_two_processes_do_not_work_on_one_run(endpoint: Endpoint, place: Path) -> None:
     """X1: the second one is told who is at work, and asks nothing."""
@@ -435,6 +462,7 @@ def test_a_plan_sends_nothing_and_needs_no_key(tmp_path: Path) -> None:
 
 
 def test_doctor_says_what_is_there(tmp_path: Path) -> None:
+    """N8: the packages and the kernel by name, a line each."""
     done = segkit("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == [
@@ -445,6 +473,16 @@ def test_doctor_says_what_is_there(tmp_path: Path) -> None:
         "key",
         "disk",
     ]
+
+
+def test_the_file_system_of_a_folder_is_known(tmp_path: Path) -> None:
+    """J15: a folder on a network file system is not supported, and `segkit doctor` says so."""
+    mounted = f"disk / ext4 rw 0 0\nserver:/a {tmp_path}/with\\040space nfs4 rw 0 0\nx {tmp_path}/other tmpfs rw 0 0"
+    (tmp_path / "with space" / "runs").mkdir(parents=True)
+    assert file_system(tmp_path / "with space" / "runs", mounted) == "nfs4"
+    assert file_system(tmp_path / "with", mounted) == "ext4"
+    assert file_system(tmp_path / "other", mounted) == "tmpfs"
+    assert file_system(Path("/proc"), mounts()) == "proc"
 
 
 @pytest.mark.long

@@ -29,6 +29,7 @@ Undisturbed = tuple[dict[str, bytes], list[str]]
 # Before the first intent, at the intent, the raw answer, the rest, sync, rename, status, events and results.
 POINTS = [
     ("ENOSPC", "write RUN*making/products.parquet", 1, False),
+    ("ENOSPC", "write RUN*making/.status.json*tmp", 1, False),
     ("EACCES", "mkdir RUN*making", 1, True),
     ("EACCES", "open RUN/calls.lock", 1, True),
     ("EACCES", "create RUN/segmentation/*.intent", 1, True),

@@ -73,6 +73,21 @@ def undisturbed(
     return results(scene.run), life.told["ops"]
 
 
+def test_what_is_acknowledged_survives_a_power_cut(undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+    """J6: a file is synced before it gets its name, and its folder after that, for each log and each result."""
+    operations = undisturbed[1]
+    for folder, renamed, written in (
+        ("segmentation", "rename RUN/segmentation/*.json", "fsync RUN/segmentation/*.intent"),
+        ("refine_assignments", "rename RUN/refine_assignments/*.json", "fsync RUN/refine_assignments/*.intent"),
+        ("results", "replace RUN/results/ledger.parquet", "fsync RUN/results/.ledger.parquet*tmp"),
+    ):
+        named = [at for at, told in enumerate(operations) if told == renamed]
+        for number, at in enumerate(named, start=1):
+            assert operations[:at].count(written) >= number, "a file has its name before it is on disk"
+            assert f"fsync RUN/{folder}" in operations[at:], "a name is not on disk"
+        assert operations.count(f"fsync RUN/{folder}") >= len(named) > 0
+
+
 def check_the_dead(scene: Scene) -> Counter[str]:
     """See that a kill left every log whole and every request visible; give the prompts that were in flight."""
     for name in STAGES.values():

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,57 @@ def test_a_rollback_keeps_what_came_to_s3_later(run: Run, s3: S3Server) -> None:
     rollback_s3(run, remove_remote=True)
     assert (run.folder / name).read_bytes() == b"{}"
     assert not stored(run)
+
+
+def test_files_are_sent_as_any_server_takes_them(run: Run, s3: S3Server) -> None:
+    """MG-11, MG-13: whole, in one request each, with no checksum header, chunk or part that older servers refuse."""
+    before = tree(run.folder)
+    migrate_to_s3(run, remove_local=True)
+    sent = Counter(key for method, key in s3.history if method == "PUT" and key.partition("/")[2] in before)
+    assert sent == Counter(f"{run.id}/{name}" for name in before)
+    for (method, _), headers in zip(s3.history, s3.headers, strict=True):
+        assert method in ("GET", "PUT", "DELETE"), "an upload in parts begins with a POST"
+        assert "upload" not in headers["QUERY_STRING"]
+        assert not [name for name in headers if name.startswith(("HTTP_X_AMZ_CHECKSUM", "HTTP_X_AMZ_SDK_CHECKSUM"))]
+        assert "aws-chunked" not in headers.get("HTTP_CONTENT_ENCODING", "")
+    rollback_s3(run)
+    assert tree(run.folder) == before, "what arrived was compared by hashes of our own"
+
+
+def test_who_reads_while_a_run_moves_reads_what_is_here(run: Run, s3: S3Server) -> None:
+    """MG-15: every file is here until all of it was read back from S3; then it comes from there."""
+    before, taxonomies = tree(run.folder), run.result("taxonomies")
+    read: list[bool] = []
+
+    def look(method: str, key: str) -> None:
+        if not mirror.location(run.folder):
+            whole = all((run.folder / name).exists() for name in before)
+            read.append(whole and open_run(run.id, run.folder.parent).result("taxonomies").equals(taxonomies))
+
+    s3.order = look
+    migrate_to_s3(run, remove_local=True)
+    s3.order = lambda method, key: None
+    assert len(read) > 2 * len(before)
+    assert all(read)
+    assert not (run.folder / "results" / "taxonomies.parquet").exists()
+    assert open_run(run.id, run.folder.parent).result("taxonomies").equals(taxonomies)
+
+
+def test_a_disk_that_fails_during_a_rollback(run: Run, s3: S3Server) -> None:
+    """MG-17: no file may grow beyond 4 kB; it stops with one line, S3 is untouched, and the next call ends it."""
+    before = tree(run.folder)
+    migrate_to_s3(run, remove_local=True)
+    command = [sys.executable, "-m", "segkit", "rollback-s3", run.id, "--runs-dir", str(run.folder.parent)]
+    limit = ["prlimit", "--fsize=4096", "--", *command, "--remove-remote"]
+    done = subprocess.run(limit, env=unmeasured(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "the disk fails at " in done.stderr
+    assert "S3 was not touched" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert mirror.location(run.folder)
+    assert stored(run) == before
+    rollback_s3(run)
+    assert tree(run.folder) == before
 
 
 def test_a_removal_in_s3_that_was_stopped_is_finished_by_the_next_call(run: Run, s3: S3Server) -> None:

@@ -3,6 +3,9 @@
 import codecs
 import csv
 import json
+import subprocess
+import sys
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -153,6 +156,22 @@ def test_a_truncated_parquet_is_told(tmp_path: Path) -> None:
     for end in range(0, len(content), 97):
         path.write_bytes(content[:end])
         assert "cannot be read as Parquet" in refused(path).message
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    """IN-10: another process goes on writing it; a part of a file is not taken for the whole."""
+    path = tmp_path / "p.csv"
+    path.write_text("product_id,title\n" + "".join(f"{i},Kettle number {i}\n" for i in range(50_000)))
+    code = "import sys, time\nwhile True:\n    open(sys.argv[1], 'a').write('-1,x\\n'); time.sleep(0.001)"
+    writer = subprocess.Popen([sys.executable, "-S", "-c", code, str(path)])
+    try:
+        size = path.stat().st_size
+        while path.stat().st_size == size:
+            time.sleep(0.01)
+        assert str(refused(path)) == f"{path} was changed while it was read (try again when it is whole)"
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 @pytest.mark.parametrize("name", ["products.xlsx", "products", "products.json"])

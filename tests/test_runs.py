@@ -99,7 +99,7 @@ def test_a_broken_status_does_not_break_a_run(content: bytes, new_run: NewRun) -
 
 
 def test_a_run_nobody_works_on_is_not_running(new_run: NewRun) -> None:
-    """S5, A8: after a kill the status still says running, and the state tells the truth."""
+    """S5, A8, X7: after a kill the status still says running; the lock, and no timestamp, tells the truth."""
     run = new_run(2, model="offline")
     assert current_state(run.folder) == "failed"
     with owned(run.folder / "run.lock"):
@@ -126,7 +126,7 @@ def test_nothing_half_made_is_left_behind(place: Path, new_run: NewRun) -> None:
 
 
 def test_what_a_dead_process_half_made_is_swept(new_run: NewRun, place: Path) -> None:
-    """J1: the next run takes it away; what a living process makes stays."""
+    """J1, X7: the next run takes it away; what a living process makes stays, however old or new it is."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     left = [place / "runs" / f".RUN_20250101T000000Z_0001.{pid}.making" for pid in (dead.pid, os.getpid())]

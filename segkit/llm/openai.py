@@ -9,8 +9,11 @@ import openai
 import orjson
 
 from segkit.llm import LostError, NotSentError, Response
-from segkit.llm.http import described, require_key
+from segkit.llm.http import MOST_BYTES, described, require_key
 from segkit.settings import Settings
+
+# With this header the SDK gives a reply whose body has not been read, so that its size can be limited.
+_OPTIONS: openai.RequestOptions = {"max_retries": 0, "headers": {"x-stainless-raw-response": "stream"}}
 
 
 class SdkTransport:
@@ -21,21 +24,36 @@ class SdkTransport:
         self._client = client or _client(endpoint, settings)
 
     async def send(self, body: bytes) -> Response:
+        received = bytearray()
         try:
             async with asyncio.timeout(self._deadline):
                 reply = await self._client.post(
-                    "/chat/completions", cast_to=httpx2.Response, body=orjson.loads(body), options={"max_retries": 0}
+                    "/chat/completions", cast_to=httpx2.Response, body=orjson.loads(body), options=_OPTIONS
                 )
+                await _receive(reply, received)
         except openai.APIStatusError as error:
-            reply = error.response
+            reply, received = error.response, bytearray(error.response.content)
         except TimeoutError:
-            raise LostError(f"no whole answer within {self._deadline:g} s") from None
+            raise LostError(f"no whole answer within {self._deadline:g} s", bytes(received)) from None
         except openai.APIConnectionError as error:
             raise _mapped(error) from None
-        return Response(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, reply.content)
+        except httpx2.HTTPError as error:
+            raise LostError(f"connection lost in the answer: {described(error)}", bytes(received)) from None
+        return Response(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
 
     async def close(self) -> None:
         await self._client.close()
+
+
+async def _receive(reply: httpx2.Response, received: bytearray) -> None:
+    """Read a body; raises LostError where it is too long."""
+    try:
+        async for chunk in reply.aiter_bytes():
+            received += chunk
+            if len(received) > MOST_BYTES:
+                raise LostError(f"the body exceeds {MOST_BYTES} bytes", bytes(received[:100_000]))
+    finally:
+        await reply.aclose()
 
 
 def _client(endpoint: str, settings: Settings) -> openai.AsyncOpenAI:

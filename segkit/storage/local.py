@@ -58,9 +58,13 @@ def owned(lock: Path) -> Iterator[None]:
         file.truncate(0)
         json.dump(_identity(), file)
         file.flush()
-        yield
-        with contextlib.suppress(OSError):
-            file.truncate(0)
+        try:
+            yield
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+        finally:
+            # A child that was forked meanwhile has the same file open, and would hold the lock as long as it lives.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def is_held(lock: Path) -> bool:

@@ -1,0 +1,80 @@
+"""What segkit is built from: locked with hashes, and quiet when it is imported."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import unmeasured
+
+ROOT = Path(__file__).parents[1]
+_HASHES = r"(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
+_BLOCK = re.compile(r"^([a-z0-9._-]+)==\S+(?: ; [^\\\n]+)? \\\n" + _HASHES, re.MULTILINE)
+
+
+def locked() -> set[str]:
+    """The packages of the lock; each has hashes."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    found = _BLOCK.findall(text)
+    assert len(found) == len(re.findall(r"^[a-z0-9].*==", text, re.MULTILINE)), "one has no hash"
+    return set(found)
+
+
+def test_every_dependency_is_locked_with_hashes() -> None:
+    """SEC-18: whoever edits pyproject.toml and forgets `make lock` is told here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"].values()
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    wanted += [one for extra in extras for one in extra]
+    names = {re.sub(r"[._]", "-", re.split(r"[\[<>=!~; ]", one)[0].lower()) for one in wanted}
+    assert names <= locked()
+
+
+def test_the_lock_names_no_registry() -> None:
+    """SEC-18: hashes say what is installed; where it comes from is the machine's."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "--index-url" not in text
+
+
+LISTEN = """
+import sys
+told = []
+def hear(event, arguments):
+    if event.startswith("socket.") and event not in ("socket.__new__",):
+        told.append(f"{event} {arguments[1:]}")
+    if event in ("subprocess.Popen", "os.exec", "os.fork"):
+        told.append(event)
+    if event == "open" and isinstance(arguments[0], str):
+        told.append(f"open {arguments[2] & 3} {arguments[0]}")
+sys.addaudithook(hear)
+import MODULE
+print("\\n".join(told))
+"""
+
+
+@pytest.mark.parametrize("module", ["segkit", "segkit.cli", "segkit.stages"])
+def test_an_import_touches_nothing(module: str, tmp_path: Path) -> None:
+    """SEC-18: no network, no process, no file written, and none read that is not of Python, a package or segkit."""
+    command = [sys.executable, "-B", "-c", LISTEN.replace("MODULE", module)]
+    done = subprocess.run(command, cwd=tmp_path, env=unmeasured(), capture_output=True, text=True, check=True)
+    own = (
+        str(ROOT),
+        sys.prefix,
+        sys.base_prefix,
+        str(Path(sys.prefix).resolve()),
+        "/usr/lib",
+        "/usr/share/zoneinfo",
+        "/proc",
+        "/sys",
+    )
+    events = done.stdout.splitlines()
+    assert events
+    assert not [event for event in events if not event.startswith("open ")]
+    opened = [event.split(" ", 2)[1:] for event in events]
+    assert not [path for way, path in opened if way != "0" and path != "/dev/null"]
+    assert not [path for _, path in opened if not path.startswith((*own, "/dev/null"))]
