@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from segkit.events import timestamp
-from segkit.storage.local import sync_folder, write_atomic
+from segkit.storage.local import sync_folder_together, write_atomic
 
 #: How the names of finished logs end.
 ENDINGS = (".json", ".json.gz")
@@ -176,7 +176,7 @@ def finish(intent: Intent, tail: dict[str, Any], *, compress: bool = False) -> P
         intent.path.unlink()
     else:
         intent.path.rename(final)
-        sync_folder(final.parent)
+        sync_folder_together(final.parent)
     return final
 
 

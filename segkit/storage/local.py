@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -42,6 +44,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_numbers = count(1)
+_turn = threading.Lock()
+_synced: dict[Path, int] = {}
+
+
+def sync_folder_together(folder: Path) -> None:
+    """Do the same where many threads write names: who waited for the sync of another may need none of its own."""
+    mine = next(_numbers)
+    with _turn:
+        if _synced.get(folder, 0) > mine:  # it began after this name was there
+            return
+        begun = next(_numbers)
+        sync_folder(folder)
+        _synced[folder] = begun
 
 
 @contextmanager
