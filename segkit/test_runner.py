@@ -15,8 +15,9 @@ PHASES = {
     "storage": ("interactions", "cache", "runs", "logs", "embedded_postgres", "postgres",
                 "checksums", "database", "database_indexes", "sync_kills"),
     "batching": ("batching", "products", "prompts", "sample"),
-    "stages": ("extracting", "consolidating", "refining", "results", "calls", "stages", "planning"),
-    "notebooks": ("notebooks", "jupyter", "figures", "tables", "report"),
+    "stages": ("extracting", "consolidating", "refining", "results", "calls", "stages", "planning",
+               "resuming"),
+    "notebooks": ("notebooks", "executing", "jupyter", "figures", "tables", "report"),
 }
 # fmt: on
 
