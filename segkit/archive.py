@@ -11,6 +11,7 @@ from typing import Any
 
 from segkit import cache, interactions
 from segkit.costs import cost_usd
+from segkit.elsewhere import take_back
 from segkit.errors import DatabaseError, StorageError
 from segkit.events import log_event, timestamp
 from segkit.interactions import Interaction
@@ -121,7 +122,7 @@ class Archive:
         return cost_usd(completion.usage, p.model, p.endpoint, self._settings.segkit_prices)
 
     def _index(self) -> dict[str, list[Interaction]]:
-        interactions.fetch(self._folder)
+        take_back(self._folder)
         interactions.sweep(self._folder)
         logs, damaged = interactions.scan(self._folder)
         for path in damaged:

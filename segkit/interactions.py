@@ -13,8 +13,6 @@ import gzip
 import hashlib
 import os
 import secrets
-import stat
-import tempfile
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,35 +117,7 @@ def drop(intent: Intent) -> None:
 
 def keep_raw(intent: Intent, status: int | None, body: bytes) -> None:
     """Append what came back to the intent, byte for byte (base64 where it is not UTF-8)."""
-    intent.append(b"," + orjson.dumps(_raw(status, body), option=_INDENT)[1:-2])
-
-
-def keep_elsewhere(intent: Intent, head: dict[str, Any], status: int | None, body: bytes) -> Path | None:
-    """Write an intent with its answer into the system's temporary folder, since its own disk fails; give the folder.
-
-    Gives None where that fails too. `fetch` takes the file back when the run is resumed.
-    """
-    place = _elsewhere(intent.path.parent)
-    try:
-        place.parents[1].mkdir(mode=0o700, exist_ok=True)
-        if not _is_own(place.parents[1]):
-            return None
-        place.mkdir(parents=True, exist_ok=True)
-        write_atomic(place / intent.path.name, orjson.dumps({**head, **_raw(status, body)}, option=_INDENT)[:-2])
-    except OSError:
-        return None
-    return place
-
-
-def fetch(folder: Path) -> None:
-    """Take the answers back that a failing disk had driven away: each replaces the intent it belongs to."""
-    place = _elsewhere(folder)
-    if not (place.is_dir() and _is_own(place.parents[1])):
-        return
-    for path in map(Path, _names(place, ".intent")):
-        if (folder / path.name).exists():
-            write_atomic(folder / path.name, path.read_bytes())
-            path.unlink()
+    intent.append(b"," + orjson.dumps(raw_fields(status, body), option=_INDENT)[1:-2])
 
 
 def reopened(path: Path, begun: dict[str, Any]) -> Intent:
@@ -302,21 +272,12 @@ def _parsed(data: bytes, file: str) -> Any:
         raise DamagedError(f"{os.path.basename(file)} is sealed and yet no JSON: {error}") from None  # noqa: PTH119
 
 
-def _raw(status: int | None, body: bytes) -> dict[str, Any]:
+def raw_fields(status: int | None, body: bytes) -> dict[str, Any]:
+    """Give what came back as the fields of a log: as text, or as base64 where it is not UTF-8."""
     try:
         return {"http_status": status, "body": body.decode()}
     except UnicodeDecodeError:
         return {"http_status": status, "body_base64": base64.b64encode(body).decode()}
-
-
-def _elsewhere(folder: Path) -> Path:
-    return Path(tempfile.gettempdir()) / f"segkit-{os.getuid()}" / folder.parent.name / folder.name
-
-
-def _is_own(folder: Path) -> bool:
-    """Tell whether a folder is this user's alone: in a shared place others could plant answers in it."""
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def _digest(data: bytes) -> bytes:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from segkit import interactions
 from segkit.costs import cost_usd
+from segkit.elsewhere import keep_elsewhere
 from segkit.errors import RefusedError, SegkitError, StoppedError
 from segkit.events import log_event
 from segkit.interactions import Intent
@@ -213,7 +214,7 @@ class Sender:
         try:
             interactions.keep_raw(intent, status, body)
         except OSError as error:
-            place = interactions.keep_elsewhere(intent, letter.head, status, body)
+            place = keep_elsewhere(intent, letter.head, status, body)
             kept = f"the last answers are kept in {place}" if place else "the last answer could not be kept anywhere"
             failed = disk_error(self._run.folder, error, kept)
             if self._refused and kept not in self._refused.message:  # the first error is the one that is told

@@ -15,13 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segkit.elsewhere import keep_elsewhere, take_back
 from segkit.interactions import (
     DamagedError,
     begin,
-    fetch,
     finish,
     intents,
-    keep_elsewhere,
     keep_raw,
     place_of,
     raw_body,
@@ -335,7 +334,7 @@ def test_an_answer_that_its_disk_refuses_is_kept_elsewhere(shelter: Path, body: 
     assert place is not None
     assert place.is_dir()
     assert recover(intent.path) == HEAD, "the answer is not here yet"
-    fetch(shelter)
+    take_back(shelter)
     found = recover(intent.path)
     assert found is not None
     assert raw_body(found) == body
@@ -349,7 +348,7 @@ def test_only_answers_of_known_intents_are_taken_back(shelter: Path) -> None:
     place = keep_elsewhere(intent, HEAD, 200, BODY)
     assert place is not None
     intent.path.unlink()
-    fetch(shelter)
+    take_back(shelter)
     assert intents(shelter) == []
     assert len(list(place.iterdir())) == 1
 
@@ -362,7 +361,7 @@ def test_a_shelter_that_others_can_write_to_is_not_used(shelter: Path, mode: int
     assert place is not None
     place.parents[1].chmod(mode)
     assert keep_elsewhere(begin(shelter, 8, 1, HEAD), HEAD, 200, BODY) is None
-    fetch(shelter)
+    take_back(shelter)
     assert recover(intent.path) == HEAD
 
 
@@ -371,5 +370,5 @@ def test_where_nothing_can_be_written_nothing_is_claimed(shelter: Path) -> None:
     intent = begin(shelter, 7, 2, HEAD)
     (Path(tempfile.gettempdir()) / f"segkit-{os.getuid()}").write_text("in the way")
     assert keep_elsewhere(intent, HEAD, 200, BODY) is None
-    fetch(shelter)
+    take_back(shelter)
     assert recover(intent.path) == HEAD
