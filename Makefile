@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Tests wait for processes, servers and disks: three at once keep two cores busy.
-PYTEST := $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+# Tests wait for processes, servers and disks: four at once keep two cores busy.
+PYTEST := $(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 COVER  := --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
 
 # A run is many short processes: without bytecode on disk each would compile all it imports anew.

@@ -46,6 +46,7 @@ def door(postgres_url: str) -> Iterator[tuple[Held, str]]:
     server.close()
 
 
+@pytest.mark.long
 def test_the_service_tells_none_of_its_secrets(
     tmp_path: Path, postgres_url: str, shared_endpoint: Endpoint, door: tuple[Held, str]
 ) -> None:
