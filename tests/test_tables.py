@@ -135,7 +135,8 @@ def test_a_merge_without_a_valid_answer_is_told_as_merged_by_name(new_run: Calla
     run = work(new_run(12, model="offline"))
     for log in (run.folder / "consolidate_taxonomy").glob("*.json"):
         log.write_bytes(b"")
-    steps = tables.explain(run, 100)
+    with pytest.warns(UserWarning, match="damaged logs are passed over"):
+        steps = tables.explain(run, 100)
     assert steps["step"].tolist()[1] == "merged by name"
     with pytest.warns(UserWarning, match="damaged logs are passed over"):
         assert len(query("FROM damaged_logs", run=run)) == 1
