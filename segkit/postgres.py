@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -178,10 +179,22 @@ def names(columns: Iterable[str]) -> Composed:
 
 
 def query(url: str, sql: str) -> pd.DataFrame:
-    """The answer of the database to a question in SQL, which cannot change anything."""
+    """The answer of the database to a question in SQL, which cannot change anything.
+
+    Columns of the same name are told apart as DuckDB does it: `id`, `id_1`, `id_2`.
+    """
     pool = sqlalchemy.pool.NullPool
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=pool)
     options = {"postgresql_readonly": True, "no_parameters": True}  # so `LIKE '%x%'` stays as it is
     known = f"the tables are {_TABLES}; where they are missing: segkit db migrate"
     with mapped(url, "the query", hint="", hints={"UndefinedTable": known}), engine.connect() as connection:
-        return pd.read_sql(sql, connection.execution_options(**options))
+        frame = pd.read_sql(sql, connection.execution_options(**options))
+    return frame.set_axis(_told_apart(frame.columns), axis="columns")
+
+
+def _told_apart(columns: Iterable[str]) -> list[str]:
+    told: list[str] = []
+    for name in columns:
+        numbered = (f"{name}_{number}" for number in count(1))
+        told.append(next(free for free in chain([name], numbered) if free not in told))
+    return told

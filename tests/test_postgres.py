@@ -704,6 +704,11 @@ def test_a_product_table_needs_a_title(make_database: Callable[..., str]) -> Non
         postgres.load_products(url, [1])
 
 
+def test_columns_of_the_same_name_are_told_apart(url: str) -> None:
+    frame = postgres.query(url, "SELECT 1 AS id, 2 AS id_1, 3 AS id, 4 AS id")
+    assert frame.to_dict("records") == [{"id": 1, "id_1": 2, "id_2": 3, "id_3": 4}]
+
+
 def test_a_query_gives_a_frame_and_cannot_write(url: str) -> None:
     frame = postgres.query(url, "SELECT 'a%b:c' AS text, 1.5 AS number WHERE 'a%b' LIKE '%b'")
     assert frame.to_dict("records") == [{"text": "a%b:c", "number": 1.5}]
