@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c "import segkit.cli, segkit.pipeline, segkit.report, segkit.figures, segkit.stages, segkit.syncing, ipykernel.kernelapp"
+	@$(BIN)/python -c "import segkit.cli.main, segkit.pipeline.notebooks, segkit.analysis.report, segkit.analysis.figures, segkit.database.sync, ipykernel.kernelapp"
 	@touch $@
 
 run: $(READY)  ## Segment the bundled sample with the offline model and the embedded Postgres

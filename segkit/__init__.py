@@ -15,30 +15,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segkit.analysis.jupyter import set_up_notebook
+    from segkit.core.batching import planned_calls
+    from segkit.core.models import Parameters
+    from segkit.core.products import load_products
+    from segkit.database.sync import products_from_postgres, read_postgres, skipped_products, sync_run
     from segkit.errors import SegkitError
-    from segkit.jupyter import set_up_notebook
-    from segkit.preparing import planned_calls, prepare_run
-    from segkit.products import load_products
-    from segkit.runs import Parameters, Run, open_run
-    from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-    from segkit.syncing import products_from_postgres, read_postgres, skipped_products, sync_run
+    from segkit.pipeline.prepare import prepare_run
+    from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+    from segkit.runs.run import Run, open_run
 
 _HOMES = {
-    "Parameters": "runs",
-    "Run": "runs",
+    "Parameters": "core.models",
+    "Run": "runs.run",
     "SegkitError": "errors",
-    "consolidate_taxonomy": "stages",
-    "extract_taxonomy": "stages",
-    "load_products": "products",
-    "open_run": "runs",
-    "planned_calls": "preparing",
-    "prepare_run": "preparing",
-    "products_from_postgres": "syncing",
-    "read_postgres": "syncing",
-    "refine_assignments": "stages",
-    "set_up_notebook": "jupyter",
-    "skipped_products": "syncing",
-    "sync_run": "syncing",
+    "consolidate_taxonomy": "pipeline.stages",
+    "extract_taxonomy": "pipeline.stages",
+    "load_products": "core.products",
+    "open_run": "runs.run",
+    "planned_calls": "core.batching",
+    "prepare_run": "pipeline.prepare",
+    "products_from_postgres": "database.sync",
+    "read_postgres": "database.sync",
+    "refine_assignments": "pipeline.stages",
+    "set_up_notebook": "analysis.jupyter",
+    "skipped_products": "database.sync",
+    "sync_run": "database.sync",
 }
 __all__ = [
     "Parameters",

@@ -1,6 +1,6 @@
 """`python -m segkit` is `segkit`."""
 
-from segkit.cli import main
+from segkit.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -16,12 +16,12 @@ from endpoint import Endpoint
 from hypothesis import settings
 from s3_server import S3Server, s3_environment
 
-from segkit import postgres
-from segkit.embedded_postgres import embedded_url
-from segkit.preparing import prepare_run
-from segkit.runs import Run
+from segkit.database import connection as postgres
+from segkit.database.embedded import embedded_url
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
 # A busy machine is no reason for a property to fail.
 settings.register_profile("segkit", deadline=None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from segkit import embedded_postgres
+from segkit.database import embedded as embedded_postgres
 
 PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 

@@ -16,10 +16,10 @@ import pandas as pd
 import psycopg
 from conftest import catalogue, unmeasured
 
-from segkit.preparing import prepare_run
-from segkit.runs import Run, update_status
+from segkit.pipeline.prepare import prepare_run
+from segkit.runs.run import Run, update_status
+from segkit.service.tokens import add_token
 from segkit.settings import load_settings
-from segkit.tokens import add_token
 
 COMMAND = [sys.executable, "-m", "segkit"]
 KINDS = ("kettle", "toaster", "ladle", "whisk")

@@ -24,10 +24,10 @@ from conftest import KEY, catalogue
 from endpoint import Endpoint
 from rest_service import COMMAND, Service, fill_products, finished, wish
 
-from segkit.preparing import prepare_run
-from segkit.runs import Run, open_run, update_status
+from segkit.pipeline.prepare import prepare_run
+from segkit.runs.run import Run, open_run, update_status
 from segkit.settings import Settings, load_settings
-from segkit.storage.local import owned
+from segkit.storage.disk import owned
 
 START = "/api/segmentation/start"
 UNKNOWN = "RUN_20250618T120301Z_8d24"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.batching import calculate_optimal_batch_sizes, consolidation_rounds, cut, letters, shuffled
+from segkit.core.batching import calculate_optimal_batch_sizes, consolidation_rounds, cut, letters, shuffled
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from conftest import unmeasured
 
-from segkit.cache import LEFT_OUT, cache_key, look_up, remember
-from segkit.events import read_events
-from segkit.interactions import write_whole
+from segkit.core.models import Asking
+from segkit.llm.cache import LEFT_OUT, cache_key, look_up, remember
 from segkit.llm.completions import request_body
-from segkit.models import Asking
+from segkit.runs.events import read_events
+from segkit.runs.interactions import write_whole
 from segkit.settings import Settings
 
 ENDPOINT = "https://api.example.com/v1"
@@ -105,7 +105,7 @@ def test_the_same_request_has_the_same_key() -> None:
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
 def test_the_same_key_in_another_process(hash_seed: str) -> None:
     """C4: with another PYTHONHASHSEED, and in a process of its own."""
-    code = "import json, sys; from segkit.cache import cache_key; print(cache_key(*json.load(sys.stdin)))"
+    code = "import json, sys; from segkit.llm.cache import cache_key; print(cache_key(*json.load(sys.stdin)))"
     environment = unmeasured(PYTHONHASHSEED=hash_seed)
     told = subprocess.run(
         [sys.executable, "-c", code],

@@ -12,12 +12,12 @@ import pytest
 from conftest import KEY, catalogue
 from endpoint import Endpoint
 
+from segkit.core.extract import extract_questions
 from segkit.errors import EndpointError, RefusedError, SegkitError, StoppedError
-from segkit.events import read_events
-from segkit.extracting import extract_questions
-from segkit.interactions import begin, intents, keep_raw, scan
-from segkit.runs import Run
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.events import read_events
+from segkit.runs.interactions import begin, intents, keep_raw, scan
+from segkit.runs.run import Run
 
 NewRun = Callable[..., Run]
 STAGE = "extract_taxonomy"

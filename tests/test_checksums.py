@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from segkit.binary_copy import binary_rows
-from segkit.checksums import our_sums, stored_sums
+from segkit.database.binary_format import binary_rows
+from segkit.database.checksums import our_sums, stored_sums
 
 integers = st.integers(-(2**63) + 1, 2**63 - 1)
 floats = st.floats(allow_nan=False) | st.none()

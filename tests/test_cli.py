@@ -17,15 +17,15 @@ import pytest
 from conftest import KEY, catalogue, data
 from endpoint import Endpoint
 
-from segkit.cli import main
-from segkit.database_showing import check_and_show
-from segkit.diagnosis import file_system, mounts
-from segkit.embedded_postgres import embedded_url
-from segkit.preparing import prepare_run
-from segkit.runs import LISTED, open_run, read_status
-from segkit.showing import sync_and_show
-from segkit.stages import extract_taxonomy
-from segkit.storage.local import owned
+from segkit.cli.db import check_and_show
+from segkit.cli.doctor import file_system, mounts
+from segkit.cli.main import main
+from segkit.cli.show import sync_and_show
+from segkit.database.embedded import embedded_url
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import extract_taxonomy
+from segkit.runs.run import LISTED, open_run, read_status
+from segkit.storage.disk import owned
 
 COMMAND = [sys.executable, "-m", "segkit"]
 Done = subprocess.CompletedProcess[str]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segkit.core.models import STAGES, Asking, Usage
 from segkit.llm.completions import Completion, read_completion, request_body
-from segkit.models import STAGES, Asking, Usage
 
 TOKENS = {
     "prompt_tokens": 100,

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.batching import consolidation_rounds
-from segkit.consolidating import Taxonomy, distinct_categories, merge_round, merged, taxonomies_of
-from segkit.folding import fold_name
-from segkit.models import Answer, Category, Question
-from segkit.prompts import load_prompts
+from segkit.core.batching import consolidation_rounds
+from segkit.core.consolidate import Taxonomy, distinct_categories, merge_round, merged, taxonomies_of
+from segkit.core.models import Answer, Category, Question
+from segkit.core.prompts import load_prompts
+from segkit.core.text import fold_name
 
 PROMPTS = load_prompts()
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.costs import cost_usd
+from segkit.core.models import Usage
 from segkit.errors import SettingsError
-from segkit.models import Usage
+from segkit.llm.prices import cost_usd
 
 OPENAI = "https://api.openai.com/v1"
 LOCAL = "http://localhost:8000/v1"

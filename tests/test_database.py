@@ -27,12 +27,15 @@ from test_postgres import (
     story,
 )
 
-from segkit import comparing, database_status, loading, postgres
-from segkit.embedded_postgres import embedded_url
+from segkit.database import compare as comparing
+from segkit.database import connection as postgres
+from segkit.database import load as loading
+from segkit.database import overview as database_status
+from segkit.database.embedded import embedded_url
+from segkit.database.live_status import told_live
 from segkit.errors import DatabaseError, RunError
-from segkit.events import read_events
-from segkit.live_progress import told_live
-from segkit.runs import Run, update_status
+from segkit.runs.events import read_events
+from segkit.runs.run import Run, update_status
 from segkit.settings import load_settings
 
 RUN_ID = "RUN_20250618T120301Z_8d24"

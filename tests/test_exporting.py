@@ -13,10 +13,10 @@ from conftest import catalogue
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.exporting import as_csv, as_jsonl, as_parquet, exported
-from segkit.preparing import prepare_run
-from segkit.runs import Run
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.analysis.export import as_csv, as_jsonl, as_parquet, exported
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.run import Run
 
 FORMULAS = [
     "=1+1",

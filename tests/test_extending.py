@@ -11,13 +11,12 @@ from endpoint import Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.batching import batches_of, consolidation_rounds
+from segkit.analysis.tables import batch_plan
+from segkit.core.batching import batches_of, consolidation_rounds, planned_calls
 from segkit.errors import ProductsError, RunError
-from segkit.extending import extend_run
-from segkit.preparing import planned_calls
-from segkit.runs import Run
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-from segkit.tables import batch_plan
+from segkit.pipeline.extend import extend_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.run import Run
 
 STAGES = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments")
 

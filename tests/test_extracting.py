@@ -10,11 +10,10 @@ from conftest import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.extracting import NO_TITLE, extract_questions, extracted
-from segkit.models import OUT_OF_SCOPE, Answer, Checked, Question
-from segkit.products import load_products
-from segkit.prompts import load_prompts
-from segkit.runs import Parameters
+from segkit.core.extract import NO_TITLE, extract_questions, extracted
+from segkit.core.models import OUT_OF_SCOPE, Answer, Checked, Parameters, Question
+from segkit.core.products import load_products
+from segkit.core.prompts import load_prompts
 
 PROMPTS = load_prompts()
 

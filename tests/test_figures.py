@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from segkit import figures
-from segkit.models import OUT_OF_SCOPE
-from segkit.runs import Run, update_status
+from segkit.analysis import figures
+from segkit.core.models import OUT_OF_SCOPE
+from segkit.runs.run import Run, update_status
 
 ALL = ["title_lengths", "segment_sizes", "moves", "confidence_by_category", "time_and_tokens"]
 HOSTILE = [
@@ -135,5 +135,5 @@ def test_time_and_tokens_name_the_stages_that_began(new_run: Callable[..., Run])
 
 
 def test_figures_need_no_pyplot(tmp_path: Path) -> None:
-    code = "import sys; import segkit.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys; import segkit.analysis.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from segkit.folding import MAX_NAME, clean_definition, clean_name, fold_name, name_fault, one_line
+from segkit.core.text import MAX_NAME, clean_definition, clean_name, fold_name, name_fault, one_line
 
 # Half a surrogate pair is what JSON can say and UTF-8 cannot: st.text() alone never makes one.
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text()

@@ -11,8 +11,8 @@ import pytest
 from conftest import KEY
 from endpoint import Endpoint
 
-from segkit.runs import Run
-from segkit.stages import extract_taxonomy
+from segkit.pipeline.stages import extract_taxonomy
+from segkit.runs.run import Run
 
 NewRun = Callable[..., Run]
 

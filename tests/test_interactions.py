@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.elsewhere import keep_elsewhere, take_back
-from segkit.interactions import (
+from segkit.runs.fallback import keep_elsewhere, take_back
+from segkit.runs.interactions import (
     DamagedError,
     begin,
     finish,
@@ -116,7 +116,7 @@ def test_many_in_the_same_moment_have_their_own_files(tmp_path: Path) -> None:
 
 def test_two_processes_have_their_own_files(tmp_path: Path) -> None:
     """J7: neither do processes."""
-    code = "import sys, pathlib\nfrom segkit.interactions import begin\n"
+    code = "import sys, pathlib\nfrom segkit.runs.interactions import begin\n"
     code += "for _ in range(100): begin(pathlib.Path(sys.argv[1]), 1, 1, {'context': {}})"
     workers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
     assert [worker.wait(30) for worker in workers] == [0, 0]
@@ -268,7 +268,7 @@ def test_a_random_byte_never_breaks_recovery(tmp_path: Path) -> None:
 
 FULL = """
 import pathlib, resource, signal, sys
-from segkit.interactions import begin, keep_raw
+from segkit.runs.interactions import begin, keep_raw
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder, step = pathlib.Path(sys.argv[1]), sys.argv[2]
 head = {"context": {}, "prompt": "x" * (2000 if step == "begin" else 10)}

@@ -19,10 +19,10 @@ from conftest import KEY
 from endpoint import Endpoint
 from rest_service import COMMAND, Service, fill_products, settled, wish
 
-from segkit.interactions import scan
-from segkit.runs import is_owned, open_run
-from segkit.syncing import read_postgres
-from segkit.verifying import differences
+from segkit.database.sync import read_postgres
+from segkit.runs.integrity import differences
+from segkit.runs.interactions import scan
+from segkit.runs.run import is_owned, open_run
 
 START = "/api/segmentation/start"
 SLOW = 3.0  # seconds an answer takes: long enough to be killed meanwhile

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.json_text import MOST_CHARACTERS, Found, MalformedError, find_object, holds_invalid
+from segkit.core.json_text import MOST_CHARACTERS, Found, MalformedError, find_object, holds_invalid
 
 KEYS = ("categories", "assignments")
 ANSWER = {"categories": [{"id": "C_0"}], "assignments": {"P_0": {"category": "C_0", "confidence": 0.9}}}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.jupyter import quick_imports, set_up_notebook
+from segkit.analysis.jupyter import quick_imports, set_up_notebook
 
 
 def test_quick_imports_hide_the_slow_grammar_and_put_it_back() -> None:
@@ -20,7 +20,7 @@ def test_quick_imports_hide_the_slow_grammar_and_put_it_back() -> None:
 def test_nbformat_is_imported_without_the_grammar(tmp_path: Path) -> None:
     code = """
 import sys
-from segkit.jupyter import quick_imports
+from segkit.analysis.jupyter import quick_imports
 with quick_imports():
     import nbformat, jsonschema
 sys.exit("lark" in sys.modules)

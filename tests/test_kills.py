@@ -19,13 +19,13 @@ import pytest
 from endpoint import Endpoint
 from victim import QUESTIONS, RUN_ID, Nursery, Scene, results
 
+from segkit.core.models import STAGES
 from segkit.errors import RefusedError, RunError
-from segkit.events import read_events
-from segkit.interactions import intents, scan
-from segkit.models import STAGES
-from segkit.runs import Run, current_state, open_run, read_status
-from segkit.stages import extract_taxonomy
-from segkit.storage.local import owned
+from segkit.pipeline.stages import extract_taxonomy
+from segkit.runs.events import read_events
+from segkit.runs.interactions import intents, scan
+from segkit.runs.run import Run, current_state, open_run, read_status
+from segkit.storage.disk import owned
 
 # Where a life ends: how, at which operation, and at which of its kind. Between the request and the result stand the
 # intent (opened, written), the raw answer (opened, written), the rest (opened, written, synced) and the rename.

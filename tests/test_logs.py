@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from conftest import catalogue
 
-from segkit import interactions
-from segkit.logs import COMPACTED, compact, interaction_index, query
-from segkit.preparing import prepare_run
-from segkit.runs import Run
+from segkit.analysis.logs import COMPACTED, compact, interaction_index, query
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs import interactions
+from segkit.runs.run import Run
 from segkit.settings import Settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
 VIEWS = ["interactions", "spend_by_stage", "time_by_stage", "retries", "failures"]
 VIEWS += ["cache_hits", "storage_used", "prompt_slots"]

@@ -18,18 +18,19 @@ import pytest
 from conftest import answered_offline, unmeasured
 from s3_server import S3Server
 
-from segkit import mirror, postgres
+from segkit.analysis.logs import compact, query
+from segkit.cli.s3 import verify_and_show
+from segkit.database import connection as postgres
+from segkit.database.sync import check_run, sync_run
 from segkit.errors import RunError, StorageError
-from segkit.interactions import write_whole
-from segkit.logs import compact, query
-from segkit.moving import verify_and_show
-from segkit.pipeline import run_notebooks
-from segkit.runs import Run, open_run, update_status
+from segkit.pipeline.migrate import migrate_to_s3, remote_differences, rollback_s3
+from segkit.pipeline.notebooks import run_notebooks
+from segkit.runs import mirror
+from segkit.runs.integrity import seal_folder
+from segkit.runs.interactions import write_whole
+from segkit.runs.run import Run, open_run, update_status
 from segkit.settings import load_settings
-from segkit.storage.local import owned
-from segkit.storage.migrate_to_s3 import migrate_to_s3, remote_differences, rollback_s3
-from segkit.syncing import check_run, sync_run
-from segkit.verifying import seal_folder
+from segkit.storage.disk import owned
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,18 @@ from conftest import KEY, unmeasured
 from endpoint import Endpoint
 from s3_server import S3Server
 
-from segkit import mirror, postgres
-from segkit.claiming import claimed
+from segkit.analysis.logs import compact, query
+from segkit.database import connection as postgres
+from segkit.database.sync import sync_run
 from segkit.errors import RunError, SettingsError, StoppedError, StorageError
-from segkit.events import log_event
-from segkit.logs import compact, query
-from segkit.pipeline import run_notebooks, settle
-from segkit.runs import Run, current_state, list_runs, open_run, reopen_run, update_status
+from segkit.pipeline.migrate import rollback_s3
+from segkit.pipeline.notebooks import run_notebooks, settle
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs import mirror
+from segkit.runs.events import log_event
+from segkit.runs.ownership import claimed
+from segkit.runs.run import Run, current_state, list_runs, open_run, reopen_run, update_status
 from segkit.settings import load_settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-from segkit.storage.migrate_to_s3 import rollback_s3
-from segkit.syncing import sync_run
 
 STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
 
@@ -428,7 +429,7 @@ def test_a_compressed_log_that_is_cut_or_bloated_is_damaged(
     endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
     """J8, SEC-17."""
-    from segkit.interactions import scan
+    from segkit.runs.interactions import scan
 
     monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", "1")
     run = new_run()

@@ -15,8 +15,8 @@ import pytest
 from conftest import unmeasured
 from page import Page
 
-from segkit.report import write_report
-from segkit.runs import open_run
+from segkit.analysis.report import write_report
+from segkit.runs.run import open_run
 from segkit.settings import project_folder
 
 NAMES = (

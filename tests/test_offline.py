@@ -15,13 +15,13 @@ from conftest import unmeasured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.batching import letters
+from segkit.core.batching import letters
+from segkit.core.text import fold_name, name_fault, one_line
+from segkit.core.validation import check_consolidate
 from segkit.errors import SettingsError
-from segkit.folding import fold_name, name_fault, one_line
-from segkit.llm.embedded import EmbeddedTransport
-from segkit.llm.offline import answer
-from segkit.preparing import choose_parameters
-from segkit.replies import check_consolidate
+from segkit.llm.offline.model import answer
+from segkit.llm.transports.offline import EmbeddedTransport
+from segkit.pipeline.prepare import choose_parameters
 from segkit.settings import load_settings
 
 ROOT = Path(__file__).parents[1]

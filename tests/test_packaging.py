@@ -57,7 +57,7 @@ print("\\n".join(told))
 """
 
 
-@pytest.mark.parametrize("module", ["segkit", "segkit.cli", "segkit.stages"])
+@pytest.mark.parametrize("module", ["segkit", "segkit.cli.main", "segkit.pipeline.stages"])
 def test_an_import_touches_nothing(module: str, tmp_path: Path) -> None:
     """SEC-18: no network, no process, no file written, and none read that is not of Python, a package or segkit."""
     command = [sys.executable, "-B", "-c", LISTEN.replace("MODULE", module)]

@@ -9,13 +9,13 @@ import pytest
 from conftest import catalogue
 from endpoint import Endpoint
 
+from segkit.core.prompts import load_prompts
 from segkit.errors import StoppedError
-from segkit.planning import plan_run
-from segkit.preparing import choose_parameters
-from segkit.prompts import load_prompts
-from segkit.runs import Run
+from segkit.pipeline.plan import plan_run
+from segkit.pipeline.prepare import choose_parameters
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.run import Run
 from segkit.settings import load_settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
 NewRun = Callable[..., Run]
 

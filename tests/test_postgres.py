@@ -18,7 +18,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from segkit import comparing, loading, postgres
+from segkit.database import compare as comparing
+from segkit.database import connection as postgres
+from segkit.database import load as loading
 from segkit.errors import DatabaseError, ProductsError, RunError
 
 TABLES = [
@@ -263,7 +265,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_postgres import interactions
-from segkit import loading
+from segkit.database import load as loading
 loading.sync(Path(sys.argv[1]), sys.argv[2], interactions())
 """
 

@@ -16,8 +16,8 @@ from conftest import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segkit.core.products import load_products, parse_ids, product_lines, select, untitled
 from segkit.errors import ProductsError
-from segkit.products import load_products, parse_ids, product_lines, select, untitled
 
 PLAIN = "product_id,title,brand\n2,Slide dimmer,GE\n1,Rotary dimmer,\n"
 

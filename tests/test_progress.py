@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segkit.progress import processed_products
+from segkit.runs.progress import processed_products
 
 
 def stage(done: int, planned: int) -> dict[str, int]:

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.consolidating import Taxonomy, merge_round
+from segkit.core.consolidate import Taxonomy, merge_round
+from segkit.core.extract import extract_questions
+from segkit.core.models import OUT_OF_SCOPE, Category, Checked, Fault, Parameters, Question
+from segkit.core.prompts import MOST_BYTES, PLACEHOLDERS, fill, load_prompts, prompt_file, prompt_hash, retry_section
+from segkit.core.refine import refine_questions
 from segkit.errors import PromptError
-from segkit.extracting import extract_questions
-from segkit.models import OUT_OF_SCOPE, Category, Checked, Fault, Question
-from segkit.prompts import MOST_BYTES, PLACEHOLDERS, fill, load_prompts, prompt_file, prompt_hash, retry_section
-from segkit.refining import refine_questions
-from segkit.runs import Parameters
 
 PARAMETERS = Parameters("Dimmer Switches", "gpt-4o", 0.2, "http://localhost/v1", products_per_prompt=20)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from segkit.errors import RequestError
-from segkit.jobs import spent
-from segkit.records import Caps, Record, Records
+from segkit.service.jobs import spent
+from segkit.service.records import Caps, Record, Records
 
 CAPS = Caps(20, 20, Decimal(1))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from segkit.redaction import redactor
+from segkit.storage.redaction import redactor
 
 KEY = 'sk-proj-aB3/xY+9=tail_é"1234567890'
 BODY = '{"error": {"message": "Incorrect key %s for you"}}'

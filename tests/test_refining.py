@@ -6,10 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from segkit.models import OUT_OF_SCOPE, Answer, Category, Question
-from segkit.prompts import load_prompts
-from segkit.refining import refine_questions, refined
-from segkit.runs import Parameters
+from segkit.core.models import OUT_OF_SCOPE, Answer, Category, Parameters, Question
+from segkit.core.prompts import load_prompts
+from segkit.core.refine import refine_questions, refined
 
 TAXONOMY = [Category("S_0", "Rotary Dimmers", "turned"), Category("S_1", "Slide Dimmers", "pushed")]
 PRODUCTS = pd.DataFrame({"product_id": range(10, 17), "title": [f"Dimmer {i} kind" for i in range(10, 17)]})

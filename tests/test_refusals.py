@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.llm import Response
-from segkit.llm.refusals import Meaning, meaning_of, wished_wait
+from segkit.llm.responses import Meaning, meaning_of, wished_wait
+from segkit.llm.transports.base import Response
 
 STEPS = ("answer", "again", "wait", "cut", "stop")
 

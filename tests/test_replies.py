@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.folding import fold_name
-from segkit.models import OUT_OF_SCOPE, Checked
-from segkit.replies import Extracted, Merged, check_consolidate, check_extract, check_refine
-from segkit.schemas import consolidate_schema, extract_schema, refine_schema
+from segkit.core.models import OUT_OF_SCOPE, Checked
+from segkit.core.schemas import consolidate_schema, extract_schema, refine_schema
+from segkit.core.text import fold_name
+from segkit.core.validation import Extracted, Merged, check_consolidate, check_extract, check_refine
 
 IDS = [f"P_{i}" for i in range(4)]
 ROTARY = {"id": "C_0", "name": "Rotary Dimmers", "definition": "Turned by a knob, e.g. a round dimmer"}

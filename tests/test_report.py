@@ -11,9 +11,9 @@ import pytest
 from nbformat import v4
 from page import Page
 
-from segkit import tables
-from segkit.report import write_report
-from segkit.runs import Run, update_status
+from segkit.analysis import tables
+from segkit.analysis.report import write_report
+from segkit.runs.run import Run, update_status
 
 HOSTILE = [
     "<script>alert(1)</script> kettle",

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.models import OUT_OF_SCOPE, Category
-from segkit.results import final_tables
+from segkit.core.models import OUT_OF_SCOPE, Category
+from segkit.core.results import final_tables
 
 TAXONOMY = [
     Category(f"S_{i}", name, f"About {name}") for i, name in enumerate(["Rotary", "Slide", "Smart", "Unused"])

@@ -17,13 +17,13 @@ from conftest import KEY, catalogue
 from endpoint import Endpoint
 
 from segkit.errors import RefusedError, RunError
-from segkit.interactions import scan, write_whole
-from segkit.pipeline import settle
-from segkit.preparing import prepare_run
-from segkit.runs import Run, open_run, read_status
+from segkit.pipeline.notebooks import settle
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.interactions import scan, write_whole
+from segkit.runs.run import Run, open_run, read_status
 from segkit.settings import project_folder
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-from segkit.storage.local import is_held, owned
+from segkit.storage.disk import is_held, owned
 
 NewRun = Callable[..., Run]
 STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from endpoint import Endpoint
 
-from segkit.events import log_event
-from segkit.logs import query
-from segkit.runs import Run, update_status
+from segkit.analysis.logs import query
+from segkit.runs.events import log_event
+from segkit.runs.run import Run, update_status
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from conftest import catalogue
 
-from segkit.creating import create_run
 from segkit.errors import InputError, RunError, SettingsError
-from segkit.preparing import choose_parameters, prepare_run
-from segkit.runs import Run, current_state, list_runs, open_run, read_status, run_ids, update_status
+from segkit.pipeline.prepare import choose_parameters, prepare_run
+from segkit.runs.create import create_run
+from segkit.runs.run import Run, current_state, list_runs, open_run, read_status, run_ids, update_status
 from segkit.settings import load_settings
-from segkit.storage.local import owned, write_atomic
+from segkit.storage.disk import owned, write_atomic
 
 NewRun = Callable[..., Run]
 

@@ -16,10 +16,10 @@ from conftest import catalogue
 from endpoint import Endpoint
 
 from segkit.errors import SegkitError
-from segkit.preparing import prepare_run
-from segkit.runs import Run
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import extract_taxonomy
+from segkit.runs.run import Run
 from segkit.settings import load_settings
-from segkit.stages import extract_taxonomy
 
 # Characters that each dress has to change: slash and plus, quote and backslash, ampersand and equals sign.
 CANARY = 'sk-canary/7Qz+x"9Kd\\Zk=&end-5c1e'

@@ -16,8 +16,10 @@ import pytest
 from debian_postgres import wait_for
 from test_postgres import execute, in_the_middle_of_copy, interactions, make_run, rows
 
-from segkit import comparing, loading, postgres
-from segkit.embedded_postgres import _command, _nobody
+from segkit.database import compare as comparing
+from segkit.database import connection as postgres
+from segkit.database import load as loading
+from segkit.database.embedded import _command, _nobody
 from segkit.errors import DatabaseError
 
 pytestmark = pytest.mark.long

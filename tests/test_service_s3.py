@@ -10,9 +10,9 @@ import pytest
 from rest_service import Service, fill_products, settled, wish
 from s3_server import S3Server, s3_environment
 
-from segkit.mirror import OWNER
+from segkit.runs.mirror import OWNER
 from segkit.settings import load_settings
-from segkit.storage import Storage
+from segkit.storage.base import Storage
 from segkit.storage.s3 import S3Storage
 
 START = "/api/segmentation/start"

@@ -12,13 +12,14 @@ import pytest
 from conftest import catalogue, data, unmeasured
 from endpoint import Endpoint
 
+from segkit.core.batching import planned_calls
+from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.products import load_products
 from segkit.errors import RunError
-from segkit.models import OUT_OF_SCOPE
-from segkit.pipeline import settle
-from segkit.preparing import SAMPLE, planned_calls, prepare_run
-from segkit.products import load_products
-from segkit.runs import Run, open_run
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.notebooks import settle
+from segkit.pipeline.prepare import SAMPLE, prepare_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.run import Run, open_run
 
 NewRun = Callable[..., Run]
 

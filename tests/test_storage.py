@@ -13,7 +13,7 @@ from s3_server import REGION, SECRET, S3Server, s3_environment
 from servers import rclone_s3
 
 from segkit.errors import StorageError
-from segkit.storage import Storage, open_storage
+from segkit.storage.base import Storage, open_storage
 from segkit.storage.s3 import S3Storage
 
 

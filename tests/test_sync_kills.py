@@ -27,7 +27,9 @@ from test_postgres import (
     wait_for_silence,
 )
 
-from segkit import comparing, loading, postgres
+from segkit.database import compare as comparing
+from segkit.database import connection as postgres
+from segkit.database import load as loading
 from segkit.errors import DatabaseError
 
 VICTIM = """
@@ -35,7 +37,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_postgres import interactions
-from segkit import loading
+from segkit.database import load as loading
 print("ready", flush=True)
 sys.stdin.readline()
 loading.sync(Path(sys.argv[1]), sys.argv[2], interactions())

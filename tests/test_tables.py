@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from segkit import tables
+from segkit.analysis import tables
+from segkit.analysis.lineage import merge_paths, merge_steps
+from segkit.analysis.logs import query
 from segkit.errors import ProductsError
-from segkit.logs import query
-from segkit.preparing import SAMPLE, prepare_run
-from segkit.runs import Run
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
-from segkit.tracing import merge_paths, merge_steps
+from segkit.pipeline.prepare import SAMPLE, prepare_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.run import Run
 
 EVERY_TABLE = [
     "inputs", "batch_plan", "prompts_used", "environment", "batch_categories", "first_assignments", "merge_tree",

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from segkit.cli import app
+from segkit.cli.main import app
 from segkit.errors import SettingsError
-from segkit.storage.local import write_atomic
-from segkit.tokens import TokenBook, add_token, read_tokens
+from segkit.service.tokens import TokenBook, add_token, read_tokens
+from segkit.storage.disk import write_atomic
 
 
 def test_a_token_is_shown_once_and_stored_as_a_hash(tmp_path: Path) -> None:

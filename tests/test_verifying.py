@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import answered_offline
 
-from segkit.runs import Run
-from segkit.verifying import CHECKSUMS, differences, seal_folder
+from segkit.runs.integrity import CHECKSUMS, differences, seal_folder
+from segkit.runs.run import Run
 
 
 @pytest.fixture(scope="module")

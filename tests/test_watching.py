@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from segkit.cli.progress import progress_table
 from segkit.test_runner import PHASES
-from segkit.watching import progress_table
 
 STAGE = {
     "planned": 25,

@@ -29,8 +29,8 @@ from typing import Any, Self
 from conftest import KEY, catalogue, unmeasured
 from endpoint import Endpoint
 
-from segkit.interactions import intents, recover, scan
-from segkit.models import STAGES
+from segkit.core.models import STAGES
+from segkit.runs.interactions import intents, recover, scan
 
 RUN_ID = "RUN_20250101T000000Z_0001"
 _LOG = re.compile(r"\d{8}T\d{6}Z_b\d+_a\d+_[0-9a-f]{8}")
@@ -191,7 +191,7 @@ def _trapped_open(trap: Trap) -> Callable[..., Any]:
 def live(order: dict[str, Any]) -> int:
     """Live one life: the three stages of a run; give 0, 1 after an error of segkit, 2 after any other."""
     from segkit.errors import SegkitError
-    from segkit.preparing import prepare_run
+    from segkit.pipeline.prepare import prepare_run
     from segkit.settings import load_settings
 
     os.chdir(order["place"])
@@ -221,7 +221,7 @@ def live(order: dict[str, Any]) -> int:
 
 def work(run: Any, settings: Any) -> None:
     """Do the three stages of a run."""
-    from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+    from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
         stage(run, settings)
@@ -231,8 +231,8 @@ def serve() -> None:
     """Fork a life for each order on standard input, and tell its pid, then how it ended."""
     import genai_prices
 
-    import segkit.llm.http
-    from segkit.preparing import prepare_run
+    import segkit.llm.transports.http
+    from segkit.pipeline.prepare import prepare_run
     from segkit.settings import load_settings
 
     assert genai_prices, segkit.llm.http  # imported for the lives to come

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from segkit.models import STAGES, Asking, Usage
+from segkit.core.models import STAGES, Asking, Usage
 
 
 @dataclass(frozen=True, slots=True)

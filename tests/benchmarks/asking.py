@@ -27,17 +27,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from endpoint import Endpoint
 
-from segkit.calls import ask_all
-from segkit.extending import extend_run
-from segkit.extracting import extract_questions
-from segkit.interactions import scan
-from segkit.models import Answer, Asking, Question
-from segkit.preparing import prepare_run
-from segkit.replies import check_refine
-from segkit.runs import Run
-from segkit.schemas import refine_schema
+from segkit.core.extract import extract_questions
+from segkit.core.models import Answer, Asking, Question
+from segkit.core.schemas import refine_schema
+from segkit.core.validation import check_refine
+from segkit.llm.ask import ask_all
+from segkit.pipeline.extend import extend_run
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.runs.interactions import scan
+from segkit.runs.run import Run
 from segkit.settings import load_settings
-from segkit.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
 STAGE = "refine_assignments"
 PROMPT = 3000

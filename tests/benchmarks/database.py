@@ -24,8 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from test_postgres import interactions, make_run
 
-from segkit import comparing, loading, postgres
-from segkit.embedded_postgres import _programs, embedded_url
+from segkit.database import compare as comparing
+from segkit.database import connection as postgres
+from segkit.database import load as loading
+from segkit.database.embedded import _programs, embedded_url
 
 TABLES = {
     "segmentation_runs": "id",

@@ -25,7 +25,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from segkit.llm import offline
+from segkit.llm.offline import model as offline
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "shared/data" if (ROOT / "shared/data").exists() else ROOT.parent / "shared/data"

@@ -68,7 +68,7 @@ def work(service: Service, products: int, rate: str = "", cores: str = "0") -> t
     from conftest import catalogue
     from rest_service import COMMAND
 
-    from segkit.preparing import prepare_run
+    from segkit.pipeline.prepare import prepare_run
     from segkit.settings import load_settings
 
     os.environ["SEGKIT_HOME"] = str(service.place / "home")

@@ -32,11 +32,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from s3_server import s3_environment
 from servers import rclone_s3
 
-from segkit import interactions, logs
-from segkit.preparing import prepare_run
-from segkit.runs import Run, open_run, update_status
+from segkit.analysis import logs
+from segkit.pipeline.migrate import migrate_to_s3
+from segkit.pipeline.prepare import prepare_run
+from segkit.runs import interactions
+from segkit.runs.run import Run, open_run, update_status
 from segkit.settings import load_settings
-from segkit.storage.migrate_to_s3 import migrate_to_s3
 
 _TYPED = """
 SELECT metadata.outcome, count(*), sum(metadata.usage.input), sum(len(prompt)), sum(len(response))

@@ -1,0 +1,1 @@
+"""Reading runs: logs as SQL, tables, figures, lineage, the report, exports."""

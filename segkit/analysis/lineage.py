@@ -1,0 +1,117 @@
+"""The path of a product through a run: its batch, each merge of its category, refinement, and who stated what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from segkit.analysis.logs import query
+from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.text import fold_name
+from segkit.errors import ProductsError
+from segkit.runs.run import Run
+
+_COLUMNS = ["step", "category", "where", "confidence", "cache_key", "file_path"]
+_FILES = """
+SELECT interaction_type, batch_id, cache_key, outcome = 'valid' AS valid, file_path
+FROM interactions
+ORDER BY outcome = 'valid', created_at, file_path
+"""
+_Row = tuple[str, str, str, float | None, str, str]
+
+
+def explain(run: Run, product_id: int) -> pd.DataFrame:
+    """Tell the path of one product, a row a step: stated by a batch, merged round by round, refined.
+
+    Gives `step`, `category` after it, `where` it happened, `confidence`, and the `cache_key` and `file_path` of the
+    interaction that stated it (empty where none did). Raises ProductsError for a product that the run does not have.
+    """
+    lineage = run.result("lineage")
+    found = lineage[lineage["product_id"] == product_id]
+    if found.empty:
+        raise ProductsError(f"product {product_id} is not in {run.id}", "its products are in products.parquet")
+    return pd.DataFrame(_path(run, found.iloc[0], query(_FILES, run=run)), columns=_COLUMNS)
+
+
+def merge_steps(run: Run) -> pd.DataFrame:
+    """Follow every category of every batch through the merges, a row for each round it went through.
+
+    Gives `batch`, `batch_category`, `round`, `merge`, `taxonomies` (how many were merged there) and `into`.
+    """
+    current = run.result("batch_categories")[["batch", "name"]].rename(columns={"name": "batch_category"})
+    current["folded"] = current["batch_category"].map(fold_name)
+    current = current.drop_duplicates(["batch", "folded"], ignore_index=True)
+    current["taxonomy"] = current["batch"].rank(method="dense").astype("int64") - 1
+    merges = run.result("merges").assign(folded=lambda frame: frame["name"].map(fold_name))
+    steps = []
+    for _, merged in merges.groupby("round", sort=True):
+        sizes = merged.groupby("merge")["taxonomy"].nunique()
+        step = current.merge(merged, on=["taxonomy", "folded"], validate="m:1")
+        steps.append(step.assign(taxonomies=step["merge"].map(sizes)))
+        current = step[["batch", "batch_category"]].assign(
+            folded=step["into"].map(fold_name), taxonomy=step["merge"] - 1
+        )
+    columns = ["batch", "batch_category", "round", "merge", "taxonomies", "into"]
+    return pd.concat(steps, ignore_index=True)[columns] if steps else pd.DataFrame(columns=columns)
+
+
+def merge_paths(run: Run) -> pd.DataFrame:
+    """Tell for every category of every batch where it ended: `batch`, `batch_category`, `category`, `products`."""
+    stated = run.result("batch_categories")[["batch", "name"]].rename(columns={"name": "batch_category"})
+    stated["folded"] = stated["batch_category"].map(fold_name)
+    stated = stated.drop_duplicates(["batch", "folded"], ignore_index=True)
+    ends = merge_steps(run).drop_duplicates(["batch", "batch_category"], keep="last")
+    ends = ends.rename(columns={"into": "category"})[["batch", "batch_category", "category"]]
+    paths = stated.merge(ends, on=["batch", "batch_category"], how="left")
+    paths["category"] = paths["category"].fillna(paths["batch_category"])
+    assignments = run.result("batch_assignments").assign(folded=lambda frame: frame["category"].map(fold_name))
+    counts = assignments.groupby(["batch", "folded"]).size().rename("products").reset_index()
+    paths = paths.merge(counts, on=["batch", "folded"], how="left")
+    return paths.drop(columns="folded").fillna({"products": 0}).astype({"products": "int64"})
+
+
+def _path(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:
+    """Word the steps of one product; `product` is its row of the lineage."""
+    place = f"batch {product['batch']}" + (f", part {product['part']}" if product["part"] else "")
+    if not product["category"]:
+        yield "unassigned", "", product["reason"] if not product["batch"] else f"{place}: {product['reason']}", *_NONE
+        return
+    confidence = None if pd.isna(product["confidence"]) else float(product["confidence"])
+    file = _file(files[files["cache_key"] == product["cache_key"]])
+    yield "stated", product["batch_category"], place, confidence, product["cache_key"], file
+    if product["batch_category"] != OUT_OF_SCOPE:
+        yield from _merges(run, product, files)
+    if product["refined_by"]:
+        file = _file(files[files["cache_key"] == product["refined_by"]])
+        yield "moved by refinement", product["refined_category"], "", None, product["refined_by"], file
+    else:
+        yield "kept by refinement", product["refined_category"], "", *_NONE
+
+
+_NONE: tuple[None, str, str] = (None, "", "")
+
+
+def _merges(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:
+    steps = merge_steps(run)
+    numbers = _question_numbers(steps)
+    own = steps[steps["batch"] == product["batch"]]
+    own = own[own["batch_category"].map(fold_name) == fold_name(product["batch_category"])]
+    for number, merge, into in zip(own["round"], own["merge"], own["into"], strict=True):
+        question = numbers.get((number, merge), 0)
+        asked = files[(files["interaction_type"] == "consolidate_taxonomy") & (files["batch_id"] == question)]
+        valid = asked[asked["valid"].astype(bool)]
+        step = "merged" if len(valid) else "merged by name" if question else "passed on"
+        key = valid["cache_key"].iloc[-1] if len(valid) else ""
+        yield step, into, f"round {number}, merge {merge}", None, key, _file(valid)
+
+
+def _question_numbers(steps: pd.DataFrame) -> dict[tuple[int, int], int]:
+    """Number the merges that a model was asked about, as their logs do; one taxonomy alone needs no question."""
+    asked = steps[steps["taxonomies"] > 1][["round", "merge"]].drop_duplicates().sort_values(["round", "merge"])
+    pairs = zip(asked["round"], asked["merge"], strict=True)
+    return {(int(number), int(merge)): i for i, (number, merge) in enumerate(pairs, start=1)}
+
+
+def _file(found: pd.DataFrame) -> str:
+    return str(found["file_path"].iloc[-1]) if len(found) else ""

@@ -1,0 +1,204 @@
+"""A run as tables for people: what was planned, found, merged, moved and left out, and the path of one product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+
+from segkit.analysis.jupyter import show as show
+from segkit.analysis.lineage import explain as explain
+from segkit.analysis.lineage import merge_paths
+from segkit.core.batching import batches_of, planned_calls
+from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.products import first_runs, untitled
+from segkit.runs.run import Run
+
+OFFLINE = "offline (embedded; it groups by words and is no language model)"
+_NAMED = 8  # how many names a cell lists before it counts the rest
+
+
+def batch_plan(run: Run) -> pd.DataFrame:
+    """Count the calls that each stage needs when every answer is valid at once (`stage`, `calls`, `each holds`)."""
+    parameters = run.parameters
+    products = run.products
+    known, calls = first_runs(products[~untitled(products)]), planned_calls(products, parameters)
+    holds = [
+        _sizes(batches_of(known, parameters.seed, parameters.products_per_prompt)),
+        f"the categories of at most {parameters.taxonomies_per_consolidation} batches",
+        _sizes(batches_of(known, parameters.seed, parameters.products_per_refinement)),
+    ]
+    return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
+
+
+def inputs(run: Run) -> pd.DataFrame:
+    """Tell where the products came from and how many there are."""
+    told = run.document["input"]
+    where = ", ".join(f"{column} = {value}" for column, value in told["where"].items())
+    facts = {"run": run.id, "category": run.parameters.category, "source": told["source"], "where": where}
+    facts |= {"products": told["products"], "without a title": told["untitled"]}
+    return _facts({name: value for name, value in facts.items() if value != ""})
+
+
+def prompts_used(run: Run) -> pd.DataFrame:
+    """List the prompts of a run with their hashes (`prompt`, `lines`, `characters`, `sha256`)."""
+    texts = run.prompts
+    rows = [(key, text.count("\n"), len(text), run.document["prompts"][key]) for key, text in texts.items()]
+    return pd.DataFrame(rows, columns=["prompt", "lines", "characters", "sha256"])
+
+
+def environment(run: Run) -> pd.DataFrame:
+    """Tell what the run was made with: its parameters, and the versions of Python, segkit and its packages."""
+    document = run.document
+    told = {**document["parameters"], "segkit": document["segkit_version"], "python": document["python"]}
+    told |= {
+        **document["packages"],
+        "git_commit": document["git_commit"],
+        "input_sha256": document["input"]["sha256"],
+    }
+    return _facts(told)
+
+
+def batch_categories(run: Run) -> pd.DataFrame:
+    """Tell for each batch how many products it held and which categories were found in it."""
+    assignments = run.result("batch_assignments")
+    asked = assignments[assignments["batch"] > 0]
+    products = asked.groupby("batch").agg(products=("product_id", "size"))
+    names = run.result("batch_categories").groupby("batch")["name"].agg(["size", _listed])
+    table = products.join(names).reset_index()
+    return table.rename(columns={"size": "categories", "_listed": "names"}).fillna({"categories": 0, "names": ""})
+
+
+def first_assignments(run: Run) -> pd.DataFrame:
+    """List what the batches state, batch by batch: `batch`, `product_id`, `title`, `category`, `confidence`."""
+    stated = _titled(run, "batch_assignments").sort_values(["batch", "product_id"], ignore_index=True)
+    return stated[["batch", "product_id", "title", "category", "confidence"]]
+
+
+def merge_tree(run: Run) -> pd.DataFrame:
+    """Tell what consolidation merged: a row a category, with the categories of the batches that went into it.
+
+    Gives `category`, `products` (before refinement), `merged` (how many went in) and `batch_categories` (their
+    names, with the number of batches that named them so), the largest first.
+    """
+    paths = merge_paths(run)
+    counts = paths.groupby(["category", "batch_category"], as_index=False).agg(
+        batches=("batch", "nunique"), products=("products", "sum")
+    )
+    counts = counts.sort_values(["category", "batches", "products"], ascending=[True, False, False])
+    counts["told"] = counts["batch_category"] + counts["batches"].map(lambda n: f" (×{n})" if n > 1 else "")
+    tree = counts.groupby("category").agg(
+        products=("products", "sum"), merged=("batches", "sum"), batch_categories=("told", _listed)
+    )
+    return tree.reset_index().sort_values(["products", "category"], ascending=[False, True], ignore_index=True)
+
+
+def final_taxonomy(run: Run) -> pd.DataFrame:
+    """List the categories that consolidation ended with (`category`, `definition`)."""
+    return run.result("taxonomy").rename(columns={"name": "category"})
+
+
+def segments(run: Run) -> pd.DataFrame:
+    """List the categories with products before and after refinement, the largest first, and their definitions."""
+    lineage, taxonomies = run.result("lineage"), run.result("taxonomies")
+    before = taxonomies["category_name"].map(lineage["category"].value_counts()).fillna(0).astype("int64")
+    table = pd.DataFrame({"category": taxonomies["category_name"], "before_refinement": before})
+    return table.assign(products=taxonomies["product_count"], definition=taxonomies["definition"])
+
+
+def moved_products(run: Run) -> pd.DataFrame:
+    """List the products that refinement moved: `from_category`, `to_category`, `product_id`, `title`."""
+    lineage = _titled(run)
+    moved = lineage[lineage["category"] != lineage["refined_category"]]
+    moved = moved.rename(columns={"category": "from_category", "refined_category": "to_category"})
+    moved = moved.sort_values(["from_category", "to_category", "product_id"], ignore_index=True)
+    return moved[["from_category", "to_category", "product_id", "title"]]
+
+
+def unassigned(run: Run) -> pd.DataFrame:
+    """List the products that stand in no category: `product_id`, `title`, `state`, and a `reason` if unassigned."""
+    ledger = run.result("ledger").merge(run.products[["product_id", "title"]], on="product_id")
+    left = ledger[ledger["state"] != "assigned"].sort_values(["state", "product_id"], ignore_index=True)
+    columns = ["product_id", "title", "state", *(["reason"] if left["reason"].any() else [])]
+    return left[columns]
+
+
+def examples(run: Run, per_category: int = 3) -> pd.DataFrame:
+    """Show some products of every category: `category`, `product_id`, `title`, `confidence`, the surest first."""
+    placed = _titled(run).rename(columns={"refined_category": "category", "category": "before"})
+    placed = placed[placed["category"] != ""].sort_values(["confidence", "product_id"], ascending=[False, True])
+    sizes = placed["category"].value_counts()
+    picked = [_spread(rows, per_category) for _, rows in placed.groupby("category", sort=False)]
+    table = pd.concat(picked) if picked else placed
+    table = table.assign(_size=table["category"].map(sizes))
+    table = table.sort_values(["_size", "category"], ascending=[False, True], kind="stable", ignore_index=True)
+    return table[["category", "product_id", "title", "confidence"]]
+
+
+def summary(run: Run) -> pd.DataFrame:
+    """Sum up a run in one column: what it was told, what came of it, what it took."""
+    parameters, status = run.parameters, run.status
+    states = run.result("ledger")["state"].value_counts()
+    taxonomies = run.result("taxonomies")
+    named = (taxonomies["category_name"] != OUT_OF_SCOPE) & (taxonomies["product_count"] > 0)
+    told = {
+        "run": run.id,
+        "category": parameters.category,
+        "model": OFFLINE if parameters.model == "offline" else parameters.model,
+        "prompts": parameters.prompts,
+        "state": status["state"],
+        "reason": status.get("reason", ""),
+        "products": int(states.sum()),
+        "categories": int(named.sum()),
+        **{name.replace("_", " "): int(states.get(name, 0)) for name in ("assigned", "out_of_scope", "unassigned")},
+        "moved by refinement": len(moved_products(run)),
+        **_spent(status.get("stages", {}).values()),
+    }
+    return _facts({name: value for name, value in told.items() if value != ""})
+
+
+def _spent(stages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up calls, tokens and money of the stages, and say where a server did not tell them."""
+    stages = list(stages)
+    total = {name: sum(stage[name] for stage in stages) for name in ("calls", "cached", "retries", "failed")}
+    tokens = " in, ".join(f"{sum(stage[name] for stage in stages):,}" for name in ("input_tokens", "output_tokens"))
+    silent = sum(stage["unknown_usage"] for stage in stages)
+    cost = sum((Decimal(stage["cost_usd"]) for stage in stages), Decimal(0))
+    unknown = sum(stage["unknown_cost"] for stage in stages)
+    return {
+        "calls": total["calls"],
+        "answers from the cache": total["cached"],
+        "retries": total["retries"],
+        "failed questions": total["failed"],
+        "tokens": f"{tokens} out" + (f" (not told for {silent:,} calls)" if silent else ""),
+        "cost": f"${cost:,.4f}" + (f" (unknown for {unknown:,} calls)" if unknown else ""),
+        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+    }
+
+
+def _titled(run: Run, result: str = "lineage") -> pd.DataFrame:
+    return run.result(result).merge(run.products[["product_id", "title"]], on="product_id")
+
+
+def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Pick some rows evenly, the first and the last among them."""
+    last, steps = len(rows) - 1, max(1, count - 1)
+    return rows.iloc[sorted({round(i * last / steps) for i in range(count)})]
+
+
+def _sizes(batches: Sequence[Sequence[int]]) -> str:
+    sizes = sorted({len(batch) for batch in batches})
+    return f"{' or '.join(map(str, sizes)) or 'no'} products"
+
+
+def _facts(told: dict[str, Any]) -> pd.DataFrame:
+    values = [f"{value:,}" if isinstance(value, int) else str(value) for value in told.values()]
+    return pd.DataFrame({"fact": [name.replace("_", " ") for name in told], "value": values})
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = list(names)
+    rest = len(listed) - _NAMED
+    return ", ".join(listed[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")

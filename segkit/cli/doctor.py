@@ -1,0 +1,131 @@
+"""`segkit doctor`: one line for each thing a run needs, with what to do where it is missing."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from segkit.errors import SegkitError
+from segkit.settings import Settings, load_settings
+
+_PACKAGES = (
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "papermill",
+    "ipykernel",
+    "scikit-learn",
+    "psycopg",
+    "sqlalchemy",
+    "openai",
+)
+_ENOUGH_BYTES = 500_000_000
+# There a rename may be seen in parts, and a lock by one machine only.
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "davfs"}
+
+Finding = tuple[bool, str]
+
+
+def show_diagnosis() -> int:
+    """Print a line for each check; give 0 when nothing stands in the way of a run, else 1."""
+    settings = load_settings()
+    checks: dict[str, Callable[[Settings], Finding]] = {
+        "python": _python,
+        "packages": _packages,
+        "kernel": _kernel,
+        "Postgres": _postgres,
+        "key": _key,
+        "disk": _disk,
+    }
+    console, sound = Console(soft_wrap=True, highlight=False), True
+    for name, check in checks.items():
+        good, told = check(settings)
+        sound &= good
+        console.print(f"{'[green]ok  [/green]' if good else '[red]no  [/red]'}{name:<10}{escape(told)}")
+    return 0 if sound else 1
+
+
+def _python(settings: Settings) -> Finding:
+    good = sys.version_info >= (3, 11)
+    return good, f"{platform.python_version()} at {sys.executable}" + ("" if good else "; segkit needs 3.11 or newer")
+
+
+def _packages(settings: Settings) -> Finding:
+    missing, found = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    return not missing, f"{', '.join(missing)} missing: run `make setup`" if missing else ", ".join(found)
+
+
+def _kernel(settings: Settings) -> Finding:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        spec = KernelSpecManager().get_kernel_spec("python3")
+    except NoSuchKernel:
+        return False, "there is no kernel python3: run `make setup`"
+    return True, f"python3 in {spec.resource_dir}"
+
+
+def _postgres(settings: Settings) -> Finding:
+    from segkit.database import connection as postgres
+    from segkit.database.sync import database_name, database_url
+
+    try:
+        server = postgres.query(database_url(settings), "SELECT current_setting('server_version') AS version")
+    except SegkitError as error:
+        return False, str(error)
+    return True, f"{server['version'][0]}, {database_name(settings)}"
+
+
+def _key(settings: Settings) -> Finding:
+    if settings.openai_api_key and settings.openai_api_key.get_secret_value().strip():
+        return True, f"OPENAI_API_KEY is set, for {settings.openai_base_url}"
+    return True, "OPENAI_API_KEY is not set: only --model offline, and endpoints without a key, can be used"
+
+
+def _disk(settings: Settings) -> Finding:
+    place = next(
+        folder for folder in (settings.storage_root, *settings.storage_root.resolve().parents) if folder.exists()
+    )
+    free = shutil.disk_usage(place).free
+    good = free > _ENOUGH_BYTES and _writable(place)
+    told = f"{free / 1e9:.1f} GB free for {settings.storage_root}"
+    if (kind := file_system(place, mounts())) in _NETWORK:
+        return (
+            False,
+            f"{settings.storage_root} is on {kind}, a network file system: set STORAGE_ROOT to a local folder",
+        )
+    return good, told if good else f"{told}: make room, or set STORAGE_ROOT to a folder that can be written"
+
+
+def file_system(place: Path, mounts: str) -> str:
+    """Name the kind of file system that a folder is on, from the lines of `/proc/self/mounts`; empty if unknown."""
+    found: dict[Path, str] = {}
+    for line in mounts.splitlines():
+        _, where, kind, *_ = line.split(" ")
+        found[Path(where.replace("\\040", " "))] = kind  # a later mount covers an earlier one
+    resolved = place.resolve()
+    return next((found[folder] for folder in (resolved, *resolved.parents) if folder in found), "")
+
+
+def mounts() -> str:
+    """Read what is mounted; nothing where the system does not tell."""
+    path = Path("/proc/self/mounts")
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _writable(place: Path) -> bool:
+    import os
+
+    return os.access(place, os.W_OK)

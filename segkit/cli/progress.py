@@ -1,0 +1,84 @@
+"""Progress in the terminal, read from the run's own `status.json`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from segkit.runs.run import Run, read_status
+
+_NAMES = {
+    "segmentation": "extract",
+    "consolidate_taxonomy": "consolidate",
+    "refine_assignments": "refine",
+}
+
+
+@contextmanager
+def watched(run: Run) -> Iterator[None]:
+    """Show the progress of a run on standard error while the block works on it.
+
+    A terminal gets a live table, anything else a line for each notebook.
+    """
+    done = threading.Event()
+    follow = _follow_live if sys.stderr.isatty() else _follow_lines
+    thread = threading.Thread(target=follow, args=(run, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def progress_table(status: dict[str, Any], seconds: float) -> Group:
+    """Draw the stages of a run: questions done of planned, retries, tokens, cost, and the time left."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("stage", "done", "retries", "tokens in", "out", "cost", "time", "left"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for key, name in _NAMES.items():
+        if key in status.get("stages", {}):
+            table.add_row(name, *_cells(status["stages"][key], status.get("stage") == key))
+    notebook = status.get("notebook") or "starting"
+    return Group(Text(f"{notebook} · {seconds:.0f} s", style="bold"), table)
+
+
+def _cells(stage: dict[str, Any], working: bool) -> list[str]:
+    left = ""
+    if working and 0 < stage["done"] < stage["planned"]:
+        left = f"{stage['seconds'] / stage['done'] * (stage['planned'] - stage['done']):.0f} s"
+    cost = "unknown" if stage["unknown_cost"] else f"${float(stage['cost_usd']):.4f}"
+    return [
+        f"{stage['done']}/{stage['planned']}",
+        str(stage["retries"]),
+        f"{stage['input_tokens']:,}",
+        f"{stage['output_tokens']:,}",
+        cost,
+        f"{stage['seconds']:.1f} s",
+        left,
+    ]
+
+
+def _follow_live(run: Run, done: threading.Event) -> None:
+    began = time.monotonic()
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+        while not done.wait(0.2):
+            live.update(progress_table(read_status(run.folder), time.monotonic() - began), refresh=True)
+
+
+def _follow_lines(run: Run, done: threading.Event) -> None:
+    began, told = time.monotonic(), ""
+    while not done.wait(0.2):
+        notebook = read_status(run.folder).get("notebook", "")
+        if notebook and notebook != told:
+            print(f"{time.monotonic() - began:6.1f} s  {notebook}", file=sys.stderr, flush=True)
+            told = notebook

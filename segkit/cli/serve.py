@@ -1,0 +1,47 @@
+"""The commands of the REST service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segkit.cli.options import RunsDir
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    tokens: Annotated[Path | None, typer.Option(help="The file of tokens.  [default: SEGKIT_TOKENS]")] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Ask nobody for a token, on this machine only.")
+    ] = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """Answer the REST API: start runs, follow them, give their results. They go on when the service ends."""
+    from segkit.service.http import server as serving
+
+    serving.serve(host, port, tokens, no_token, runs_dir)
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whom it is for; runs belong to this name.")],
+    tokens: Annotated[
+        Path | None, typer.Option(help="The file of tokens.  [default: SEGKIT_TOKENS, else SEGKIT_HOME/tokens.json]")
+    ] = None,
+    max_products: Annotated[int | None, typer.Option(min=1, help="Products a run.  [default: 10000]")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(min=0, help="Dollars a run.")] = None,
+    max_total_cost_usd: Annotated[float | None, typer.Option(min=0, help="Dollars in all.")] = None,
+    max_active: Annotated[int | None, typer.Option(min=1, help="Runs at work and waiting.  [default: 10]")] = None,
+    all_runs: Annotated[bool, typer.Option("--all-runs", help="It sees every run, not only its own.")] = False,
+) -> None:
+    """Make a token for the REST API, show it this once, and keep its hash and its limits in a file."""
+    from segkit.service.http import server as serving
+
+    limits = {"max_products": max_products, "max_cost_usd": max_cost_usd, "max_total_cost_usd": max_total_cost_usd}
+    serving.make_token(name, tokens, {**limits, "max_active": max_active, "all_runs": all_runs or None})

@@ -1,0 +1,96 @@
+"""Cutting products into batches: even, and in an order that the input's own order never changes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import pandas as pd
+
+from segkit.core.models import Parameters
+from segkit.core.products import first_runs, untitled
+
+T = TypeVar("T")
+
+
+def calculate_optimal_batch_sizes(total: int, most: int) -> list[int]:
+    """Give the sizes of the fewest even batches of at most `most`: 59 at 40 give 30 and 29."""
+    if total < 0 or most < 1:
+        raise ValueError(f"cannot cut {total} into batches of {most}")
+    count = -(-total // most)
+    return [total // count + (i < total % count) for i in range(count)]
+
+
+def cut(things: Sequence[T], most: int) -> list[Sequence[T]]:
+    """Cut a sequence into the fewest even batches of at most `most`, keeping its order."""
+    batches, start = [], 0
+    for size in calculate_optimal_batch_sizes(len(things), most):
+        batches.append(things[start : start + size])
+        start += size
+    return batches
+
+
+def shuffled(ids: Sequence[int], seed: int) -> list[int]:
+    """Sort ids and shuffle them with `seed`, so that a batch sees all corners of a sorted catalogue."""
+    ordered = sorted(ids)
+    random.Random(seed).shuffle(ordered)  # noqa: S311 (an order, not a secret)
+    return ordered
+
+
+def batches_of(first_runs: Mapping[int, str], seed: int, most: int) -> list[list[int]]:
+    """Cut products into even batches, those of each first run apart: what is added to a run leaves its batches alone.
+
+    `first_runs` says for each id in which run its product came in; where no run extends another, in none (empty).
+    """
+    groups: dict[str, list[int]] = {}
+    for product, first_run in first_runs.items():
+        groups.setdefault(first_run, []).append(int(product))
+    return [list(batch) for name in sorted(groups) for batch in cut(shuffled(groups[name], seed), most)]
+
+
+def letters(number: int) -> str:
+    """Number a taxonomy with letters: 0 is A, 25 is Z, 26 is AA."""
+    name = ""
+    number += 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        name = chr(ord("A") + rest) + name
+    return name
+
+
+def consolidation_rounds(taxonomies: Sequence[int], most: int) -> list[list[int]]:
+    """Give the sizes of the groups merged in each round: 250 at 20 give 13 groups, then one of 13.
+
+    `taxonomies` counts them for each first run of their products; those of one first run become one taxonomy before
+    they meet the others. A group of one needs no call and passes to the next round as it is.
+    """
+    if most < 2:
+        raise ValueError(f"cannot merge taxonomies {most} at a time")
+    rounds = []
+    left = [count for count in taxonomies if count]
+    while sum(left) > 1:
+        if max(left) == 1:
+            left = [len(left)]
+        groups = [calculate_optimal_batch_sizes(count, most) for count in left]
+        rounds.append([size for sizes in groups for size in sizes])
+        left = [len(sizes) for sizes in groups]
+    return rounds
+
+
+def batches_by_first_run(products: pd.DataFrame, most: int) -> list[int]:
+    """Count the batches of at most `most` titled products, for each first run."""
+    counted = Counter(first_runs(products[~untitled(products)]).values())
+    return [-(-counted[first_run] // most) for first_run in sorted(counted)]
+
+
+def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, int]:
+    """Count the calls of each stage when every answer is valid at once: 1,000 products at 40 give 25, 3 and 25."""
+    batches = batches_by_first_run(products, parameters.products_per_prompt)
+    rounds = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
+    return {
+        "segmentation": sum(batches),
+        "consolidate_taxonomy": sum(size > 1 for sizes in rounds for size in sizes),
+        "refine_assignments": sum(batches_by_first_run(products, parameters.products_per_refinement)),
+    }

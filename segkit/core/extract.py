@@ -1,0 +1,118 @@
+"""The first stage as two pure functions: products → questions, and answers → what the batches state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from segkit.core.batching import batches_of
+from segkit.core.models import OUT_OF_SCOPE, Answer, Asking, Checked, Parameters, Question
+from segkit.core.products import first_runs, product_lines, untitled
+from segkit.core.questions import Wording, halves, id_lines, part_name, product_context
+from segkit.core.schemas import extract_schema
+from segkit.core.text import one_line
+from segkit.core.validation import Extracted, check_extract
+
+NO_TITLE = "no title"
+
+
+def extract_questions(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters) -> list[Question]:
+    """Make the questions of the first stage: every product that has a title stands in exactly one batch.
+
+    `products` has `product_id`, `title` and the columns of the product line; its order does not matter.
+    """
+    titled = products[~untitled(products)]
+    lines = dict(zip(titled["product_id"], product_lines(titled, parameters.product_line), strict=True))
+    wording = Wording(prompts, parameters.category)
+    return [
+        _extract_question(wording, number, [(product, lines[product]) for product in batch])
+        for number, batch in enumerate(
+            batches_of(first_runs(titled), parameters.seed, parameters.products_per_prompt), start=1
+        )
+    ]
+
+
+def _extract_question(wording: Wording, batch: int, products: Sequence[tuple[int, str]], part: str = "") -> Question:
+    lines = {f"P_{i}": line for i, (_, line) in enumerate(products)}
+    first = wording.ask("extract_taxonomy", extract_schema(list(lines)), products=id_lines(lines))
+
+    def missing(checked: Checked | None) -> tuple[str, ...]:
+        return checked.missing if checked and checked.missing else tuple(lines)
+
+    def check(content: str, source: str, before: Checked | None) -> Checked:
+        return check_extract(content, missing(before), source, before, frozenset(lines))
+
+    def again(checked: Checked, content: str) -> Asking:
+        wanted = {i: lines[i] for i in missing(checked)}
+        named = "; ".join(category.name for category in checked.value.categories.values())
+        told = [f"Categories already named, use them where they fit: {one_line(named, 4000)}"] if named else []
+        schema = extract_schema(list(wanted))
+        return wording.ask_again(first, schema, checked, content, [*told, *id_lines(wanted)])
+
+    def cut_up(checked: Checked | None, trouble: str) -> list[Question]:
+        rest = [products[int(i[2:])] for i in missing(checked)]
+        # What a broken-off answer left out is a smaller question already; all else is halved to find the culprit.
+        shrunk = trouble == "truncated" and len(rest) < len(products)
+        parts = [rest] if shrunk else halves(rest)
+        return [_extract_question(wording, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)]
+
+    context = product_context(wording, products, lines)
+    return Question("extract_taxonomy", batch, first, context, check, again, cut_up, part, itemwise=True)
+
+
+def extracted(answers: Sequence[Answer], products: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gather what the answers state.
+
+    Gives the categories of the batches (`batch`, `part`, `name`, `definition`) and one assignment a product
+    (`product_id`, `batch`, `part`, `category` as in the batch, or OUT_OF_SCOPE, or empty; `confidence`; `reason`
+    where there is no category; `cache_key` of the interaction that stated it), sorted by product.
+    """
+    categories, assignments = [], []
+    for answer in answers:
+        done = answer.checked.value if answer.checked else Extracted()
+        place = {"batch": answer.question.batch, "part": answer.question.part}
+        categories += [{**place, "name": c.name, "definition": c.definition} for c in done.categories.values()]
+        assignments += _extracted_rows(answer, done, place)
+    assignments += [
+        {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
+        for product in products.loc[untitled(products), "product_id"]
+    ]
+    return _category_frame(categories), _assignment_frame(assignments)
+
+
+def _extracted_rows(answer: Answer, done: Extracted, place: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    ids = answer.question.context["product_ids"]
+    for i, placed in done.assignments.items():
+        category = placed.category if placed.category == OUT_OF_SCOPE else done.categories[placed.category].name
+        assert answer.checked is not None
+        rows.append(
+            {
+                "product_id": ids[int(i[2:])],
+                **place,
+                "category": category,
+                "confidence": placed.confidence,
+                "reason": "",
+                "cache_key": answer.checked.sources[i],
+            }
+        )
+    if answer.reason:
+        missing = answer.checked.missing if answer.checked else [f"P_{i}" for i in range(len(ids))]
+        rows += [{"product_id": ids[int(i[2:])], **place, "category": "", "reason": answer.reason} for i in missing]
+    return rows
+
+
+def _category_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["batch", "part", "name", "definition"])
+    return frame.astype({"batch": "int64", "part": "str", "name": "str", "definition": "str"})
+
+
+def _assignment_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    columns = ["product_id", "batch", "part", "category", "confidence", "reason", "cache_key"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame = frame.assign(**{name: frame[name].astype(object).fillna("") for name in ("reason", "cache_key")})
+    texts = dict.fromkeys(("part", "category", "reason", "cache_key"), "str")
+    frame = frame.astype({"product_id": "int64", "batch": "int64", "confidence": "float64", **texts})
+    return frame.sort_values("product_id", ignore_index=True)

@@ -1,0 +1,129 @@
+"""The things segkit speaks of: categories, questions to a model, answers, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+OUT_OF_SCOPE = "OUT_OF_SCOPE"
+
+#: Each stage and the folder (and `interaction_type`) of its interactions.
+STAGES = {
+    "extract_taxonomy": "segmentation",
+    "consolidate_taxonomy": "consolidate_taxonomy",
+    "refine_assignments": "refine_assignments",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A name and a definition; `id` is local to the prompt or the run that holds it."""
+
+    id: str
+    name: str
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with an answer: its kind (`format`, `validation`, `completeness`) and a sentence."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What is valid in the answers to one question so far.
+
+    `value` holds the stage's own result, `faults` what the last answer did wrong, `missing` the local ids that
+    no valid item speaks of yet, `warnings` what was forgiven. `sources` tells, for each local id, the
+    `cache_key` of the interaction that stated its category.
+    """
+
+    value: Any
+    faults: tuple[Fault, ...] = ()
+    missing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> bool:
+        return not self.faults and not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One wording of a question: the full prompt and the JSON schema made for it."""
+
+    prompt: str
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a stage wants to know about one batch, with pure functions around the answer.
+
+    `check(content, cache_key, before)` validates an answer, `again(checked, content)` words the next attempt, and
+    `cut(checked, trouble)` gives smaller questions about what is still missing (none where nothing can be cut).
+    `part` is the path of a cut question below its batch; with `itemwise`, an item that is valid by itself counts.
+    """
+
+    stage: str
+    batch: int
+    asking: Asking
+    context: dict[str, Any]
+    check: Callable[[str, str, Checked | None], Checked]
+    again: Callable[[Checked, str], Asking]
+    cut: Callable[[Checked | None, str], Sequence[Question]]
+    part: str = ""
+    itemwise: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{STAGES[self.stage]} b{self.batch}{'/' + self.part if self.part else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server told them; None is unknown, never zero."""
+
+    input: int | None = None
+    cached: int | None = None
+    output: int | None = None
+    reasoning: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All that came of one question: what is valid, and why there is no more.
+
+    `reason` is empty when the question was answered in full; otherwise it says why the ids in `checked.missing`
+    have no answer.
+    """
+
+    question: Question
+    checked: Checked | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Whatever shapes the result of a run; stored in `run.json` and in `segmentation_runs`."""
+
+    category: str
+    model: str
+    temperature: float | None
+    endpoint: str
+    prompts: str = "v0"
+    seed: int = 0
+    product_line: str = "$title"
+    products_per_prompt: int = 40
+    taxonomies_per_consolidation: int = 20
+    products_per_refinement: int = 40
+    max_retries: int = 3
+    response_format: str = "json_schema"
+    max_output_tokens: int | None = None
+    max_unassigned: int = 0
+    extends: str = ""

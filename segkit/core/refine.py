@@ -1,0 +1,87 @@
+"""The third stage as two pure functions: assignments → questions, and answers → better assignments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from segkit.core.batching import batches_of
+from segkit.core.models import OUT_OF_SCOPE, Answer, Asking, Category, Checked, Parameters, Question
+from segkit.core.products import first_runs, product_lines
+from segkit.core.questions import Wording, halves, id_lines, part_name, product_context
+from segkit.core.schemas import refine_schema
+from segkit.core.validation import check_refine
+
+
+def refine_questions(
+    products: pd.DataFrame,
+    assignments: pd.DataFrame,
+    taxonomy: Sequence[Category],
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+) -> list[Question]:
+    """Make the questions of the last stage: every assigned product with its category, and all categories.
+
+    `assignments` has `product_id` and `category` (a name of the taxonomy or OUT_OF_SCOPE).
+    """
+    placed = dict(zip(assignments["product_id"], assignments["category"], strict=True))
+    known = products[products["product_id"].isin(list(placed))]
+    lines = dict(zip(known["product_id"], product_lines(known, parameters.product_line), strict=True))
+    wording = Wording(prompts, parameters.category)
+    return [
+        _refine_question(wording, taxonomy, number, [(p, lines[p], placed[p]) for p in batch])
+        for number, batch in enumerate(
+            batches_of(first_runs(known), parameters.seed, parameters.products_per_refinement), start=1
+        )
+    ]
+
+
+def _refine_question(
+    wording: Wording,
+    taxonomy: Sequence[Category],
+    batch: int,
+    products: Sequence[tuple[int, str, str]],
+    part: str = "",
+) -> Question:
+    ids = {category.name: category.id for category in taxonomy}
+    categories = {category.id: f"{category.name}: {category.definition}" for category in taxonomy}
+    lines = {
+        f"P_{i}": f"{line} → {ids.get(category, OUT_OF_SCOPE)} ({category})"
+        for i, (_, line, category) in enumerate(products)
+    }
+    schema = refine_schema(list(lines), list(categories))
+    first = wording.ask("refine_assignments", schema, subcategories=id_lines(categories), products=id_lines(lines))
+
+    def check(content: str, source: str, before: Checked | None) -> Checked:
+        return check_refine(content, list(lines), list(categories), source)
+
+    def again(checked: Checked, content: str) -> Asking:
+        return wording.ask_again(first, schema, checked, content, id_lines(lines))
+
+    def cut_up(checked: Checked | None, trouble: str) -> list[Question]:
+        parts = [] if trouble == "invalid" else halves(products)
+        return [
+            _refine_question(wording, taxonomy, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)
+        ]
+
+    context = product_context(wording, products, lines)
+    return Question("refine_assignments", batch, first, context, check, again, cut_up, part)
+
+
+def refined(answers: Sequence[Answer], assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
+    """Apply the reassignments: `assignments` with `refined_category` and `refined_by` (a cache key or empty)."""
+    names = {category.id: category.name for category in taxonomy} | {OUT_OF_SCOPE: OUT_OF_SCOPE}
+    changes: dict[int, tuple[str, str]] = {}
+    for answer in answers:
+        if answer.checked is None or not answer.checked.valid:
+            continue
+        ids = answer.question.context["product_ids"]
+        for i, placed in answer.checked.value.items():
+            changes[ids[int(i[2:])]] = (names[placed.category], answer.checked.sources[i])
+    before = zip(assignments["product_id"], assignments["category"], strict=True)
+    after = [changes.get(product, (category, "")) for product, category in before]
+    return assignments.assign(
+        refined_category=pd.array([category for category, _ in after], dtype="str"),
+        refined_by=pd.array([source for _, source in after], dtype="str"),
+    )

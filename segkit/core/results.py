@@ -1,0 +1,63 @@
+"""The tables a run ends with: taxonomies, segments, refined segments, the ledger, and the lineage of each product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from segkit.core.models import OUT_OF_SCOPE, Category
+
+OUT_OF_SCOPE_DEFINITION = "Products that are not of the product category at all."
+
+
+def final_tables(
+    products: pd.DataFrame, assignments: pd.DataFrame, taxonomy: Sequence[Category]
+) -> dict[str, pd.DataFrame]:
+    """Make the four result tables that other programs rely on.
+
+    `assignments` has a row for every product: `product_id`, `category` and `refined_category` (names of the
+    taxonomy, OUT_OF_SCOPE, or empty), `confidence` and `reason`. Categories that no product stands in are
+    dropped; one that refinement emptied stays with a count of 0, since the first pass still speaks of it.
+    """
+    taxonomies = _taxonomies(assignments, taxonomy)
+    ids = dict(zip(taxonomies["category_name"], taxonomies["id"], strict=True))
+    placed = assignments[assignments["category"] != ""]
+    return {
+        "taxonomies": taxonomies,
+        "segments": _segments(placed, "category", ids, ["confidence"]),
+        "refined_segments": _segments(placed, "refined_category", ids, []),
+        "ledger": _ledger(products, assignments),
+    }
+
+
+def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
+    """Number the categories, the largest first and OUT_OF_SCOPE last."""
+    first, final = (assignments[name].value_counts() for name in ("category", "refined_category"))
+    known = [*taxonomy, Category("", OUT_OF_SCOPE, OUT_OF_SCOPE_DEFINITION)]
+    rows = [
+        (category.name, category.definition, int(final.get(category.name, 0)))
+        for category in known
+        if category.name in first.index or category.name in final.index
+    ]
+    rows.sort(key=lambda row: (row[0] == OUT_OF_SCOPE, -row[2], row[0]))
+    frame = pd.DataFrame(rows, columns=["category_name", "definition", "product_count"])
+    frame.insert(0, "id", range(1, len(frame) + 1))
+    return frame.astype({"id": "int64", "category_name": "str", "definition": "str", "product_count": "int64"})
+
+
+def _segments(placed: pd.DataFrame, column: str, ids: dict[str, int], more: list[str]) -> pd.DataFrame:
+    frame = placed[["product_id", *more]].copy()
+    frame.insert(1, "taxonomy_id", placed[column].map(ids).astype("int64"))
+    return frame.sort_values("product_id", ignore_index=True)
+
+
+def _ledger(products: pd.DataFrame, assignments: pd.DataFrame) -> pd.DataFrame:
+    ledger = products[["product_id"]].merge(
+        assignments[["product_id", "refined_category", "reason"]], on="product_id", how="left", validate="1:1"
+    )
+    category = ledger.pop("refined_category").fillna("")
+    ledger["reason"] = ledger["reason"].fillna("never asked").where(category == "", "")
+    state = category.map({"": "unassigned", OUT_OF_SCOPE: "out_of_scope"}).fillna("assigned")
+    ledger.insert(1, "state", state.astype("str"))
+    return ledger.astype({"reason": "str"}).sort_values("product_id", ignore_index=True)

@@ -1,0 +1,1 @@
+"""The copy of all runs in Postgres: connect, migrate, load, compare, look."""

@@ -1,0 +1,109 @@
+"""The products of the store in Postgres: a run refers to them, and a table of our own gets them from the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from psycopg.sql import SQL, Identifier
+
+from segkit.database.binary_format import binary_rows
+from segkit.database.connection import Connection, names
+from segkit.database.run_tables import Row
+from segkit.errors import DatabaseError
+
+_ROWS = 20_000  # at once as Python objects
+_TOLD = 10  # ids of products in a line
+_OWN = "made and filled by segkit"  # the comment of an amazon_products that our migration made
+_TEXTS = ("title", "brand", "price_usd", "category")
+
+
+def require_products(connection: Connection, folder: Path, *, skip: bool = False) -> list[int]:
+    """Find products that the store lacks before anything is loaded; a store of our own gets them first.
+
+    Of any other store, raises DatabaseError with their number and the first ids; with `skip` gives the ids of all of
+    them, sorted, so that they can be left out.
+    """
+    path = folder / "products.parquet"
+    if not path.exists():
+        return []
+    ids = pq.read_table(path, columns=["product_id"]).rename_columns(["id"])
+    _make(connection, "segkit_ids", ["id"])
+    _send(connection, "COPY segkit_ids FROM STDIN (FORMAT binary)", binary_rows(ids))
+    missing = _missing(connection, _TOLD + 1)
+    if missing and _is_own(connection):
+        _add_products(connection, path)
+    elif missing and skip:
+        return [id_ for id_, _ in _missing(connection)]
+    elif missing:
+        told = first_ids([id_ for id_, _ in missing])
+        hint = "put them into amazon_products, then run `segkit sync RUN` again; `--missing skip` leaves them out"
+        raise DatabaseError(f"{missing[0][1]} products of the run are not in amazon_products: {told}", hint)
+    return []
+
+
+def first_ids(ids: list[int]) -> str:
+    """Write the first of some ids for people; `…` stands for more."""
+    return ", ".join(map(str, ids[:_TOLD])) + (", …" if len(ids) > _TOLD else "")
+
+
+def present_products(connection: Connection, ids: list[int]) -> list[int]:
+    """Those of some products that the store has, sorted."""
+    if not ids:
+        return []
+    found = connection.execute("SELECT id FROM amazon_products WHERE id = ANY(%s::bigint[]) ORDER BY id", (ids,))
+    return [id_ for (id_,) in found]
+
+
+def _make(connection: Connection, name: str, columns: list[str]) -> None:
+    kinds = ", ".join(f"{column} {'bigint' if column == 'id' else 'text'}" for column in columns)
+    connection.execute(SQL("CREATE TEMP TABLE {} ({}) ON COMMIT DROP").format(Identifier(name), SQL(kinds)))
+
+
+def _send(connection: Connection, statement: str, pieces: Iterable[bytes]) -> None:
+    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+        for piece in pieces:
+            copy.write(piece)
+
+
+def _missing(connection: Connection, most: int | None = None) -> list[Row]:
+    """The first products that the store lacks, `most` of them or all, each with the number of all of them."""
+    question = (
+        "SELECT id, count(*) OVER () FROM segkit_ids AS ours WHERE NOT EXISTS"
+        " (SELECT FROM amazon_products AS theirs WHERE theirs.id = ours.id) ORDER BY id LIMIT %s"
+    )
+    return connection.execute(question, (most,)).fetchall()
+
+
+def _is_own(connection: Connection) -> bool:
+    comment = connection.execute("SELECT obj_description('amazon_products'::regclass)").fetchone()
+    return comment == (_OWN,)
+
+
+def _add_products(connection: Connection, path: Path) -> None:
+    """Put the products of a run that are new into a store of our own, as far as it has columns for them."""
+    with pq.ParquetFile(path) as file:
+        known = [name for name in _TEXTS if name in file.schema_arrow.names]
+        _make(connection, "segkit_products", ["id", *_TEXTS])
+        statement = SQL("COPY segkit_products ({}) FROM STDIN").format(names(["id", *known]))
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for batch in file.iter_batches(_ROWS, columns=["product_id", *known]):
+                for id_, *values in _rows_of(batch, known):
+                    copy.write_row((id_, *map(_text, values)))
+    connection.execute(
+        "INSERT INTO amazon_products (id, title, brand, price_usd, category) SELECT id, title, brand,"
+        r" CASE WHEN price_usd ~ '^-?\d+(\.\d+)?$' THEN price_usd::numeric END, category"
+        " FROM segkit_products ORDER BY id ON CONFLICT (id) DO NOTHING"  # in order, or two syncs may deadlock
+    )
+
+
+def _rows_of(batch: pa.RecordBatch, texts: list[str]) -> Iterator[Row]:
+    return zip(*(batch.column(name).to_pylist() for name in ["product_id", *texts]), strict=True)
+
+
+def _text(value: Any) -> str | None:
+    """A value as Postgres can hold it: it knows no NUL, which stands as U+FFFD there."""
+    return None if value is None else str(value).replace("\0", "\ufffd")

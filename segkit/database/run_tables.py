@@ -1,0 +1,146 @@
+"""What a run folder holds for the tables of Postgres: checked Arrow tables, with the run's own ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from segkit.errors import RunError
+from segkit.runs.mirror import fetch
+from segkit.runs.progress import processed_products
+
+_MODEL = ("model", "temperature", "response_format", "endpoint")  # the parameters that go into model_config
+_INT, _TEXT, _TIME = pa.int64(), pa.string(), pa.timestamp("us", tz="UTC")
+SCHEMAS = {  # the other tables in the order of their references, with the columns that a run folder has for each
+    "run_products": {"product_id": _INT},
+    "product_taxonomies": {"id": _INT, "category_name": _TEXT, "definition": _TEXT, "product_count": _INT},
+    "product_segments": {"product_id": _INT, "taxonomy_id": _INT, "confidence": pa.float64()},
+    "refined_product_segments": {"product_id": _INT, "taxonomy_id": _INT},
+    "llm_interaction_index": {"interaction_type": _TEXT, "batch_id": _INT, "attempt": _INT, "file_path": _TEXT}
+    | {"prompt_file": _TEXT, "cache_key": _TEXT, "created_at": _TIME},
+}
+_RESULTS = ("taxonomies", "segments", "refined_segments")
+ASSIGNMENTS = ("product_segments", "refined_product_segments")
+
+Content = dict[str, pa.Table]  # what a run has for each of these tables
+Row = tuple[Any, ...]
+
+
+def run_row(folder: Path) -> Row:
+    """The row of a run in segmentation_runs."""
+    with _readable(folder):
+        run, status = (json.loads((folder / name).read_bytes()) for name in ("run.json", "status.json"))
+        model = {name: value for name, value in run["parameters"].items() if name in _MODEL}
+        others = {name: value for name, value in run["parameters"].items() if name not in _MODEL}
+        head = (run["run_id"], datetime.fromisoformat(run["created_at"]), status["state"])
+        # How long the run took is known only after its sync, which is a part of it.
+        summary = {name: value for name, value in (status.get("summary") or {}).items() if name != "seconds"}
+        return (*head, model, others, status["products"], processed_products(status), summary)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+        raise RunError(f"{path} cannot be read: {error!r}", "nothing was written to the database") from error
+
+
+def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
+    """What a run folder says, with the run's own numbers for its categories."""
+    results = folder / "results"
+    fetch(folder, "products.parquet", *(f"results/{name}.parquet" for name in _RESULTS))
+    with _readable(folder / "interactions"):
+        index = index_content(interactions)
+    content = {
+        "run_products": _parquet(folder / "products.parquet", "run_products"),
+        "product_taxonomies": _parquet(results / "taxonomies.parquet", "product_taxonomies"),
+        "product_segments": _parquet(results / "segments.parquet", "product_segments"),
+        "refined_product_segments": _parquet(results / "refined_segments.parquet", "refined_product_segments"),
+        "llm_interaction_index": index,
+    }
+    for name in ASSIGNMENTS:
+        _require(folder, content[name]["product_id"], content["run_products"]["product_id"], "products")
+        _require(folder, content[name]["taxonomy_id"], content["product_taxonomies"]["id"], "categories")
+    return content
+
+
+def without_products(content: Content, product_ids: list[int]) -> Content:
+    """The tables without the rows of some products."""
+    if not product_ids:
+        return content
+    gone = pa.array(product_ids, _INT)
+    return {
+        name: table.filter(pc.invert(pc.is_in(table["product_id"], value_set=gone)))
+        if "product_id" in table.column_names
+        else table
+        for name, table in content.items()
+    }
+
+
+def digests(content: Content) -> dict[str, str]:
+    """The BLAKE2 hash of what a run has for each table: equal where nothing changed."""
+    return {name: _digest(table.combine_chunks()) for name, table in content.items()}
+
+
+def _digest(table: pa.Table) -> str:
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return hashlib.blake2b(stream.getvalue(), digest_size=32).hexdigest()
+
+
+def _parquet(path: Path, name: str) -> pa.Table:
+    """A file of the run, sorted by its id column, which must be unique; empty where the run did not get so far."""
+    schema = pa.schema(SCHEMAS[name])
+    if not path.exists():
+        return schema.empty_table()
+    with _readable(path):
+        table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
+    if table[0].null_count:
+        raise RunError(f"{path} has {table[0].null_count} rows without an id", "the run is damaged")
+    table = _sorted(table, schema.names[0])
+    if twice := _repeated(table[0].to_numpy()):
+        raise RunError(f"{path} has ids more than once: {twice[:10]}", "the run is damaged")
+    if "confidence" in schema.names:  # NaN is no confidence, and unequal to itself
+        finite = pc.if_else(pc.is_finite(table["confidence"]), table["confidence"], None)
+        table = table.set_column(2, "confidence", finite)
+    return table
+
+
+def _sorted(table: pa.Table, name: str) -> pa.Table:
+    """Sort by a column of ids; what is sorted already, as a run writes it, costs a look."""
+    ids = table[name].to_numpy()
+    return table if np.all(ids[1:] >= ids[:-1]) else table.take(pa.array(np.argsort(ids)))
+
+
+def _repeated(ids: NDArray[np.int64]) -> list[int]:
+    return [int(id_) for id_ in np.unique(ids[1:][ids[1:] == ids[:-1]])]
+
+
+def _require(folder: Path, values: pa.ChunkedArray, known: pa.ChunkedArray, what: str) -> None:
+    told = values.drop_null()
+    unknown = [] if told.equals(known) else np.setdiff1d(told.unique(), known).tolist()
+    if unknown:
+        raise RunError(f"{folder} assigns {what} that it does not have: {unknown[:10]}", "the run is damaged")
+
+
+def index_content(interactions: pd.DataFrame) -> pa.Table:
+    """The index of the interactions in the order of their time."""
+    schema = pa.schema(SCHEMAS["llm_interaction_index"])
+    frame = interactions.reindex(columns=schema.names).astype({"batch_id": "Int64", "attempt": "Int64"})
+    frame["created_at"] = pd.to_datetime(frame["created_at"], utc=True, format="ISO8601").dt.floor("us")
+    order = [(name, "ascending") for name in ("created_at", "interaction_type", "batch_id", "attempt", "file_path")]
+    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False).sort_by(order)

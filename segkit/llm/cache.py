@@ -1,0 +1,125 @@
+"""Answers that were paid for once: found by the hash of all that could change them, only ever served when valid."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from segkit.runs.events import log_event
+from segkit.runs.interactions import DamagedError, Interaction, read, sealed
+from segkit.storage.disk import write_atomic
+
+#: What is not part of a key, since it does not change an answer.
+LEFT_OUT = {
+    "api key": "who pays does not change what is answered",
+    "timeout": "it decides whether an answer comes, not which",
+    "concurrency and limits": "they decide when a question is asked",
+    "retries": "each attempt is a request of its own, with a key of its own",
+    "run id": "the same question of another run has the same answer",
+    "time": "an answer does not spoil; a moved model alias is told by `response_model` in the log",
+    "transport": "HTTP and the SDK send the same body",
+}
+
+# The caches that could not be written, and the runs that were told so.
+_TOLD: set[tuple[Path, Path]] = set()
+
+
+def cache_key(endpoint: str, body: dict[str, Any]) -> str:
+    """Hash a request: 32 hex digits of SHA-256 over its canonical JSON (sorted keys, endpoint and whole body)."""
+    canonical = orjson.dumps({"endpoint": endpoint, "body": body}, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(canonical).hexdigest()[:32]
+
+
+def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_folder: Path) -> Interaction | None:
+    """Find the valid interaction with this key, or None.
+
+    A damaged entry is set aside under another name and told in the run's events; an entry whose request is not
+    the one asked is never served.
+    """
+    path = _path(home, key)
+    try:
+        found = read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (DamagedError, OSError) as error:
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(f"{key}.{secrets.token_hex(4)}.damaged"))
+        log_event(run_folder, "cache_entry_set_aside", key=key, why=str(error))
+        return None
+    if found.log.get("request") != request or found.log.get("prompt") != prompt:
+        log_event(run_folder, "cache_entry_of_another_request", key=key, file=str(path))
+        return None
+    return found
+
+
+def damaged_entry(home: Path, key: str) -> Path | None:
+    """Give the path of an entry that is no sound log of its key; None when it is sound, or there is none."""
+    path = _path(home, key)
+    try:
+        return None if read(path).metadata["cache_key"] == key else path
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (DamagedError, OSError, KeyError):
+        return path
+
+
+def adopt(home: Path, key: str, data: bytes) -> bool:
+    """Take in an answer from elsewhere, as the bytes of its log; only a valid first answer to that key is taken."""
+    found = sealed(key, data)
+    facts = found.metadata
+    if (facts.get("cache_key"), facts.get("outcome"), facts.get("attempt")) != (key, "valid", 1):
+        return False
+    path = _path(home, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+    return True
+
+
+def holds(home: Path, key: str) -> bool:
+    """Tell whether there is an entry under a key, good or bad."""
+    return _path(home, key).exists()
+
+
+def remember(home: Path, key: str, log: Path, run_folder: Path) -> None:
+    """Keep a valid interaction under its key; the cache is a help, so a failure is told once and nothing else."""
+    path = _path(home, key)
+    try:
+        try:
+            _link(log, path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _link(log, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if (home, run_folder) not in _TOLD:
+            _TOLD.add((home, run_folder))
+            log_event(run_folder, "cache_not_written", key=key, why=str(error))
+
+
+def _link(log: Path, path: Path) -> None:
+    """Link rather than copy: logs are never changed, and a second name costs no space."""
+    try:
+        os.link(log, path)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:  # another file system
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            shutil.copyfile(log, temporary)
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _path(home: Path, key: str) -> Path:
+    return home / "cache" / key[:2] / f"{key}.json"

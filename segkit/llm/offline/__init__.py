@@ -1,0 +1,1 @@
+"""The embedded model that groups products by words."""

@@ -1,0 +1,197 @@
+"""The answers a stage has already and the logs of those it gets: nothing that was paid for is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from segkit.core.models import Checked, Question
+from segkit.errors import DatabaseError, StorageError
+from segkit.llm import cache
+from segkit.llm.completions import Completion, read_completion, user_messages
+from segkit.llm.prices import cost_usd
+from segkit.llm.send import Letter, Sent
+from segkit.runs import interactions
+from segkit.runs.events import log_event, timestamp
+from segkit.runs.fallback import take_back
+from segkit.runs.interactions import Interaction
+from segkit.runs.mirror import WORKERS, push_log, read_log
+from segkit.runs.progress import Progress
+from segkit.runs.run import Run
+from segkit.settings import Settings
+
+_RAW = ("http_status", "body", "body_base64")
+
+
+class Archive:
+    """The logs of one stage of a run, and the cache that all runs share."""
+
+    def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress) -> None:
+        self._run, self._settings, self._progress = run, settings, progress
+        self._folder = run.stage_folder(stage)
+        self._parameters = run.parameters
+        self._own = self._index()
+
+    def own(self, key: str) -> Interaction | None:
+        """Take the next answer to a request that this run has logged, in the order they came."""
+        return self._own[key].pop(0) if self._own.get(key) else None
+
+    def cached(self, key: str, prompt: str, request: Mapping[str, Any]) -> Interaction | None:
+        """Find a valid answer to the same request in the cache."""
+        if not self._settings.segkit_cache:
+            return None
+        return cache.look_up(self._settings.segkit_home, key, prompt, dict(request), self._run.folder)
+
+    def fill_cache(self, keys: Sequence[str]) -> None:
+        """Bring answers of other machines into the cache: the index in Postgres tells where their logs are."""
+        url = self._settings.database_url.get_secret_value() if self._settings.database_url else ""
+        home = self._settings.segkit_home
+        wanted = [key for key in keys if key not in self._own and not cache.holds(home, key)]
+        if not (url and wanted and self._settings.segkit_cache):
+            return
+        from segkit.database.interaction_index import find_logs
+
+        try:
+            found = find_logs(url, wanted)
+        except DatabaseError as error:
+            log_event(self._run.folder, "shared_index_not_asked", why=error.message)
+            return
+        with ThreadPoolExecutor(WORKERS) as threads:
+            list(threads.map(self._take_in, found, found.values()))
+
+    def _take_in(self, key: str, paths: Sequence[str]) -> None:
+        for path in paths[:3]:
+            try:
+                data = read_log(path, self._run.folder.parent, self._settings)
+                if cache.adopt(self._settings.segkit_home, key, data):
+                    return
+            except (StorageError, OSError, interactions.DamagedError) as error:
+                log_event(self._run.folder, "indexed_answer_not_used", key=key, file=path, why=str(error))
+
+    def facts(self, question: Question, attempt: int, key: str) -> dict[str, Any]:
+        """Give the metadata of an interaction that is known before it is asked."""
+        return self._facts(question.batch, attempt, key) | {"part": question.part}
+
+    def record(
+        self, sent: Sent, letter: Letter, completion: Completion, checked: Checked, good: bool
+    ) -> Decimal | None:
+        """Finish the log of an answer, let other runs have it if it is `good`, and give what it cost."""
+        cost = self.cost(completion)
+        facts = {
+            **letter.facts,
+            "timestamp": interactions.started_at(sent.intent),
+            "duration_ms": sent.duration_ms,
+            "money": "paid",
+            "cost_usd": None if cost is None else str(cost),
+            **_judgement(completion, checked),
+        }
+        log = self._finish(sent.intent, {"response": _storable(completion.content), "metadata": facts})
+        if good and self._settings.segkit_cache:
+            cache.remember(self._settings.segkit_home, letter.facts["cache_key"], log, self._run.folder)
+        return cost
+
+    def record_reuse(
+        self, cached: Interaction, head: Mapping[str, Any], facts: Mapping[str, Any], checked: Checked
+    ) -> None:
+        """Write a log for an answer from the cache, so that this run folder is whole by itself."""
+        told = {
+            **facts,
+            "timestamp": timestamp(),
+            "duration_ms": 0,
+            "money": "not_paid",
+            "cost_usd": "0",
+            "cached_from": f"{cached.metadata['run_id']}/{cached.path.stem}",
+            **_judgement(read_completion(cached.body), checked),
+        }
+        raw: dict[str, Any] = {name: cached.log[name] for name in _RAW if name in cached.log}
+        log = {**head, **raw, "response": cached.log["response"], "metadata": told}
+        place = (self._folder, facts["batch_id"], facts["attempt"])
+        written = interactions.write_whole(*place, log, compress=self._settings.segkit_compress_logs)
+        push_log(self._run.folder, written)
+
+    def _finish(self, intent: interactions.Intent, tail: dict[str, Any]) -> Path:
+        log = interactions.finish(intent, tail, compress=self._settings.segkit_compress_logs)
+        push_log(self._run.folder, log)
+        return log
+
+    def cost(self, completion: Completion) -> Decimal | None:
+        p = self._parameters
+        return cost_usd(completion.usage, p.model, p.endpoint, self._settings.segkit_prices)
+
+    def _index(self) -> dict[str, list[Interaction]]:
+        take_back(self._folder)
+        interactions.sweep(self._folder)
+        logs, damaged = interactions.scan(self._folder)
+        for path in damaged:
+            log_event(self._run.folder, "damaged_log_passed_over", file=path.name)
+        logs += [adopted for path in interactions.intents(self._folder) if (adopted := self._adopt(path))]
+        found: dict[str, list[Interaction]] = {}
+        for logged in logs:
+            facts = logged.metadata
+            self._progress.add_logged(facts)
+            if facts["outcome"] != "no_answer":
+                found.setdefault(facts["cache_key"], []).append(logged)
+        return found
+
+    def _adopt(self, path: Path) -> Interaction | None:
+        """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""
+        begun = interactions.recover(path) or {}
+        if not 200 <= (begun.get("http_status") or 0) < 300:
+            log_event(self._run.folder, "outcome_unknown", file=path.name)
+            return None
+        completion = read_completion(interactions.raw_body(begun))
+        cost = self.cost(completion)
+        body = {"messages": user_messages(begun["prompt"]), **begun["request"]}
+        key = cache.cache_key(body.pop("endpoint"), body)
+        facts = {
+            **self._facts(*interactions.place_of(path), key),
+            "timestamp": timestamp(),
+            "money": "paid",
+            "cost_usd": None if cost is None else str(cost),
+            **_envelope(completion),
+            "outcome": "recovered",
+        }
+        log = self._finish(interactions.reopened(path, begun), {"response": "", "metadata": facts})
+        log_event(self._run.folder, "answer_recovered", file=path.name, log=log.name)
+        return interactions.read(log)
+
+    def _facts(self, batch: int, attempt: int, key: str) -> dict[str, Any]:
+        return {
+            "run_id": self._run.id,
+            "interaction_type": self._folder.name,
+            "batch_id": batch,
+            "attempt": attempt,
+            "model": self._parameters.model,
+            "temperature": self._parameters.temperature,
+            "category": self._parameters.category,
+            "cache_key": key,
+            "segkit_version": self._run.document["segkit_version"],
+        }
+
+
+def _judgement(completion: Completion, checked: Checked) -> dict[str, Any]:
+    """Say what came back and what it was worth."""
+    return {
+        **_envelope(completion),
+        "outcome": completion.trouble or ("valid" if checked.valid else "invalid"),
+        "faults": [f"{fault.kind}: {_storable(fault.text)}" for fault in checked.faults],
+        "warnings": [_storable(warning) for warning in checked.warnings],
+    }
+
+
+def _envelope(completion: Completion) -> dict[str, Any]:
+    return {
+        "finish_reason": completion.finish_reason,
+        "response_model": completion.model,
+        "request_id": completion.request_id,
+        "usage": asdict(completion.usage),
+    }
+
+
+def _storable(text: str) -> str:
+    """Replace what no file can hold (half a surrogate pair); the raw body beside it stays exact."""
+    return text.encode(errors="replace").decode()

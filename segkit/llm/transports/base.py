@@ -1,0 +1,55 @@
+"""Speaking to a model: one small protocol, and those who can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from segkit.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back, whatever it is: the HTTP status, headers with names in lower case, the raw body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class NotSentError(Exception):
+    """The request surely did not reach a model: nothing was paid."""
+
+
+class LostError(Exception):
+    """The request was sent and no whole answer came back: it may have been paid. `partial` is what did come."""
+
+    def __init__(self, message: str, partial: bytes = b"") -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+class Transport(Protocol):
+    """Sends one request body to the chat completions of one endpoint; it never retries and never redirects."""
+
+    async def send(self, body: bytes) -> Response:
+        """Send a JSON body; raise NotSentError or LostError when there is no whole response."""
+
+    async def close(self) -> None:
+        """Close connections."""
+
+
+def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
+    """Open the transport for a model: the embedded one, HTTP, or the OpenAI SDK (`SEGKIT_TRANSPORT=sdk`)."""
+    if model == "offline":
+        from segkit.llm.transports.offline import EmbeddedTransport
+
+        return EmbeddedTransport(endpoint)
+    if settings.segkit_transport == "sdk":
+        from segkit.llm.transports.openai_sdk import SdkTransport
+
+        return SdkTransport(endpoint, settings)
+    from segkit.llm.transports.http import HttpTransport
+
+    return HttpTransport(endpoint, settings)

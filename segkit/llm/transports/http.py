@@ -1,0 +1,97 @@
+"""The default transport: aiohttp to any OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+
+from segkit.errors import SettingsError
+from segkit.llm.transports.base import LostError, NotSentError, Response
+from segkit.settings import Settings
+
+MOST_BYTES = 20_000_000
+
+
+class HttpTransport:
+    """Posts to `<endpoint>/chat/completions`, with a deadline for the whole request and a cap on the body."""
+
+    def __init__(self, endpoint: str, settings: Settings) -> None:
+        self._url = f"{endpoint}/chat/completions"
+        self._headers = _headers(endpoint, settings)
+        self._timeout = aiohttp.ClientTimeout(
+            total=settings.segkit_timeout_seconds, sock_connect=settings.segkit_connect_seconds
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, body: bytes) -> Response:
+        sent = False
+        received = bytearray()
+        try:
+            async with self._open().post(self._url, data=body, headers=self._headers, allow_redirects=False) as reply:
+                sent = True
+                async for chunk in reply.content.iter_any():
+                    received += chunk
+                    if len(received) > MOST_BYTES:
+                        raise LostError(f"the body exceeds {MOST_BYTES} bytes", bytes(received[:100_000]))
+                return Response(reply.status, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            raise NotSentError(described(error)) from None
+        except TimeoutError:
+            raise LostError(f"no whole answer within {self._timeout.total:g} s", bytes(received)) from None
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+            where = "in the middle of the answer" if sent else "before the answer"
+            raise LostError(f"connection lost {where}: {described(error)}", bytes(received)) from None
+
+    async def close(self) -> None:
+        if self._session:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        # A session belongs to the loop it is made in, so it is made at the first question.
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), keepalive_timeout=60)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=self._timeout,
+                proxy=_proxy(self._url),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def _proxy(url: str) -> str | None:
+    """Find the proxy that the environment names; aiohttp would look for it, and into `.netrc`, at every request."""
+    target = urlsplit(url)
+    proxies = getproxies()
+    named = proxies.get(target.scheme) or proxies.get("all")
+    return None if proxy_bypass(target.hostname or "") else named
+
+
+def require_key(endpoint: str, settings: Settings) -> str:
+    """Give the API key, or an empty text for endpoints that need none; raise SettingsError where OpenAI wants one."""
+    key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
+    if not key and urlsplit(endpoint).hostname == "api.openai.com":
+        raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError("the API key holds a line break or another odd character", "set OPENAI_API_KEY anew")
+    return key
+
+
+def described(error: BaseException) -> str:
+    """Word an error of a library: its type, and its text where it has one."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _headers(endpoint: str, settings: Settings) -> dict[str, str]:
+    key = require_key(endpoint, settings)
+    optional = {
+        "authorization": f"Bearer {key}" if key else "",
+        "openai-organization": settings.openai_organization,
+        "openai-project": settings.openai_project,
+    }
+    headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "segkit"}
+    return headers | {name: value for name, value in optional.items() if value}

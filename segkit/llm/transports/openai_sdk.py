@@ -1,0 +1,74 @@
+"""The transport over the OpenAI SDK, for endpoints that need its ways; its own retries are off."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+import openai
+import orjson
+
+from segkit.llm.transports.base import LostError, NotSentError, Response
+from segkit.llm.transports.http import MOST_BYTES, described, require_key
+from segkit.settings import Settings
+
+# With this header the SDK gives a reply whose body has not been read, so that its size can be limited.
+_OPTIONS: openai.RequestOptions = {"max_retries": 0, "headers": {"x-stainless-raw-response": "stream"}}
+
+
+class SdkTransport:
+    """Posts through `AsyncOpenAI`, or through a client that the caller brings (Azure, a proxy of its own)."""
+
+    def __init__(self, endpoint: str, settings: Settings, client: openai.AsyncOpenAI | None = None) -> None:
+        self._deadline = settings.segkit_timeout_seconds
+        self._client = client or _client(endpoint, settings)
+
+    async def send(self, body: bytes) -> Response:
+        received = bytearray()
+        try:
+            async with asyncio.timeout(self._deadline):
+                reply = await self._client.post(
+                    "/chat/completions", cast_to=httpx2.Response, body=orjson.loads(body), options=_OPTIONS
+                )
+                await _receive(reply, received)
+        except openai.APIStatusError as error:
+            reply, received = error.response, bytearray(error.response.content)
+        except TimeoutError:
+            raise LostError(f"no whole answer within {self._deadline:g} s", bytes(received)) from None
+        except openai.APIConnectionError as error:
+            raise _mapped(error) from None
+        except httpx2.HTTPError as error:
+            raise LostError(f"connection lost in the answer: {described(error)}", bytes(received)) from None
+        return Response(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+async def _receive(reply: httpx2.Response, received: bytearray) -> None:
+    """Read a body; raises LostError where it is too long."""
+    try:
+        async for chunk in reply.aiter_bytes():
+            received += chunk
+            if len(received) > MOST_BYTES:
+                raise LostError(f"the body exceeds {MOST_BYTES} bytes", bytes(received[:100_000]))
+    finally:
+        await reply.aclose()
+
+
+def _client(endpoint: str, settings: Settings) -> openai.AsyncOpenAI:
+    timeout = httpx2.Timeout(settings.segkit_timeout_seconds, connect=settings.segkit_connect_seconds)
+    return openai.AsyncOpenAI(
+        api_key=require_key(endpoint, settings) or "none",
+        base_url=endpoint,
+        organization=settings.openai_organization or None,
+        project=settings.openai_project or None,
+        max_retries=0,
+        http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
+    )
+
+
+def _mapped(error: openai.APIConnectionError) -> NotSentError | LostError:
+    cause = error.__cause__ or error
+    refused = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError)
+    return NotSentError(described(cause)) if refused else LostError(f"connection lost: {described(cause)}")

@@ -1,0 +1,111 @@
+"""One notebook of a run, executed by papermill into the run folder; the copy tells whether it got to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from segkit import errors
+from segkit.analysis.jupyter import quick_imports
+from segkit.errors import SegkitError, StageError, StoppedError
+from segkit.runs.run import Run, update_status
+from segkit.settings import load_settings
+from segkit.storage.disk import disk_error, write_atomic
+from segkit.storage.redaction import redactor
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
+
+
+def execute_notebook(run: Run, source: Path, kernel: AsyncKernelManager) -> None:
+    """Execute one notebook into the run folder; its copy is kept whatever happens, with the error if there is one.
+
+    Believes no exit code: raises StageError unless each code cell was executed without an error, StoppedError when
+    the run was told to stop or the disk fails.
+    """
+    with quick_imports():
+        import papermill
+
+    parameters = {"run_id" if source.stem == "00_prepare_run" else "run": run.id}
+    parameters["runs_dir"] = str(run.folder.parent.resolve())
+    _check_parameters(papermill.inspect_notebook(str(source)), parameters, source)
+    update_status(run.folder, notebook=source.stem)
+    target = copy_of(run, source.stem)
+    try:
+        _execute(run, source, target, parameters, kernel)
+    except OSError as error:
+        raise disk_error(run.folder, error) from None
+    if why := unfinished(target):
+        raise StageError(f"{source.stem} {why}", f"segkit resume {run.id}")
+
+
+def copy_of(run: Run, name: str) -> Path:
+    """Give the place of the executed copy of a notebook."""
+    return run.folder / "notebooks" / f"{name}.ipynb"
+
+
+def unfinished(copy: Path) -> str:
+    """Say why the copy of a notebook is not that of a whole execution, or give nothing where it is."""
+    try:
+        cells = [cell for cell in orjson.loads(copy.read_bytes())["cells"] if cell["cell_type"] == "code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "has a damaged copy"
+    for number, cell in enumerate(cells, start=1):
+        if "".join(cell["source"]).strip() and cell.get("execution_count") is None:
+            return f"ended before its code cell {number}"
+        if any(output["output_type"] == "error" for output in cell["outputs"]):
+            return f"ended in its code cell {number}"
+    return ""
+
+
+def _execute(run: Run, source: Path, target: Path, parameters: Mapping[str, Any], kernel: AsyncKernelManager) -> None:
+    with quick_imports():
+        import papermill
+        from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            km=kernel,
+        )
+    except papermill.PapermillExecutionError as error:
+        told = _without_secrets(error.evalue.encode(errors="replace")).decode()
+        raise _mapped(run, source.stem, error.cell_index, error.ename, told) from None
+    except (DeadKernelError, CellTimeoutError) as error:
+        raise StageError(f"{source.stem}: {error}", f"segkit resume {run.id}") from None
+    finally:
+        _hide_secrets(target)
+
+
+def _hide_secrets(copy: Path) -> None:
+    """Take secrets out of what a cell has printed: the copies of notebooks are passed on."""
+    if copy.exists():
+        written = copy.read_bytes()
+        clean = _without_secrets(written)
+        if clean != written:
+            write_atomic(copy, clean)
+
+
+def _without_secrets(data: bytes) -> bytes:
+    return redactor(load_settings().secrets)(data)
+
+
+def _check_parameters(known: Mapping[str, Any], given: Mapping[str, Any], source: Path) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise StageError(f"{source} has no parameters {', '.join(unknown)}", "its `parameters` cell must name them")
+
+
+def _mapped(run: Run, name: str, cell: int, kind: str, text: str) -> SegkitError:
+    """Turn the error of a cell into one line that names the notebook and the cell."""
+    told = text if kind in vars(errors) else f"{kind}: {text}"
+    hint = "" if f"segkit resume {run.id}" in told else f"segkit resume {run.id}"
+    what = StoppedError if kind == "StoppedError" else StageError
+    return what(f"{name}, cell {cell + 1}: {told}", hint)

@@ -1,0 +1,133 @@
+"""Making a run: everything that can be wrong is found here, before anything is asked or paid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from segkit.core.models import Parameters
+from segkit.core.products import FIRST_RUN, load_products, product_lines, untitled
+from segkit.core.prompts import load_prompts
+from segkit.core.text import one_line
+from segkit.errors import SettingsError
+from segkit.llm.prices import check_prices
+from segkit.llm.transports.offline import offline_endpoint
+from segkit.runs.create import create_run, new_run_id
+from segkit.runs.run import Run, open_run
+from segkit.settings import Settings, load_settings
+
+_RANGES = {
+    "temperature": (0, 2),
+    "products_per_prompt": (1, 1000),
+    "taxonomies_per_consolidation": (2, 200),
+    "products_per_refinement": (1, 1000),
+    "max_retries": (1, 20),
+    "max_output_tokens": (1, 1_000_000),
+    "max_unassigned": (0, 2**63),
+}
+SAMPLE = Path(__file__).parents[1] / "sample" / "coffee_makers.csv"
+
+
+def prepare_run(
+    products: str | Path | pd.DataFrame = "sample",
+    category: str = "Coffee Makers",
+    *,
+    run_id: str = "",
+    runs_dir: str | Path = "",
+    id_column: str = "product_id",
+    title_column: str = "title",
+    where: Mapping[str, str] | None = None,
+    product_ids: Sequence[int] | None = None,
+    source: str = "",
+    settings: Settings | None = None,
+    **parameters: Any,
+) -> Run:
+    """Make a run folder from products, prompts and parameters; a run that is there already is opened as it is.
+
+    `products` is the path of a CSV, Parquet or JSONL file, `sample` for the bundled one, or a frame that
+    `load_products` or Postgres gave; then `source` may say where it came from.
+    `parameters` are those of `Parameters`; what is not given comes from the environment. Raises InputError, with
+    the value and what to do, when anything cannot be used.
+    """
+    settings = settings or load_settings()
+    place = Path(runs_dir or settings.storage_root)
+    if run_id and (place / run_id / "run.json").exists():
+        return open_run(run_id, place)
+    source = source or ("(a frame)" if isinstance(products, pd.DataFrame) else Path(products).name)
+    if not isinstance(products, pd.DataFrame):
+        products = load_products(
+            SAMPLE if products == "sample" else products,
+            id_column=id_column,
+            title_column=title_column,
+            where=where,
+            product_ids=product_ids,
+        )
+    products = products.drop(columns=FIRST_RUN, errors="ignore")
+    chosen = choose_parameters(category, settings, **parameters)
+    prompts = load_prompts(chosen.prompts)
+    product_lines(products.head(1), chosen.product_line)
+    told = {"source": source, "where": dict(where or {}), "untitled": int(untitled(products).sum())}
+    return create_run(place, run_id or new_run_id(), chosen, products, prompts, told)
+
+
+def choose_parameters(category: str, settings: Settings, *, needs_key: bool = True, **given: Any) -> Parameters:
+    """Complete the parameters of a run from the settings; raise SettingsError for what cannot be used."""
+    if not one_line(category):
+        raise SettingsError("the category is empty", 'say what the products are: --category "Dimmer Switches"')
+    model = str(given.get("model") or settings.default_model)
+    defaults = {
+        "temperature": settings.default_temperature,
+        "products_per_prompt": settings.segmentation_products_per_prompt,
+        "taxonomies_per_consolidation": settings.segmentation_taxonomies_per_consolidation,
+        "products_per_refinement": settings.segmentation_products_per_refinement,
+        "max_retries": settings.segmentation_max_retries,
+        "response_format": settings.segkit_response_format,
+        "max_output_tokens": settings.segkit_max_output_tokens,
+    }
+    chosen: dict[str, Any] = defaults | {name: value for name, value in given.items() if value is not None}
+    unknown = sorted(set(chosen) - set(Parameters.__dataclass_fields__))
+    if unknown:
+        raise SettingsError(f"unknown parameters: {', '.join(unknown)}")
+    _check_ranges(chosen)
+    check_prices(settings.segkit_prices)
+    return Parameters(
+        **{
+            **chosen,
+            "category": one_line(category),
+            "model": model,
+            "endpoint": _endpoint(model, settings, needs_key),
+        }
+    )
+
+
+def _check_ranges(chosen: Mapping[str, Any]) -> None:
+    for name, (least, most) in _RANGES.items():
+        value = chosen.get(name)
+        if value is not None and not least <= value <= most:
+            raise SettingsError(f"{name} is {value!r}", f"it lies between {least} and {most}")
+
+
+def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:
+    if not re.fullmatch(r"[^\s\x00-\x1f]{1,200}", model):
+        raise SettingsError(f"{model!r} is no model name")
+    if model == "offline":
+        return offline_endpoint()
+    url = urlsplit(settings.openai_base_url)
+    if not url.hostname or url.username or url.password or url.query:
+        raise SettingsError(
+            f"OPENAI_BASE_URL must be a plain address (host {url.hostname})",
+            "keys go into OPENAI_API_KEY, not into the URL",
+        )
+    key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
+    if needs_key and not key and _is_openai(url.hostname):
+        raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
+    return settings.openai_base_url
+
+
+def _is_openai(host: str) -> bool:
+    return host == "openai.com" or host.endswith(".openai.com")

@@ -1,0 +1,151 @@
+"""The three stages at work on a run folder: each reads what the one before left, asks, and writes its results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from segkit.core.batching import consolidation_rounds
+from segkit.core.consolidate import Merge, Taxonomy, merge_round, merged, taxonomies_of
+from segkit.core.extract import extract_questions, extracted
+from segkit.core.models import OUT_OF_SCOPE, Answer, Category
+from segkit.core.products import first_runs
+from segkit.core.refine import refine_questions, refined
+from segkit.core.results import final_tables
+from segkit.core.text import fold_name
+from segkit.llm.ask import ask_all
+from segkit.runs.events import log_event
+from segkit.runs.run import Run
+from segkit.settings import Settings, load_settings
+
+
+def extract_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Ask for the categories of every batch and the assignments of its products.
+
+    Gives the categories found (`batch`, `part`, `name`, `definition`); the assignments are the run's result
+    `batch_assignments`. Raises ModelError or StoppedError when asking had to end; all answers are kept.
+    """
+    products = run.products
+    questions = extract_questions(products, run.prompts, run.parameters)
+    answers = ask_all(run, "extract_taxonomy", questions, settings or load_settings())
+    categories, assignments = extracted(answers, products)
+    run.save_result("batch_categories", categories)
+    run.save_result("batch_assignments", assignments)
+    return categories
+
+
+def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Merge the taxonomies of the batches, as a tree, into the one taxonomy of the run.
+
+    Gives `name` and `definition` of its categories; the result `merges` tells for every round which category went
+    into which (`round`, `merge`, `name`, `into`).
+    """
+    settings = settings or load_settings()
+    taxonomies = taxonomies_of(run.result("batch_categories"))
+    rounds = consolidation_rounds(_by_first_run(run, taxonomies), run.parameters.taxonomies_per_consolidation)
+    planned = sum(size > 1 for sizes in rounds for size in sizes)
+    steps: list[dict[str, object]] = []
+    done = 0
+    for number, sizes in enumerate(rounds, start=1):
+        merges = merge_round(taxonomies, sizes, done, run.prompts, run.parameters.category)
+        questions = [merge.question for merge in merges if merge.question]
+        answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
+        taxonomies = _apply(run, number, merges, answers, steps)
+        done += len(questions)
+    taxonomy = taxonomies[0].categories if taxonomies else ()
+    _save_steps(run, steps)
+    frame = pd.DataFrame([(c.name, c.definition) for c in taxonomy], columns=["name", "definition"], dtype="str")
+    run.save_result("taxonomy", frame)
+    return frame
+
+
+def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Ask whether another category fits each product strictly better, and write the results of the run.
+
+    Gives the lineage of every product: its batch and category there, the category after consolidation and after
+    refinement, the confidence, and the cache keys of the interactions that stated them.
+    """
+    settings = settings or load_settings()
+    products, assignments = run.products, consolidated_assignments(run)
+    taxonomy = _taxonomy(run)
+    placed = assignments[assignments["category"] != ""]
+    questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else []
+    answers = ask_all(run, "refine_assignments", questions, settings)
+    lineage = refined(answers, assignments, taxonomy)
+    # The ledger comes last: where it stands, the stage has done all its work.
+    for name, table in {"lineage": lineage, **final_tables(products, lineage, taxonomy)}.items():
+        run.save_result(name, table)
+    return lineage
+
+
+def consolidated_assignments(run: Run) -> pd.DataFrame:
+    """Give the first-pass assignments, with `batch_category` as stated and `category` after consolidation."""
+    assignments = run.result("batch_assignments").rename(columns={"category": "batch_category"})
+    paths = _paths(run)
+    ends = [
+        name if name in ("", OUT_OF_SCOPE) else paths[batch, fold_name(name)]
+        for batch, name in zip(assignments["batch"], assignments["batch_category"], strict=True)
+    ]
+    assignments.insert(4, "category", pd.Series(ends, dtype="str"))
+    return assignments
+
+
+def _by_first_run(run: Run, taxonomies: Sequence[Taxonomy]) -> list[int]:
+    """Count the taxonomies for each first run of their products, in the order of their batches."""
+    batches = run.result("batch_assignments").drop_duplicates("batch").set_index("batch")["product_id"]
+    known = first_runs(run.products)
+    counted = Counter(known[batches[taxonomy.first]] for taxonomy in taxonomies)
+    return [counted[first_run] for first_run in sorted(counted)]
+
+
+def _apply(
+    run: Run, number: int, merges: Sequence[Merge], answers: Sequence[Answer], steps: list[dict[str, object]]
+) -> list[Taxonomy]:
+    """Apply the answers of one round, and note which category of which taxonomy went where."""
+    by_number = {answer.question.batch: answer for answer in answers}
+    after: list[Taxonomy] = []
+    place = 0
+    for position, merge in enumerate(merges):
+        answer = by_number[merge.question.batch] if merge.question else None
+        if answer and answer.reason:
+            log_event(run.folder, "merged_by_name", round=number, merge=position + 1, why=answer.reason)
+        taxonomy, ends = merged(merge, answer)
+        after.append(taxonomy)
+        for member in merge.members:
+            where = {"round": number, "merge": position + 1, "taxonomy": place}
+            steps += [{**where, "name": c.name, "into": ends[fold_name(c.name)]} for c in member.categories]
+            place += 1
+    return after
+
+
+def _save_steps(run: Run, steps: list[dict[str, object]]) -> None:
+    frame = pd.DataFrame(steps, columns=["round", "merge", "taxonomy", "name", "into"])
+    numbers = dict.fromkeys(("round", "merge", "taxonomy"), "int64")
+    run.save_result("merges", frame.astype({**numbers, "name": "str", "into": "str"}))
+
+
+def _paths(run: Run) -> dict[tuple[int, str], str]:
+    """Follow every category of a batch through the rounds to the category it ended in."""
+    batches = run.result("batch_categories")
+    numbers = {batch: i for i, batch in enumerate(sorted(batches["batch"].unique()))}
+    merges = run.result("merges")
+    steps = {
+        (r, t, fold_name(name)): (merge - 1, into)
+        for r, merge, t, name, into in merges.itertuples(index=False, name=None)
+    }
+    rounds = int(merges["round"].max()) if len(merges) else 0
+    paths = {}
+    for batch, name in zip(batches["batch"], batches["name"], strict=True):
+        place, current = numbers[batch], name
+        for number in range(1, rounds + 1):
+            place, current = steps[number, place, fold_name(current)]
+        paths[batch, fold_name(name)] = current
+    return paths
+
+
+def _taxonomy(run: Run) -> list[Category]:
+    frame = run.result("taxonomy")
+    rows = zip(frame["name"], frame["definition"], strict=True)
+    return [Category(f"S_{i}", name, definition) for i, (name, definition) in enumerate(rows)]

@@ -1,0 +1,102 @@
+"""Runs that S3 knows and this folder does not, or knows better: they are made known here, and brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from segkit.core.models import STAGES
+from segkit.runs.mirror import (
+    LOCKS,
+    NEVER_CHANGED,
+    OWNER,
+    STORED,
+    change_of,
+    files,
+    is_filled,
+    location,
+    remote_status,
+    settle,
+    status_of,
+)
+from segkit.settings import Settings
+from segkit.storage.base import Storage, open_storage
+from segkit.storage.disk import disk_error, is_held, write_atomic
+
+_STUB = ("run.json", "status.json")
+
+
+def adopt(place: Path, run_id: str, settings: Settings) -> None:
+    """Make the folder of a run that only S3 knows, and see how one is getting on that others may work on."""
+    if settings.storage_backend != "s3":
+        return
+    folder, storage = place / run_id, open_storage(settings.bucket, settings.s3_region)
+    try:
+        _make_stub(folder, storage, settings)
+        _refresh(folder, storage)
+    except OSError as error:
+        raise disk_error(folder, error, "S3 was not touched") from None
+
+
+def adopt_all(place: Path, settings: Settings, is_run_id: Callable[[str], object]) -> None:
+    """Make the folders of all runs that only S3 knows; what else is in the bucket is passed over."""
+    if settings.storage_backend == "s3":
+        place.mkdir(parents=True, exist_ok=True)
+        known = {path.name for path in place.iterdir()}
+        there = open_storage(settings.bucket, settings.s3_region).folders()
+        for run_id in filter(is_run_id, there - known):
+            adopt(place, run_id, settings)
+
+
+def _make_stub(folder: Path, storage: Storage, settings: Settings) -> None:
+    if not (folder / "run.json").exists():
+        with suppress(FileNotFoundError):
+            stub = {name: storage.read(f"{folder.name}/{name}") for name in _STUB}
+            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            for name in ("prompts", "results", "notebooks", *STAGES.values()):
+                (folder / name).mkdir(mode=0o700, exist_ok=True)
+            settle(folder, settings)
+            for name in reversed(_STUB):  # a folder is a run when it has its `run.json`
+                write_atomic(folder / name, stub[name])
+
+
+def _refresh(folder: Path, storage: Storage) -> None:
+    """See what became of a run that this machine does not work on."""
+    if not location(folder) or any(is_held(folder / lock) for lock in LOCKS):
+        return
+    ours = status_of(folder / "status.json")
+    if ours.get("state") == "completed" and is_filled(folder / STORED):
+        return
+    for name in (OWNER, STORED):  # before the status: what it said last must not be taken for what it says now
+        try:
+            write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
+        except FileNotFoundError:
+            (folder / name).unlink(missing_ok=True)
+    theirs = remote_status(storage, folder.name)
+    if theirs and theirs != ours and _is_later(theirs, ours):
+        _drop_what_is_outdated(folder)
+        write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
+
+
+def _is_later(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Tell whether S3 knows a later state of a run than its folder; clocks are not asked, those of machines differ.
+
+    Ours is later where it is of the life that began after the one which S3 knows, or of the same one after more
+    changes. A status of an older segkit has neither, and is ordered by its time.
+    """
+    if theirs.get("life", "") != ours.get("life", ""):
+        return bool(theirs.get("life", "") != ours.get("after"))
+    if change_of(theirs) and change_of(ours) and change_of(theirs) != change_of(ours):
+        return change_of(theirs) > change_of(ours)
+    return str(theirs.get("updated_at", "")) >= str(ours.get("updated_at", ""))
+
+
+def _drop_what_is_outdated(folder: Path) -> None:
+    """Another machine went on with the run: what it made anew is fetched when it is looked at. Logs stay."""
+    for name in files(folder):
+        if not name.startswith(NEVER_CHANGED):
+            (folder / name).unlink()

@@ -1,0 +1,286 @@
+"""A run whose files are in S3: where they are, what is fetched when somebody looks, what is sent while it works.
+
+    location.json   in the folder of such a run: its address; a file that is not in the folder is fetched from there
+    stored.sha256   every file of the run as it was sent last; what is fetched has to match
+    owner.json      in S3 only, while a machine works on the run: which one
+
+The folder stays the place of work: an answer is on the local disk before it is sent. So nothing is lost where S3
+fails, and a folder can be thrown away once all of it is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from segkit.core.models import STAGES
+from segkit.errors import RunError, StorageError
+from segkit.runs.events import timestamp
+from segkit.settings import Settings
+from segkit.storage.base import Storage, open_storage
+from segkit.storage.checksums import as_lines, hash_of, is_inside, read_hashes
+from segkit.storage.disk import disk_error, write_atomic
+
+LOCATION, STORED, OWNER = "location.json", "stored.sha256", "owner.json"
+LOCKS = ("run.lock", "calls.lock")
+#: What belongs to a place and not to the run.
+OF_THE_PLACE = {LOCATION, STORED, OWNER, "stop", *LOCKS}
+WORKERS = 24
+NEVER_CHANGED = ("run.json", "products.parquet", "prompts/", *(f"{folder}/" for folder in STAGES.values()))
+
+
+def location(folder: Path) -> str:
+    """Give the address of a run in S3, or nothing for one that is on the local disk only."""
+    return _told_place(folder)[0]
+
+
+def attach(folder: Path, settings: Settings) -> None:
+    """Let a new run live in S3: what it has is sent, and from now on all that it gets."""
+    settle(folder, settings)
+    push(folder)
+
+
+def settle(folder: Path, settings: Settings) -> None:
+    """Write into the folder of a run that it lives in S3 from now on."""
+    told = {"uri": f"{settings.bucket}/{folder.name}", "region": settings.s3_region, "since": timestamp()}
+    write_atomic(folder / LOCATION, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+
+
+def probe(settings: Settings) -> None:
+    """Find out before anything is asked whether the bucket can be written and read; raises StorageError."""
+    open_storage(settings.bucket, settings.s3_region).probe()
+
+
+def remote(folder: Path) -> Storage:
+    """Open the storage that holds a run; names in it begin with the run's id."""
+    uri, region = _told_place(folder)
+    return open_storage(uri.rpartition("/")[0], region)
+
+
+def _told_place(folder: Path) -> tuple[str, str]:
+    """Read the address and the region of a run, empty for one not in S3; raises RunError for a damaged file."""
+    path = folder / LOCATION
+    try:
+        told = orjson.loads(path.read_bytes())
+        uri, region = str(told["uri"]), str(told["region"])
+    except FileNotFoundError:
+        return "", ""
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        uri = region = ""
+    if not re.fullmatch(rf"s3://[^/]+/(.+/)?{re.escape(folder.name)}", uri):
+        hint = f'restore it; it looks like {{"uri": "s3://bucket/{folder.name}", "region": "us-east-1"}}'
+        raise RunError(f"{path} does not tell where the run is in S3", hint)
+    return uri, region
+
+
+def files(folder: Path) -> list[str]:
+    """List the files of a run that belong to it, by their path below its folder, sorted."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if name not in OF_THE_PLACE and not name.endswith((".tmp", ".making")))
+
+
+def fetch(folder: Path, *names: str) -> None:
+    """Bring files of a run into its folder that are not there; what S3 has not either is left missing.
+
+    Raises StorageError when a file is not what was stored, or gone.
+    """
+    missing = [name for name in names if not (folder / name).exists()]
+    if not missing or not location(folder):
+        return
+    storage, told = remote(folder), stored(folder)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        list(threads.map(lambda name: _fetch(storage, folder, name, told), missing))
+
+
+def fetch_all(folder: Path, below: str = "") -> None:
+    """Bring every file of a run into its folder that is not there, or those below a part of it."""
+    if location(folder):
+        wanted = f"{folder.name}/{below}".rstrip("/")
+        there = {name.partition("/")[2] for name in remote(folder).names(wanted)} - OF_THE_PLACE
+        names = {name for name in there if is_inside(name)}  # `verify --remote` names the others
+        fetch(folder, *sorted(names | {name for name in stored(folder) if name.startswith(below)}))
+
+
+def reopen(folder: Path) -> str | None:
+    """Bring all of a run here to go on with it; since its files change now, what was stored measures them no more.
+
+    Gives the name of the life that S3 knows of it (empty where it knows none), or None for a run not in S3.
+    """
+    if not location(folder):
+        return None
+    storage = remote(folder)
+    if is_damaged(folder):
+        (folder / STORED).unlink()
+    fetch_all(folder)
+    storage.remove(f"{folder.name}/{STORED}")
+    (folder / STORED).unlink(missing_ok=True)
+    return str(remote_status(storage, folder.name).get("life", ""))
+
+
+def push(folder: Path) -> None:
+    """Send what S3 does not have yet; logs, products and prompts are never overwritten there."""
+    if not location(folder):
+        return
+    storage, run_id = remote(folder), folder.name
+    there = storage.names(run_id)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        list(threads.map(lambda name: _push(storage, folder, name, there), files(folder)))
+    for name in (name.partition("/")[2] for name in there):
+        if name.endswith(".intent") and not (folder / name).exists():
+            storage.remove(f"{run_id}/{name}")
+
+
+def discard(folder: Path) -> None:
+    """Remove a run in which nothing was asked, here and as far as possible in S3."""
+    with suppress(RunError, StorageError, OSError):
+        if location(folder):
+            storage = remote(folder)
+            for name in storage.names(folder.name):
+                storage.remove(name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def push_log(folder: Path, log: Path) -> None:
+    """Send a log as soon as it is finished."""
+    if location(folder):
+        _create(remote(folder), f"{folder.name}/{log.parent.name}/{log.name}", log.read_bytes())
+
+
+def read_log(path: str, runs_dir: Path, settings: Settings) -> bytes:
+    """Read a log from where the index says it is: an address in S3, or a path below the folder of the runs.
+
+    What is neither of these two, or of another bucket, raises FileNotFoundError.
+    """
+    root, *name = path.rsplit("/", 3)
+    if root.startswith("s3://") and settings.s3_bucket and root == settings.bucket:
+        return open_storage(root, settings.s3_region).read("/".join(name))
+    if "://" in path or ".." in Path(path).parts or Path(path).is_absolute():
+        raise FileNotFoundError(f"{path} is not where segkit keeps logs")
+    return (runs_dir / path).read_bytes()
+
+
+def seal(folder: Path) -> None:
+    """Send all of a run that has ended, and write down what was sent."""
+    if location(folder):
+        push(folder)
+        hashes = {name: hash_of(folder / name) for name in files(folder)}
+        write_stored(folder, remote(folder), as_lines(hashes))
+
+
+def write_stored(folder: Path, storage: Storage, lines: bytes) -> None:
+    """Write down what is stored of a run, there and here."""
+    storage.replace(f"{folder.name}/{STORED}", lines)
+    write_atomic(folder / STORED, lines)
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """Read what was stored of a run: name → SHA-256; nothing for one that has not ended.
+
+    Raises RunError for a list that is damaged, with the command that makes it anew.
+    """
+    try:
+        return read_hashes(folder / STORED)
+    except RunError as error:
+        raise RunError(error.message, way_to_store(folder)) from None
+
+
+def is_damaged(folder: Path) -> bool:
+    """Tell whether the list of what was stored of a run cannot be read."""
+    try:
+        stored(folder)
+    except RunError:
+        return True
+    return False
+
+
+def way_to_store(folder: Path) -> str:
+    """The command after which all of a run is stored in S3, and the list of it whole."""
+    is_completed = status_of(folder / "status.json").get("state") == "completed"
+    return f"segkit {'migrate-to-s3' if is_completed else 'resume'} {folder.name}"
+
+
+def restore_stored(folder: Path) -> None:
+    """Take the list of what is stored of a run from S3 again, where it is empty or missing here."""
+    if not is_filled(folder / STORED):
+        with suppress(FileNotFoundError):
+            write_atomic(folder / STORED, remote(folder).read(f"{folder.name}/{STORED}"))
+
+
+def is_filled(path: Path) -> bool:
+    """Tell whether a file is there and has something in it."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def change_of(status: Mapping[str, Any]) -> int:
+    """The number of the last change of a status, 0 where it does not tell."""
+    return number if isinstance(number := status.get("change"), int) else 0
+
+
+def remote_status(storage: Storage, run_id: str) -> dict[str, Any]:
+    """Read the status of a run in S3, empty where it has none that can be read."""
+    with suppress(FileNotFoundError):
+        return _parsed(storage.read(f"{run_id}/status.json"))
+    return {}
+
+
+def status_of(path: Path) -> dict[str, Any]:
+    """Read a status as far as it can be read."""
+    with suppress(FileNotFoundError):
+        return _parsed(path.read_bytes())
+    return {}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    with suppress(orjson.JSONDecodeError):
+        status = orjson.loads(data)
+        return status if isinstance(status, dict) and "state" in status else {}
+    return {}
+
+
+def _fetch(storage: Storage, folder: Path, name: str, told: dict[str, str]) -> None:
+    try:
+        data = storage.read(f"{folder.name}/{name}")
+    except FileNotFoundError:
+        if name in told:
+            raise StorageError(f"{storage.uri(folder.name)}/{name} is gone", "restore it in the bucket") from None
+        return
+    if told.get(name, found := hashlib.sha256(data).hexdigest()) != found:
+        raise StorageError(f"{storage.uri(folder.name)}/{name} is not what was stored", "restore it in the bucket")
+    try:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name, data)
+    except OSError as error:
+        raise disk_error(folder, error, "S3 was not touched") from None
+
+
+_Sent = tuple[int, int]
+_SENT: dict[Path, _Sent] = {}  # the files that may change, as this process sent them last: time of change and size
+
+
+def _push(storage: Storage, folder: Path, name: str, there: Iterable[str]) -> None:
+    path, key = folder / name, f"{folder.name}/{name}"
+    if name.startswith(NEVER_CHANGED) and not name.endswith(".intent"):
+        if key not in there:
+            _create(storage, key, path.read_bytes())
+        return
+    facts = path.stat()
+    if _SENT.get(path) != (facts.st_mtime_ns, facts.st_size):
+        storage.replace(key, path.read_bytes())
+        _SENT[path] = (facts.st_mtime_ns, facts.st_size)
+
+
+def _create(storage: Storage, name: str, data: bytes) -> None:
+    """Send a file that never changes; it may be there already, but not with another content."""
+    try:
+        storage.create(name, data)
+    except FileExistsError:
+        if storage.read(name) != data:
+            raise StorageError(f"{storage.uri(name)} holds something else", "it was not overwritten") from None

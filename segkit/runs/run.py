@@ -1,0 +1,225 @@
+"""Run folders: the one place where a run lives, and the only hand-over between its stages."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from segkit.core.models import STAGES, Parameters
+from segkit.core.prompts import prompt_hash
+from segkit.errors import RunError
+from segkit.runs.discovery import adopt, adopt_all
+from segkit.runs.events import timestamp
+from segkit.runs.mirror import LOCKS, change_of, fetch, reopen
+from segkit.runs.ownership import is_owned_elsewhere
+from segkit.settings import load_settings
+from segkit.storage.disk import disk_error, is_held, write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+RUN_ID = re.compile(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}")
+LISTED = ("id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run on disk: its folder and its `run.json`."""
+
+    folder: Path
+    document: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.document["run_id"])
+
+    @property
+    def parameters(self) -> Parameters:
+        return Parameters(**self.document["parameters"])
+
+    @property
+    def products(self) -> pd.DataFrame:
+        """The products of the run; raises RunError when they are not those it was made with."""
+        fetch(self.folder, "products.parquet")
+        data = (self.folder / "products.parquet").read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.document["input"]["sha256"]:
+            raise self._changed("products.parquet")
+        return _frame(io.BytesIO(data))
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts of the run by stage; raises RunError when they are not those it was made with."""
+        fetch(self.folder, *(f"prompts/{prompt_path(self.folder, key).name}" for key in self.document["prompts"]))
+        texts = {key: prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
+        for key, text in texts.items():
+            if prompt_hash(text) != self.document["prompts"][key]:
+                raise self._changed(f"prompts/{prompt_path(self.folder, key).name}")
+        return texts
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return read_status(self.folder)
+
+    def _changed(self, name: str) -> RunError:
+        what = f"{self.folder / name} was changed since the run began"
+        return RunError(what, "put it back, or make a new run: what did not change comes from the cache")
+
+    def stage_folder(self, stage: str) -> Path:
+        return self.folder / STAGES[stage]
+
+    def result(self, name: str) -> pd.DataFrame:
+        """Read a result, like `taxonomies`; raise RunError when its stage has not finished."""
+        if not self.has_result(name):
+            raise RunError(f"{self.id} has no results/{name}.parquet yet", f"segkit resume {self.id}")
+        return _frame(self.folder / "results" / f"{name}.parquet")
+
+    def has_result(self, name: str) -> bool:
+        fetch(self.folder, f"results/{name}.parquet")
+        return (self.folder / "results" / f"{name}.parquet").exists()
+
+    def save_result(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a result as Parquet; equal frames give equal bytes."""
+        try:
+            write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
+        except OSError as error:
+            raise disk_error(self.folder, error) from None
+
+
+def _frame(source: Path | io.BytesIO) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(source)
+
+
+def open_run(name: str, runs_dir: str | Path = "runs") -> Run:
+    """Open a run by its id, by the path of its folder, or the newest one by `latest`."""
+    place, run_id = Path(runs_dir), name
+    if "/" in name and Path(name).is_dir():
+        place, run_id = Path(name).parent, Path(name).resolve().name
+    if run_id == "latest":
+        run_id = _latest(place)
+    if not RUN_ID.fullmatch(run_id):
+        raise RunError(f"{run_id[:80]!r} is no run id", "they look like RUN_20250618T120301Z_8d24; see `segkit runs`")
+    adopt(place, run_id, load_settings())
+    return Run(place / run_id, _document(place / run_id))
+
+
+def _latest(runs_dir: Path) -> str:
+    ids = run_ids(runs_dir)
+    if not ids:
+        raise RunError(f"there are no runs in {runs_dir}", "start one with `segkit run`")
+    return ids[-1]
+
+
+def run_ids(runs_dir: Path) -> list[str]:
+    """List the ids of the runs in a folder, oldest first; with STORAGE_BACKEND=s3 those in the bucket too."""
+    adopt_all(runs_dir, load_settings(), RUN_ID.fullmatch)
+    if not runs_dir.is_dir():
+        return []
+    found = [
+        name for name in os.listdir(runs_dir) if RUN_ID.fullmatch(name) and (runs_dir / name / "run.json").exists()
+    ]
+    return sorted(found, key=lambda name: (name[:20], (runs_dir / name / "run.json").stat().st_mtime_ns))
+
+
+def list_runs(runs_dir: Path) -> pd.DataFrame:
+    """List the runs of a folder, oldest first: a row each, with id, state, model, prompts, products and more."""
+    import pandas as pd
+
+    frame = pd.DataFrame(read_runs(runs_dir), columns=list(LISTED))
+    return frame.astype({"products": "Int64", "categories": "Int64"})
+
+
+def read_runs(runs_dir: Path) -> list[dict[str, Any]]:
+    """Give the rows of `list_runs`, without pandas, which takes longer to import than a thousand runs to read."""
+    return [_row(runs_dir / run_id) for run_id in run_ids(runs_dir)]
+
+
+def current_state(folder: Path) -> str:
+    """Give the state of a run; one that says it is running while nobody works on it has failed."""
+    return _state(folder, read_status(folder))
+
+
+def _state(folder: Path, status: Mapping[str, Any]) -> str:
+    state = str(status["state"])
+    return "failed" if state == "running" and not is_owned(folder) else state
+
+
+def is_owned(folder: Path) -> bool:
+    """Tell whether a process works on a run."""
+    return any(is_held(folder / name) for name in LOCKS) or is_owned_elsewhere(folder)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Read `status.json`; a run without one, or with a broken one, has not got beyond its start."""
+    try:
+        status: dict[str, Any] = orjson.loads((folder / "status.json").read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        status = {}
+    if isinstance(status, dict) and status:
+        return status
+    return {"run_id": folder.name, "state": "running", "stage": "", "reason": "", "stages": {}, "summary": {}}
+
+
+def reopen_run(run: Run) -> None:
+    """Bring all of a run here and begin a new life of it, where it is in S3.
+
+    The life has a name, and tells after which one it came: so states of machines with different clocks have an order.
+    """
+    before = reopen(run.folder)
+    if before is not None:
+        update_status(run.folder, life=secrets.token_hex(8), after=before)
+
+
+def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Replace some of `status.json`, atomically; raise StoppedError when the disk fails."""
+    try:
+        return write_status(folder, changes)
+    except OSError as error:
+        raise disk_error(folder, error) from None
+
+
+def write_status(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace some of `status.json`, and leave it to the caller what a failing disk means."""
+    before = read_status(folder)
+    status = {**before, **changes, "change": change_of(before) + 1, "updated_at": timestamp()}
+    write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
+    return status
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    document, status = _document(folder), read_status(folder)
+    summary = status.get("summary", {})
+    told = {name: document["parameters"][name] for name in ("category", "model", "prompts")}
+    figures = {name: summary.get(name) for name in ("categories", "cost_usd", "seconds")}
+    products = document["input"]["products"]
+    return {"id": folder.name, "state": _state(folder, status), "products": products, **told, **figures}
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = orjson.loads((folder / "run.json").read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"there is no run {folder.name} in {folder.parent}", "see `segkit runs`") from None
+    except orjson.JSONDecodeError as error:
+        raise RunError(f"{folder / 'run.json'} is damaged: {error}", "restore it from a copy") from None
+    if document.get("schema_version", 0) > SCHEMA_VERSION:
+        raise RunError(
+            f"{folder.name} was made by segkit {document.get('segkit_version')}", "upgrade segkit to read it"
+        )
+    return document
+
+
+def prompt_path(folder: Path, key: str) -> Path:
+    """Give the place of a prompt in a run folder."""
+    return folder / "prompts" / f"{key}_prompt.txt"

@@ -1,0 +1,1 @@
+"""Runs as a service: tokens, admission, a queue of processes, their status."""

@@ -1,0 +1,122 @@
+"""When a run will be done: from the questions it has answered, and for the rest from its plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from segkit.core.batching import batches_by_first_run, consolidation_rounds
+from segkit.core.models import Parameters
+from segkit.pipeline.plan import plan_run
+from segkit.runs.run import Run
+from segkit.settings import Settings
+
+_FEW_BATCHES = 5
+_NOTEBOOKS = ("00", "10", "20", "30", "40", "50")
+_NOTEBOOK_SECONDS = (0.5, 2.0, 10.0)  # what a notebook takes beside its questions: least, usual, most
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the plan of a run says: for each stage the questions of each round, and seconds for `at_once` of them."""
+
+    rounds: dict[str, tuple[int, ...]]
+    wave_seconds: dict[str, float]
+    at_once: int
+
+
+def forecast(run: Run, settings: Settings) -> Forecast:
+    """Plan a run for its estimates: the questions of each round, and seconds as a few batches are planned."""
+    parameters, products, at_once = run.parameters, run.products, settings.segkit_concurrency
+    # Planning renders prompts; those of all products would keep a service from answering.
+    few = products.head(_FEW_BATCHES * min(parameters.products_per_prompt, parameters.products_per_refinement))
+    plan = plan_run(few, run.prompts, parameters, settings).set_index("stage")
+    low, high = (plan[name].clip(lower=0.05) for name in ("seconds_low", "seconds_high"))
+    sample = _rounds(few, parameters)
+    waves = {
+        stage: math.sqrt(low[stage] * high[stage]) / max(_waves(sample[stage], 0, at_once), 1.0) for stage in sample
+    }
+    return Forecast(_rounds(products, parameters), waves, at_once)
+
+
+def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[int, ...]]:
+    batches = batches_by_first_run(products, parameters.products_per_prompt)
+    merges = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
+    return {
+        "segmentation": (sum(batches),),
+        "consolidate_taxonomy": tuple(sum(size > 1 for size in sizes) for sizes in merges),
+        "refine_assignments": (sum(batches_by_first_run(products, parameters.products_per_refinement)),),
+    }
+
+
+def estimated_completion(
+    status: Mapping[str, Any], told: Forecast, began: datetime | None = None, now: datetime | None = None
+) -> datetime:
+    """Estimate when a run that works will be done, from its `status.json`.
+
+    As soon as the first questions are answered, this is right within a factor of two of the time that is left, and
+    five seconds: stages that have not begun take as long a question as the last one did, corrected halfway by what
+    the plan says of both. `began` is when its process began.
+    """
+    now = now or datetime.now(UTC)
+    written = _moment(status.get("updated_at")) or now
+    stages = status.get("stages") or {}
+    left, known = 0.0, 1.0
+    for stage, rounds in told.rounds.items():
+        figures, planned = stages.get(stage) or {}, told.wave_seconds[stage]
+        done = min(int(figures.get("done", 0)), sum(rounds))
+        wave = planned * known
+        if done:
+            wave = float(figures["seconds"]) / _waves_done(rounds, done, told.at_once)
+            known = math.sqrt(wave / planned) if planned else 1.0
+        left += wave * _waves(rounds, done, told.at_once)
+    left += _notebooks_left(status, stages, began, written)
+    return max(written + timedelta(seconds=left), now + timedelta(seconds=1))
+
+
+def _waves(rounds: tuple[int, ...], done: int, at_once: int) -> float:
+    """Count how often `at_once` questions have to be answered for what is left; a round waits for the one before."""
+    waves = 0.0
+    for size in rounds:
+        left = max(0, size - done)
+        begun = left < size
+        done = max(0, done - size)
+        if left:
+            waves += max(0.5 if begun else 1.0, left / at_once)
+    return waves
+
+
+def _waves_done(rounds: tuple[int, ...], done: int, at_once: int) -> float:
+    waves = 0.0
+    for size in rounds:
+        part = min(size, done)
+        done -= part
+        if part:
+            waves += max(1.0, part / at_once)
+    return waves
+
+
+def _notebooks_left(
+    status: Mapping[str, Any], stages: Mapping[str, Any], began: datetime | None, written: datetime
+) -> float:
+    """Count what notebooks take beside their questions: the kernel, its imports, the tables and plots."""
+    least, usual, most = _NOTEBOOK_SECONDS
+    name = str(status.get("notebook") or "")[:2]
+    place = _NOTEBOOKS.index(name) if name in _NOTEBOOKS else 0
+    each = usual
+    if began and place >= 2:
+        asked = sum(float(stage["seconds"]) for stage in stages.values())
+        each = min(most, max(least, ((written - began).total_seconds() - asked) / place))
+    return each * (len(_NOTEBOOKS) - place - 0.5)
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""The REST door: routes, bodies, problems, middleware, the server."""

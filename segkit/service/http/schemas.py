@@ -1,0 +1,191 @@
+"""What the REST service takes and gives: strict bodies with the seed's fields, and the examples of its page."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from segkit.core.text import one_line
+
+RUN_ID = r"^RUN_[0-9]{8}T[0-9]{6}Z_[0-9a-f]{4,8}$"
+KEY = r"^[\x21-\x7e]{1,255}$"
+MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
+EXAMPLE_RUN = "RUN_20250618T120301Z_8d24"
+
+RunId = Annotated[str, Field(pattern=RUN_ID, examples=[EXAMPLE_RUN])]
+ProductId = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Dollars = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+State = Literal["running", "completed", "failed"]
+
+
+class Body(BaseModel):
+    """A body whose values must have their very types, and which holds nothing else."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StartBody(Body):
+    """What to segment. No address, path or template is taken from a client: the operator sets those."""
+
+    product_ids: Annotated[
+        list[ProductId], Field(min_length=1, max_length=100_000, json_schema_extra={"uniqueItems": True})
+    ]
+    category: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\w", description="What the products are.")]
+    model: Annotated[str | None, Field(pattern=MODEL, description="The operator's default, if not given.")] = None
+    temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
+    max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
+    max_unassigned: Annotated[
+        int | None, Field(ge=0, le=100_000, description="Products that may stay unassigned.")
+    ] = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "product_ids": [123, 456, 789],
+                    "category": "Dimmer Switches",
+                    "model": "offline",
+                    "temperature": 0.2,
+                }
+            ]
+        }
+    )
+
+    @field_validator("product_ids")
+    @classmethod
+    def _unique(cls, ids: list[int]) -> list[int]:
+        if len(set(ids)) < len(ids):
+            raise ValueError("ids are listed more than once")
+        return ids
+
+    @field_validator("category")
+    @classmethod
+    def _visible(cls, category: str) -> str:
+        if not one_line(category):
+            raise ValueError("there is nothing to be seen in it")
+        return category
+
+
+class ResumeBody(Body):
+    """On what terms to go on; what is not given stays as it was."""
+
+    max_cost_usd: Annotated[Dollars | None, Field(description="In all, with what is already spent.")] = None
+    max_unassigned: Annotated[int | None, Field(ge=0, le=100_000)] = None
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"max_unassigned": 2}]})
+
+
+class Started(BaseModel):
+    run_id: RunId
+    status: Literal["started"] = "started"
+    total_products: int
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"run_id": EXAMPLE_RUN, "status": "started", "total_products": 3}]}
+    )
+
+
+class RunStatus(BaseModel):
+    """How a run stands. One that waits says `queued`; one that failed says why, and whether it broke off."""
+
+    run_id: RunId
+    status: State
+    total_products: int
+    processed_products: int
+    progress_percent: Annotated[float, Field(ge=0, le=100)]
+    estimated_completion: Annotated[str | None, Field(description="When it was completed, once it is.")]
+    queued: bool | None = None
+    reason: str | None = None
+    interrupted: bool | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "run_id": EXAMPLE_RUN,
+                    "status": "running",
+                    "total_products": 100,
+                    "processed_products": 45,
+                    "progress_percent": 45.0,
+                    "estimated_completion": "2025-06-18T12:15:00Z",
+                }
+            ]
+        }
+    )
+
+
+class RunList(BaseModel):
+    """Runs, the newest first; `next` is the `before` of the following page, if there is one."""
+
+    runs: list[RunStatus]
+    next: RunId | None
+
+
+class Asked(BaseModel):
+    """What was asked of a run: its status tells when it is so."""
+
+    run_id: RunId
+    status: Literal["stopping", "queued"]
+
+
+class Taxonomy(BaseModel):
+    id: int
+    category_name: str
+    definition: str
+    product_count: int
+
+
+class Segment(BaseModel):
+    product_id: int
+    taxonomy_id: int
+    confidence: Annotated[float | None, Field(ge=0, le=1)]
+
+
+class Results(BaseModel):
+    """The categories of a run and the one of each product; of a failed run what there is, marked `partial`."""
+
+    run_id: RunId
+    status: Literal["completed", "failed"]
+    taxonomies: list[Taxonomy]
+    segments: list[Segment]
+    partial: bool | None = None
+    reason: str | None = None
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Problem(BaseModel):
+    """Problem details of RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    hint: str | None = None
+    errors: list[dict[str, str]] | None = None
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the refusals of a route for its page."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    content = {"application/problem+json": {"schema": schema}}
+    return {status: {"description": _SAID[status], "content": content} for status in statuses}
+
+
+_SAID = {
+    400: "The request cannot be read.",
+    401: "A valid token is needed.",
+    402: "The money does not reach; nothing was started.",
+    403: "Without tokens, only this machine is answered.",
+    404: "There is no such run, or it belongs to somebody else.",
+    409: "The run is not in a state for this, or the key was used with another body.",
+    413: "The body is too large.",
+    415: "A body must be plain JSON.",
+    422: "The request cannot be used; `errors` says where.",
+    429: "Too many requests, or the queue is full; see Retry-After.",
+    503: "The database, the disk or S3 fails; nothing was started or changed.",
+}
