@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -11,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import psycopg
 import pytest
+from catalogues import KEY, catalogue
 from debian_postgres import PROGRAMS, debian_server
 from endpoint import Endpoint
 from hypothesis import settings
@@ -19,17 +19,14 @@ from s3_server import S3Server, s3_environment
 from segkit.database import connection as postgres
 from segkit.database.embedded import embedded_url
 from segkit.pipeline.prepare import prepare_run
-from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.run import Run
-from segkit.settings import Settings, load_settings
+from segkit.settings import load_settings
 
 # A busy machine is no reason for a property to fail.
 settings.register_profile("segkit", deadline=None)
 settings.load_profile("segkit")
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 _numbers = count(1)
-KEY = "sk-test-9f8e7d6c5b4a-not-a-real-key"
 
 
 @pytest.fixture(scope="session")
@@ -128,31 +125,3 @@ def new_run(place: Path) -> Callable[..., Run]:
         return prepare_run(frame, "Kitchen Things", model=model, settings=load_settings(), **given)
 
     return make
-
-
-def catalogue(count: int) -> pd.DataFrame:
-    kinds = ("kettle", "toaster", "ladle", "whisk")
-    titles = [f"Solid number {i} {kinds[i % len(kinds)]}" for i in range(count)]
-    return pd.DataFrame({"product_id": range(100, 100 + count), "title": titles})
-
-
-def answered_offline(place: Path) -> Run:
-    """A run of twenty products in which every question is answered by the offline model; `place` holds its cache."""
-    settings = Settings(segkit_home=place / "home", segmentation_products_per_prompt=5)
-    run = prepare_run(catalogue(20), "Kitchen Things", model="offline", runs_dir=place, settings=settings)
-    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
-        stage(run, settings)
-    return run
-
-
-def unmeasured(**more: str) -> dict[str, str]:
-    """The environment for a child whose coverage adds nothing to what is measured elsewhere, and costs a third."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")} | more
-
-
-def data(name: str) -> Path:
-    """A real catalogue; the test is skipped where it is absent."""
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"{name} is not in ../shared/data")
-    return path

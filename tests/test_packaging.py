@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import unmeasured
+from catalogues import unmeasured
 
 ROOT = Path(__file__).parents[1]
 _HASHES = r"(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"

@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 from results import write_section
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from endpoint import Endpoint
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import psycopg
 from results import write_section
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from test_postgres import interactions, make_run
+from synced_runs import interactions, make_run
 
 from segkit.database import compare as comparing
 from segkit.database import connection as postgres

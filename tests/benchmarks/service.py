@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from results import write_section
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 if TYPE_CHECKING:
     from rest_service import Service
@@ -65,7 +65,7 @@ def ask(address: str, path: str, secret: str, rate: float, seconds: float) -> di
 
 def work(service: Service, products: int, rate: str = "", cores: str = "0") -> tuple[float, list[dict[str, float]]]:
     """Let a run work on a core of its own, while a client asks at a rate; gives its seconds and what was measured."""
-    from conftest import catalogue
+    from catalogues import catalogue
     from rest_service import COMMAND
 
     from segkit.pipeline.prepare import prepare_run

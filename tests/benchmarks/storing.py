@@ -27,7 +27,7 @@ import duckdb
 import pandas as pd
 from results import write_section
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from s3_server import s3_environment
 from servers import rclone_s3

@@ -1,0 +1,522 @@
+"""The command line as a user types it: a process of its own, real notebooks, a real Postgres."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psycopg
+import pytest
+from catalogues import KEY, catalogue, data
+from endpoint import Endpoint
+
+from segkit.cli.db import check_and_show
+from segkit.cli.doctor import file_system, mounts
+from segkit.cli.main import main
+from segkit.cli.show import sync_and_show
+from segkit.database.embedded import embedded_url
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.stages import extract_taxonomy
+from segkit.runs.run import LISTED, open_run, read_status
+from segkit.storage.disk import owned
+
+COMMAND = [sys.executable, "-m", "segkit"]
+Done = subprocess.CompletedProcess[str]
+
+
+def segkit(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run segkit in `cwd` without settings of the machine."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    left_out = ("OPENAI_", "SEGKIT_", "DATABASE_URL", "DEFAULT_", "SEGMENTATION_", "STORAGE_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(left_out)} | more
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run segkit in this process, where another would only import all anew."""
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str, cwd: Path) -> Done:
+        monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
+    """One run of the bundled sample: its folder to work in, its summary, what stood on standard error."""
+    place = tmp_path_factory.mktemp("newcomer")
+    done = segkit("run", "sample", "--category", "Coffee Makers", "--model", "offline", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place, json.loads(done.stdout), done.stderr
+
+
+def test_a_run_ends_completed_with_a_summary(finished: tuple[Path, dict[str, object], str]) -> None:
+    place, summary, told = finished
+    assert summary["state"] == "completed"
+    assert (summary["products"], summary["unassigned"], summary["cost_usd"]) == (266, 0, "0")
+    assert told.splitlines()[0] == summary["run_id"], "the run's id comes first"
+    assert "Traceback" not in told
+    assert (place / str(summary["report"])).stat().st_size > 10_000
+
+
+def test_the_folder_of_a_run_is_whole(finished: tuple[Path, dict[str, object], str]) -> None:
+    """DESIGN: everything the house names is there, and `sha256sum -c` finds it unchanged."""
+    place, summary, _ = finished
+    folder = place / str(summary["folder"])
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    notebooks = {f"notebooks/{n}.ipynb" for n in ("00_prepare_run", "10_extract_taxonomy", "50_sync_postgres")}
+    results = {f"results/{n}.parquet" for n in ("taxonomies", "segments", "refined_segments", "ledger")}
+    files = {"run.json", "status.json", "events.jsonl", "products.parquet", "interactions.parquet", "report.html"}
+    assert notebooks | results | files | {"prompts/extract_taxonomy_prompt.txt", "checksums.sha256"} <= names
+    subprocess.run(["sha256sum", "--check", "--quiet", "checksums.sha256"], cwd=folder, check=True)
+
+
+def test_results_have_the_columns_others_rely_on(finished: tuple[Path, dict[str, object], str]) -> None:
+    place, summary, _ = finished
+    run = open_run(str(summary["run_id"]), place / "runs")
+    columns = {name: list(run.result(name)) for name in ("taxonomies", "segments", "refined_segments", "ledger")}
+    assert columns == {
+        "taxonomies": ["id", "category_name", "definition", "product_count"],
+        "segments": ["product_id", "taxonomy_id", "confidence"],
+        "refined_segments": ["product_id", "taxonomy_id"],
+        "ledger": ["product_id", "state", "reason"],
+    }
+    taxonomies, refined = run.result("taxonomies"), run.result("refined_segments")
+    assert list(taxonomies["id"]) == list(range(1, len(taxonomies) + 1))
+    counted = refined["taxonomy_id"].value_counts().reindex(taxonomies["id"], fill_value=0)
+    assert list(counted) == list(taxonomies["product_count"])
+    assert set(run.result("segments")["taxonomy_id"]) <= set(taxonomies["id"])
+    assert sorted(run.result("ledger")["product_id"]) == sorted(run.products["product_id"])
+
+
+def test_the_database_holds_what_the_folder_holds(finished: tuple[Path, dict[str, object], str]) -> None:
+    """The embedded server keeps the rows after the run; `segkit db query` reads them."""
+    place, summary, _ = finished
+    sql = (
+        "SELECT product_id, category_name FROM refined_product_segments"
+        " JOIN product_taxonomies t ON t.id = taxonomy_id ORDER BY product_id"
+    )
+    asked = segkit("db", "query", sql, "--json", cwd=place)
+    run = open_run(str(summary["run_id"]), place / "runs")
+    names = run.result("taxonomies").set_index("id")["category_name"]
+    ours = run.result("refined_segments")
+    assert [(row["product_id"], row["category_name"]) for row in json.loads(asked.stdout)] == list(
+        zip(ours["product_id"], ours["taxonomy_id"].map(names), strict=True)
+    )
+    states = json.loads(segkit("db", "query", "SELECT status FROM segmentation_runs", "--json", cwd=place).stdout)
+    assert states == [{"status": "completed"}]
+
+
+@pytest.mark.long
+def test_the_database_is_shown_compared_and_mended(finished: tuple[Path, dict[str, object], str]) -> None:
+    """`segkit db status`, `check` and `reindex`: what somebody changed is named, one line a table, and mended."""
+    place, summary, _ = finished
+    run_id = str(summary["run_id"])
+    status = json.loads(segkit("db", "status", "--json", cwd=place).stdout)
+    assert status["runs"]["in both"] == [run_id]
+    assert status["rows"]["product_segments"] == 266
+    url = embedded_url(place / ".segkit")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE llm_interaction_index SET file_path = 'lost'")
+    done = segkit("db", "check", cwd=place)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].startswith(f"{run_id}: llm_interaction_index: ")
+    assert json.loads(segkit("db", "reindex", "--json", cwd=place).stdout) == {
+        run_id: status["rows"]["llm_interaction_index"]
+    }
+    assert segkit("db", "check", "all", cwd=place).returncode == 0
+
+
+def test_products_that_a_store_lacks_are_left_out_and_named(
+    finished: tuple[Path, dict[str, object], str],
+    make_database: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """P5 ★: fail with the ids by default; `--missing skip` names what it leaves out, and `db check` knows."""
+    place, summary, _ = finished
+    run_id, url = str(summary["run_id"]), make_database()
+    lacking = sorted(open_run(run_id, place / "runs").products["product_id"])[:2]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE amazon_products (id bigint PRIMARY KEY, title text)")
+        ids = open_run(run_id, place / "runs").products["product_id"]
+        connection.cursor().executemany("INSERT INTO amazon_products VALUES (%s)", [(int(i),) for i in ids])
+        connection.execute("DELETE FROM amazon_products WHERE id = ANY(%s)", ([int(i) for i in lacking],))
+    done = segkit("sync", cwd=place, DATABASE_URL=url)
+    assert (done.returncode, "--missing skip" in done.stderr) == (1, True)
+    named = f"2 products that amazon_products lacks: {lacking[0]}, {lacking[1]}"
+    done = segkit("sync", "--missing", "skip", cwd=place, DATABASE_URL=url)
+    assert (done.returncode, bool(re.search(f"left out +{named}", done.stdout))) == (0, True)
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("SEGKIT_MISSING_PRODUCTS", "skip")
+    sync_and_show(run_id, place / "runs", as_json=True)
+    assert check_and_show(run_id, place / "runs") == 0
+    told = capsys.readouterr().out
+    assert json.loads(told[: told.index("}") + 1])["skipped_products"] == lacking
+    assert f"what the folder says, but for {named}" in told
+
+
+def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], str]) -> None:
+    """S1: 0 requests, 0 writes, exit 0."""
+    place, summary, _ = finished
+    folder = place / str(summary["folder"])
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    done = segkit("resume", "latest", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["calls"] == summary["calls"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_run_is_verified_exported_and_asked(
+    finished: tuple[Path, dict[str, object], str], at_once: Callable[..., Done]
+) -> None:
+    place, summary, _ = finished
+    verified = segkit("verify", cwd=place)
+    assert verified.returncode == 0, verified.stdout
+    written = at_once("export", "latest", "--out", "segments.jsonl", cwd=place)
+    assert "266 products" in written.stdout
+    assert len((place / "segments.jsonl").read_text().splitlines()) == 266
+    spent = at_once("logs", "SELECT interaction_type, calls FROM spend_by_stage", "--json", cwd=place)
+    assert sum(row["calls"] for row in json.loads(spent.stdout)) == summary["calls"]
+    shown = at_once("logs", "FROM spend_by_stage", "--run", "latest", cwd=place)
+    assert "refine_assignments" in shown.stdout, shown.stderr
+    wrong = at_once("logs", "FROM nothing", cwd=place)
+    assert "the views are cache_hits, events, failures, interactions" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) <= 2
+
+
+def test_an_id_is_never_broken_in_a_terminal(finished: tuple[Path, dict[str, object], str]) -> None:
+    place, summary, _ = finished
+    terminal, stdout = os.openpty()
+    environment = clean_environment(COLUMNS="60", TERM="dumb")
+    subprocess.run([*COMMAND, "runs"], cwd=place, env=environment, stdout=stdout, check=True, timeout=300)
+    assert f"{summary['run_id']}  completed" in os.read(terminal, 10_000).decode()
+
+
+def test_runs_are_listed_shown_and_explained(
+    finished: tuple[Path, dict[str, object], str], at_once: Callable[..., Done]
+) -> None:
+    place, summary, _ = finished
+    (row,) = json.loads(at_once("runs", "--json", cwd=place).stdout)
+    assert (row["id"], row["state"], row["products"]) == (summary["run_id"], "completed", 266)
+    shown = at_once("show", "latest", cwd=place)
+    assert "Coffee Makers" in shown.stdout
+    product = open_run(str(summary["run_id"]), place / "runs").products["product_id"][0]
+    explained = at_once("explain", "latest", str(product), cwd=place)
+    assert explained.returncode == 0, explained.stderr
+    assert f"product  {product}" in explained.stdout
+    wrong = at_once("explain", "latest", "abc", cwd=place)
+    assert "not product ids (BIGINT): abc" in wrong.stderr
+    missing = segkit("db", "query", "SELECT * FROM no_such", cwd=place)
+    assert "the tables are amazon_products, " in missing.stderr
+    assert str(summary["run_id"]) in segkit("sync", cwd=place).stdout
+
+
+WRONG = {
+    "no such file": (["run", "nowhere.csv", "-c", "X", "-m", "offline"], "no such file: nowhere.csv"),
+    "a column": (["run", "p.csv", "-c", "X", "-m", "offline", "--title-column", "titel"], "no column 'titel'"),
+    "an id": (["run", "p.csv", "-c", "X", "-m", "offline", "--product-ids", "1,x"], "not product ids (BIGINT): x"),
+    "ids that are not there": (["run", "p.csv", "-c", "X", "-m", "offline", "--product-ids", "7"], "7"),
+    "a condition": (["run", "p.csv", "-c", "X", "-m", "offline", "--where", "title"], "--where 'title'"),
+    "a value": (["run", "p.csv", "-c", "X", "-m", "offline", "--where", "title=z"], "no row has title='z'"),
+    "no category": (["run", "p.csv", "-m", "offline"], "--category"),
+    "no key": (["run", "p.csv", "-c", "X"], "OPENAI_API_KEY"),
+    "prompts": (["run", "p.csv", "-c", "X", "-m", "offline", "--prompts", "v9"], "'v9'"),
+    "a path as prompts": (
+        ["run", "p.csv", "-c", "X", "-m", "offline", "--prompts", "../../etc/passwd"],
+        "plain name",
+    ),
+    "a line": (["run", "p.csv", "-c", "X", "-m", "offline", "--product-line", "$titel"], "$titel"),
+    "a run": (["resume", "RUN_20250101T000000Z_abcd"], "no run RUN_20250101T000000Z_abcd"),
+    "a path as a run": (["show", "../../etc"], "is no run id"),
+    "no runs": (["show", "latest"], "segkit run"),
+    "no products": (["run", "-c", "X", "-m", "offline"], "there are no products"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_bad_input_gets_one_clear_line(wrong: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is asked, nothing is made, and there is no traceback."""
+    (place / "p.csv").write_text("product_id,title\n1,a kettle\n2,a toaster\n")
+    arguments, told = WRONG[wrong]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code not in (0, None)
+    assert said.startswith("error: ")
+    assert told in said
+    assert len(said.splitlines()) <= 2
+    assert not list(place.glob("runs/RUN_*"))
+
+
+def imported_by(*arguments: str, cwd: Path) -> tuple[str, set[str]]:
+    """What a command prints, and the modules it imports."""
+    command = [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd, env=clean_environment())
+    return done.stdout, {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_help_is_quick_and_teaches(tmp_path: Path) -> None:
+    """`segkit --help` in under 0.4 s on a quiet machine: nothing heavy may be imported for it."""
+    told, imported = imported_by("--help", cwd=tmp_path)
+    assert "segkit run sample" in told
+    assert not imported & {"pandas", "numpy", "pyarrow", "duckdb", "papermill", "openai", "aiohttp", "pydantic"}
+
+
+def test_listing_runs_is_quick(place: Path) -> None:
+    """A thousand runs are listed in under a second: pandas alone would take more than half of it."""
+    run = prepare_run(catalogue(6), "Kitchen Things", model="offline", runs_dir=place / "runs")
+    told, imported = imported_by("runs", cwd=place)
+    assert told.splitlines()[0].split() == list(LISTED)
+    assert told.splitlines()[1].split()[:4] == [run.id, "failed", "Kitchen", "Things"]
+    assert not imported & {"pandas", "numpy", "pyarrow", "duckdb", "papermill", "openai", "aiohttp", "psycopg"}
+
+
+@pytest.fixture
+def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs whose lines other tests have measured: coverage would make them a third longer."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+
+
+def start(cwd: Path, endpoint: Endpoint, *more: str, **environment: str) -> subprocess.Popen[str]:
+    catalogue(120).to_csv(cwd / "products.csv", index=False)
+    command = [*COMMAND, "run", "products.csv", "-c", "Kitchen Things", "--yes", "--no-sync", *more]
+    told = {"OPENAI_BASE_URL": endpoint.url, "OPENAI_API_KEY": KEY, "SEGMENTATION_PRODUCTS_PER_PROMPT": "4"}
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=clean_environment(**told, **environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.usefixtures("unmeasured_children")
+def test_the_first_interrupt_stops_in_an_orderly_way(endpoint: Endpoint, place: Path) -> None:
+    """L42: no new question, the answers in flight are kept, and `segkit resume` goes on from there."""
+    endpoint.configure(latency=1.0)
+    process = start(place, endpoint, "--concurrency", "2")
+    endpoint.wait(5)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=300)
+    asked = endpoint.count()
+    assert process.returncode != 0
+    assert "stopped on request" in told
+    assert "segkit resume RUN_" in told
+    (run_id,) = (path.name for path in (place / "runs").glob("RUN_*"))
+    folder = place / "runs" / run_id
+    assert read_status(folder)["state"] == "failed"
+    assert not list(folder.rglob("*.intent")), "what was in flight was waited for"
+    endpoint.configure(latency=0.0)
+    extract_taxonomy(open_run(run_id, place / "runs"))
+    assert len({entry["sha256"] for entry in endpoint.ledger()}) == endpoint.count(), "nothing was asked twice"
+    assert endpoint.count() == 30 > asked
+
+
+@pytest.mark.long
+def test_a_killed_run_is_resumed_without_loss(endpoint: Endpoint, place: Path) -> None:
+    """S2, I1, I2, X2: after kill -9 the rest is asked, at most what was in flight is repeated, no lock is left."""
+    endpoint.configure(latency=0.3)
+    process = start(place, endpoint, "--concurrency", "4")
+    endpoint.wait(9)
+    process.kill()
+    process.communicate(timeout=300)
+    (folder,) = (place / "runs").glob("RUN_*")
+    rows = json.loads(segkit("runs", "--json", cwd=place).stdout)
+    kept = {path.name: path.read_bytes() for path in folder.rglob("*.json")}
+    endpoint.configure(latency=0.0)
+    done = segkit("resume", "latest", "--no-sync", cwd=place, OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    repeated = endpoint.count() - len({entry["sha256"] for entry in endpoint.ledger()})
+    assert repeated <= 4 + 4, "at most those in flight at the kill, and those the orphaned kernel still had"
+    assert len(rows) == 1
+    logs = {path.name: path.read_bytes() for path in folder.rglob("*_b*_a*.json")}
+    assert all(logs[name] == content for name, content in kept.items() if name in logs)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+@pytest.mark.long
+def test_a_kernel_that_is_killed_while_it_asks(endpoint: Endpoint, place: Path) -> None:
+    """N11, S12, N1 ★: the run fails and says why; resumed, it repeats at most what was in flight."""
+    endpoint.configure(latency=0.3)
+    process = start(place, endpoint, "--concurrency", "4")
+    endpoint.wait(9)
+    for child in children_of(process.pid):
+        if "ipykernel" in Path(f"/proc/{child}/cmdline").read_text():
+            os.kill(child, signal.SIGKILL)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "10_extract_taxonomy: Kernel died" in told
+    (folder,) = (place / "runs").glob("RUN_*")
+    assert read_status(folder)["state"] == "failed"
+    kept = {path: path.read_bytes() for path in folder.glob("*/*_b*_a*.json")}
+    endpoint.configure(latency=0.0)
+    done = segkit("resume", "latest", "--no-sync", cwd=place, OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert endpoint.count() - len({entry["sha256"] for entry in endpoint.ledger()}) <= 4
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.long
+def test_two_processes_do_not_work_on_one_run(endpoint: Endpoint, place: Path) -> None:
+    """X1: the second one is told who is at work, and asks nothing."""
+    endpoint.configure(latency=0.5)
+    process = start(place, endpoint, "--concurrency", "2")
+    endpoint.wait(3)
+    second = segkit("resume", "latest", "--no-sync", cwd=place, OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY)
+    assert second.returncode == 1
+    assert f"pid {process.pid}" in second.stderr
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=300)
+    assert len({entry["sha256"] for entry in endpoint.ledger()}) == endpoint.count()
+
+
+def test_who_says_no_sends_nothing_and_makes_no_run(endpoint: Endpoint, place: Path) -> None:
+    """SEC-21: in a terminal, nothing is sent before the number of titles, the host and the cost were agreed to."""
+    catalogue(6).to_csv(place / "p.csv", index=False)
+    terminal, stdin = os.openpty()
+    os.write(terminal, b"n\n")
+    command = [*COMMAND, "run", "p.csv", "-c", "Kitchen Things", "-m", "gpt-4o"]
+    told = clean_environment(OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY)
+    done = subprocess.run(command, cwd=place, env=told, stdin=stdin, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Send 6 product titles to gpt-4o at http://127.0.0.1" in done.stderr
+    assert "about 2 calls, $0.0" in done.stderr
+    assert "nothing was sent, and no run was made" in done.stderr
+    assert (endpoint.count(), list((place / "runs").iterdir())) == (0, [])
+
+
+def test_a_run_that_is_owned_is_not_touched(place: Path) -> None:
+    """X1: who comes second writes nothing into the folder, its status least of all."""
+    run = prepare_run(catalogue(6), "Kitchen Things", model="offline", runs_dir=place / "runs")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*.json*")}
+    with owned(run.folder / "run.lock"):
+        second = segkit("resume", run.id, "--no-sync", cwd=place)
+    assert second.returncode == 1
+    assert f"pid {os.getpid()}" in second.stderr
+    assert {path: path.read_bytes() for path in run.folder.rglob("*.json*")} == before
+
+
+def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -> None:
+    """N2: the run is failed, the message names the notebook, the cell and the command, the copy holds the error."""
+    endpoint.rule("401")
+    process = start(place, endpoint)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "10_extract_taxonomy, cell " in told
+    assert "OPENAI_API_KEY" in told
+    assert KEY not in told
+    (folder,) = (place / "runs").glob("RUN_*")
+    assert "RefusedError" in (folder / "notebooks" / "10_extract_taxonomy.ipynb").read_text()
+    assert read_status(folder)["state"] == "failed"
+    assert KEY not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("unmeasured_children")
+def test_untitled_products_are_told_and_must_be_allowed(tmp_path: Path) -> None:
+    """IN-3: listed, unassigned, not paid for; the run is completed only when it was told to allow them."""
+    frame = catalogue(8)
+    frame.loc[[2, 5], "title"] = ["", "  "]
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    arguments = ["p.csv", "-c", "Kitchen Things", "-m", "offline", "--no-sync"]
+    strict = segkit("run", *arguments, cwd=tmp_path)
+    assert strict.returncode == 1
+    assert "2 products without a title (102, 105): not sent, and unassigned" in strict.stderr
+    assert "2 products are unassigned, 0 are allowed (2 × no title)" in strict.stderr
+    ledger = open_run("latest", tmp_path / "runs").result("ledger").set_index("product_id")
+    assert dict(ledger.loc[[102, 105], "reason"]) == {102: "no title", 105: "no title"}
+    eased = segkit("resume", "latest", "--max-unassigned", "2", "--no-sync", "--json", cwd=tmp_path)
+    assert eased.returncode == 0, eased.stderr
+    assert json.loads(eased.stdout)["unassigned"] == 2
+
+
+@pytest.mark.long
+def test_products_from_postgres(finished: tuple[Path, dict[str, object], str]) -> None:
+    """The products of the list are read from amazon_products, by id."""
+    place, summary, _ = finished
+    ids = open_run(str(summary["run_id"]), place / "runs").products["product_id"].head(30)
+    (place / "ids.txt").write_text("\n".join(map(str, ids)))
+    done = segkit(
+        "run", "--from-postgres", "--ids-file", "ids.txt", "-c", "Coffee Makers", "-m", "offline", "--json", cwd=place
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["products"] == 30
+
+
+def test_a_plan_sends_nothing_and_needs_no_key(tmp_path: Path) -> None:
+    """Calls, tokens, cost and time are told before anything is asked; no run is made."""
+    catalogue(100).to_csv(tmp_path / "p.csv", index=False)
+    told = segkit("plan", "p.csv", "-c", "Kitchen Things", "-m", "gpt-4o", "--json", cwd=tmp_path)
+    rows = {row["stage"]: row for row in json.loads(told.stdout)}
+    assert (rows["segmentation"]["calls"], rows["consolidate_taxonomy"]["calls"], rows["all"]["calls"]) == (3, 1, 7)
+    shown = segkit("plan", "p.csv", "-c", "Kitchen Things", "-m", "gpt-4o", "--product-line", "$title!", cwd=tmp_path)
+    assert "nothing is sent yet" in shown.stdout
+    assert "$" in shown.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_doctor_says_what_is_there(tmp_path: Path) -> None:
+    """N8: the packages and the kernel by name, a line each."""
+    done = segkit("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == [
+        "python",
+        "packages",
+        "kernel",
+        "Postgres",
+        "key",
+        "disk",
+    ]
+
+
+def test_the_file_system_of_a_folder_is_known(tmp_path: Path) -> None:
+    """J15: a folder on a network file system is not supported, and `segkit doctor` says so."""
+    mounted = f"disk / ext4 rw 0 0\nserver:/a {tmp_path}/with\\040space nfs4 rw 0 0\nx {tmp_path}/other tmpfs rw 0 0"
+    (tmp_path / "with space" / "runs").mkdir(parents=True)
+    assert file_system(tmp_path / "with space" / "runs", mounted) == "nfs4"
+    assert file_system(tmp_path / "with", mounted) == "ext4"
+    assert file_system(tmp_path / "other", mounted) == "tmpfs"
+    assert file_system(Path("/proc"), mounts()) == "proc"
+
+
+@pytest.mark.long
+def test_a_thousand_products_make_the_planned_calls(endpoint: Endpoint, place: Path) -> None:
+    """Issue: 25 + 2 + 1 + 25 calls at the defaults, and the database holds exactly what the folder holds."""
+    products = pd.read_csv(data("fashion_catalogue.csv")).head(1000)
+    products[["product_id", "title"]].to_csv(place / "p.csv", index=False)
+    told = {"OPENAI_BASE_URL": endpoint.url, "OPENAI_API_KEY": KEY}
+    done = segkit("run", "p.csv", "-c", "Fashion", "--yes", "--json", cwd=place, **told)
+    assert done.returncode == 0, done.stderr
+    assert [endpoint.count(s) for s in ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments")] == [
+        25,
+        3,
+        25,
+    ]

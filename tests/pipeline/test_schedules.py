@@ -1,0 +1,65 @@
+"""What the README says about schedules: the parameters that papermill would get exist in the notebooks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from segkit.settings import project_folder
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def parameters_of(notebook: str) -> set[str]:
+    cells = json.loads((project_folder("notebooks").parent / notebook).read_text(encoding="utf-8"))["cells"]
+    tagged = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    return {line.split(" = ")[0] for line in tagged["source"]}
+
+
+def test_the_papermill_line_names_parameters_that_exist() -> None:
+    words = shlex.split(next(line for line in README.splitlines() if "bin/papermill" in line))
+    notebook = words[words.index(".venv/bin/papermill") + 1]
+    given = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
+    assert given
+    assert given <= parameters_of(notebook)
+
+
+def test_the_airflow_snippet_names_parameters_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parameters only: Airflow itself is not installed, stand-ins take what its operators would get."""
+    made: list[dict[str, Any]] = []
+
+    class Operator:
+        def __init__(self, *names: str, **given: Any) -> None:
+            made.append(given)
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    homes = {
+        "airflow.models.baseoperator": "chain",
+        "airflow.providers.papermill.operators.papermill": "PapermillOperator",
+        "airflow.providers.standard.operators.bash": "BashOperator",
+        "airflow.sdk": "DAG",
+    }
+    for home, name in homes.items():
+        module = ModuleType(home)
+        setattr(module, name, (lambda *tasks: None) if name == "chain" else Operator)
+        monkeypatch.setitem(sys.modules, home, module)
+        for parent in (home.rsplit(".", depth)[0] for depth in range(1, home.count(".") + 1)):
+            monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    snippet = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "airflow" in block)
+    exec(compile(snippet, "README", "exec"), {})
+    notebooks = [given for given in made if "input_nb" in given]
+    assert len(notebooks) == 4
+    for given in notebooks:
+        assert set(given["parameters"]) <= parameters_of(given["input_nb"])
+    run_id = notebooks[0]["parameters"]["run_id"].replace("{{ ts_nodash }}", "20250618T120301")
+    assert re.fullmatch(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}", run_id)

@@ -1,0 +1,73 @@
+"""Schemathesis against the service: it reads /openapi.json and tries whatever that allows and does not allow."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from catalogues import KEY
+from endpoint import Endpoint
+from rest_service import Service, fill_products, finished
+
+# A start may be refused for what no schema says: an unknown product, the price, the queue.
+_CONFIG = """
+headers = {{ Authorization = "Bearer {token}" }}
+seed = 1
+max-stream-events = 1
+request-timeout = 20
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", 402, 404, 409, 422, 429]
+"""
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, postgres_url: str, shared_endpoint: Endpoint
+) -> Iterator[Service]:
+    """A service whose queue never begins a run, with a run that completed and one that failed."""
+    fill_products(postgres_url, range(1, 501))
+    service = Service(
+        tmp_path_factory.mktemp("schema"),
+        DATABASE_URL=postgres_url,
+        OPENAI_BASE_URL=shared_endpoint.url,
+        OPENAI_API_KEY=KEY,
+        SEGKIT_SERVE_RUNS="0",
+        SEGKIT_SERVE_QUEUE="200",
+    )
+    service.token("all", all_runs=True, max_active=100_000, max_cost_usd=10.0, requests_per_second=100_000)
+    with service:
+        (service.place / "schemathesis.toml").write_text(_CONFIG.format(token=service.secrets["all"]))
+        for state in ("completed", "failed"):
+            run = finished(service.place / "runs", 5, state)
+            (run.folder / "report.html").write_text("<!DOCTYPE html><title>a report</title>")
+        yield service
+
+
+def checked(service: Service, *options: str) -> str:
+    """Run Schemathesis with all of its checks; gives what it says."""
+    command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml", "run"]
+    command += [f"{service.url}/openapi.json", "--checks", "all", "--no-color", *options]
+    done = subprocess.run(command, cwd=service.place, capture_output=True, text=True, timeout=3000)
+    faults = [event for event in service.events() if event["event"] == "request_failed"]
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert faults == []
+    return done.stdout
+
+
+def cases(told: str) -> int:
+    return int(re.search(r"(\d+) generated", told)[1].replace(",", ""))
+
+
+def test_a_hundred_requests_keep_to_the_page(service: Service) -> None:
+    """A15, SEC-23: no 5xx, no code, type or body that /openapi.json does not tell."""
+    assert cases(checked(service, "--phases", "examples,fuzzing", "-n", "9", "--no-shrink")) >= 60
+
+
+@pytest.mark.long
+def test_two_thousand_requests_keep_to_the_page(service: Service) -> None:
+    """A15, SEC-11, SEC-23: examples, edges, random requests and chains of them along the links, with all checks."""
+    assert cases(checked(service, "-n", "180")) >= 2000
