@@ -12,9 +12,10 @@ from rich.progress import Progress
 
 from segkit.cli.terminal import write_json
 from segkit.errors import RunError
+from segkit.llm.cache import damaged_entries
 from segkit.pipeline.migrate import Tell, migrate_to_s3, remote_differences, rollback_s3
 from segkit.runs import mirror
-from segkit.runs.integrity import differences
+from segkit.runs.integrity import differences, logged_keys
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
 
@@ -26,7 +27,8 @@ def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: boo
         raise RunError(f"{run.id} is not in S3", f"segkit migrate-to-s3 {run.id}")
     if mirror.location(run.folder):
         mirror.restore_stored(run.folder)
-    found = differences(run) + (remote_differences(run) if remote else [])
+    found = differences(run) + damaged_entries(load_settings().segkit_home, logged_keys(run))
+    found += remote_differences(run) if remote else []
     if as_json:
         write_json({"run_id": run.id, "differences": found})
     else:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ def damaged_entry(home: Path, key: str) -> Path | None:
         return None
     except (DamagedError, OSError, KeyError):
         return path
+
+
+def damaged_entries(home: Path, keys: Iterable[str]) -> list[str]:
+    """Return a line for each key whose entry is damaged; a key without an entry is no damage."""
+    return [f"{path}: damaged" for key in sorted(keys) if (path := damaged_entry(home, key))]
 
 
 def adopt(home: Path, key: str, data: bytes) -> bool:

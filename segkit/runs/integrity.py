@@ -52,11 +52,17 @@ def lost_logs(run: Run) -> list[str]:
     return sorted(lost)
 
 
+def logged_keys(run: Run) -> set[str]:
+    """Return the cache keys of all interactions of a run that can be read."""
+    logs = [log for stage in STAGES.values() for log in scan(run.folder / stage)[0]]
+    return {str(log.metadata.get("cache_key")) for log in logs}
+
+
 def differences(run: Run) -> list[str]:
     """Name every file of a run that is damaged, changed, missing or too many, one line each.
 
     A finished run is compared with its `checksums.sha256`; of an open one the interaction logs, each against the
-    checksum in it. What the cache holds of the run's answers is looked at too. Files that are in S3 only are not
+    checksum in it. Files that are in S3 only are not
     missing.
     """
     found = [scan(run.folder / stage) for stage in STAGES.values()]

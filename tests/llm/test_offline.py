@@ -122,7 +122,7 @@ def test_refine_is_valid_for_any_titles(products: list[tuple[str, int]], names: 
 
 def test_the_same_answer_under_another_hash_seed() -> None:
     prompt = extract_prompt([*KETTLES, LEASH], "Kettles")
-    code = "import sys; from segkit.llm.offline import answer; sys.stdout.write(answer(sys.stdin.read()))"
+    code = "import sys; from segkit.llm.offline.model import answer; sys.stdout.write(answer(sys.stdin.read()))"
     for seed in ("1", "2"):
         environment = unmeasured(PYTHONHASHSEED=seed, PYTHONPATH=str(ROOT), PYTHONIOENCODING="utf-8")
         done = subprocess.run(

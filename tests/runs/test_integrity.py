@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from catalogues import answered_offline
 
-from segkit.runs.integrity import CHECKSUMS, differences, seal_folder
+from segkit.llm.cache import damaged_entries
+from segkit.runs.integrity import CHECKSUMS, differences, logged_keys, seal_folder
 from segkit.runs.run import Run
 
 
@@ -60,7 +61,7 @@ def test_every_corruption_is_named(seeds: range, sealed: Run, home: Path) -> Non
     whole = {path: content for path, content in whole.items() if path.is_file() and path.name not in CHANGING}
     for seed in seeds:
         expected = corrupt(random.Random(seed), whole)
-        named = {line.partition(": ")[0] for line in differences(sealed)}
+        named = {line.partition(": ")[0] for line in differences(sealed) + damaged_entries(home, logged_keys(sealed))}
         # What is damaged in the manifest speaks of the file in that line, or of the manifest itself.
         wanted = {
             path.relative_to(sealed.folder).as_posix() if sealed.folder in path.parents else str(path)
