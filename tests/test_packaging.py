@@ -25,7 +25,7 @@ def locked() -> set[str]:
 
 
 def test_every_dependency_is_locked_with_hashes() -> None:
-    """SEC-18: whoever edits pyproject.toml and forgets `make lock` is told here."""
+    """Whoever edits pyproject.toml and forgets `make lock` is told here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"].values()
     wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
@@ -35,7 +35,7 @@ def test_every_dependency_is_locked_with_hashes() -> None:
 
 
 def test_the_lock_names_no_registry() -> None:
-    """SEC-18: hashes say what is installed; where it comes from is the machine's."""
+    """Hashes say what is installed; where it comes from is the machine's."""
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert "://" not in text
     assert "--index-url" not in text
@@ -59,7 +59,7 @@ print("\\n".join(told))
 
 @pytest.mark.parametrize("module", ["segkit", "segkit.cli.main", "segkit.pipeline.stages"])
 def test_an_import_touches_nothing(module: str, tmp_path: Path) -> None:
-    """SEC-18: no network, no process, no file written, and none read that is not of Python, a package or segkit."""
+    """No network, no process, no file written, and none read that is not of Python, a package or segkit."""
     command = [sys.executable, "-B", "-c", LISTEN.replace("MODULE", module)]
     done = subprocess.run(command, cwd=tmp_path, env=unmeasured(), capture_output=True, text=True, check=True)
     own = (

@@ -68,7 +68,7 @@ def test_the_formats_hold_the_same(run: Run) -> None:
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_formula_becomes_a_text(text: str) -> None:
-    """SEC-9: also behind blanks, and in each line of a cell."""
+    """Also behind blanks, and in each line of a cell."""
     ((_,), (cell,)) = csv.reader(io.StringIO(as_csv(pd.DataFrame({"title": [text]})).decode(), newline=""))
     assert cell.replace("'", "") == text
     assert all(not line.lstrip(" \u00a0").startswith(("=", "+", "-", "@", "\t", "＝")) for line in cell.splitlines())

@@ -164,7 +164,7 @@ def test_values_are_written_as_people_write_them() -> None:
 
 
 def test_long_tables_are_cut_and_say_so() -> None:
-    """N9: what a notebook shows of a run does not grow with it."""
+    """What a notebook shows of a run does not grow with it."""
     html = tables.show(pd.DataFrame({"batch": [1, 1, 2], "n": [1, 2, 3]}), rows=2, once="batch")._repr_html_()
     assert "the first 2 of 3 rows" in html
     assert html.count(">1</td>") == 2

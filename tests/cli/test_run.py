@@ -155,7 +155,7 @@ def test_products_that_a_store_lacks_are_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """P5 ★: fail with the ids by default; `--missing skip` names what it leaves out, and `db check` knows."""
+    """Fail with the ids by default; `--missing skip` names what it leaves out, and `db check` knows."""
     place, summary, _ = finished
     run_id, url = str(summary["run_id"]), make_database()
     lacking = sorted(open_run(run_id, place / "runs").products["product_id"])[:2]
@@ -179,7 +179,7 @@ def test_products_that_a_store_lacks_are_left_out_and_named(
 
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], str]) -> None:
-    """S1: 0 requests, 0 writes, exit 0."""
+    """0 requests, 0 writes, exit 0."""
     place, summary, _ = finished
     folder = place / str(summary["folder"])
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -317,7 +317,7 @@ def start(cwd: Path, endpoint: Endpoint, *more: str, **environment: str) -> subp
 
 @pytest.mark.usefixtures("unmeasured_children")
 def test_the_first_interrupt_stops_in_an_orderly_way(endpoint: Endpoint, place: Path) -> None:
-    """L42: no new question, the answers in flight are kept, and `segkit resume` goes on from there."""
+    """No new question, the answers in flight are kept, and `segkit resume` goes on from there."""
     endpoint.configure(latency=1.0)
     process = start(place, endpoint, "--concurrency", "2")
     endpoint.wait(5)
@@ -339,7 +339,7 @@ def test_the_first_interrupt_stops_in_an_orderly_way(endpoint: Endpoint, place: 
 
 @pytest.mark.long
 def test_a_killed_run_is_resumed_without_loss(endpoint: Endpoint, place: Path) -> None:
-    """S2, I1, I2, X2: after kill -9 the rest is asked, at most what was in flight is repeated, no lock is left."""
+    """After kill -9 the rest is asked, at most what was in flight is repeated, no lock is left."""
     endpoint.configure(latency=0.3)
     process = start(place, endpoint, "--concurrency", "4")
     endpoint.wait(9)
@@ -364,7 +364,7 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.mark.long
 def test_a_kernel_that_is_killed_while_it_asks(endpoint: Endpoint, place: Path) -> None:
-    """N11, S12, N1 ★: the run fails and says why; resumed, it repeats at most what was in flight."""
+    """The run fails and says why; resumed, it repeats at most what was in flight."""
     endpoint.configure(latency=0.3)
     process = start(place, endpoint, "--concurrency", "4")
     endpoint.wait(9)
@@ -386,7 +386,7 @@ def test_a_kernel_that_is_killed_while_it_asks(endpoint: Endpoint, place: Path) 
 
 @pytest.mark.long
 def test_two_processes_do_not_work_on_one_run(endpoint: Endpoint, place: Path) -> None:
-    """X1: the second one is told who is at work, and asks nothing."""
+    """The second one is told who is at work, and asks nothing."""
     endpoint.configure(latency=0.5)
     process = start(place, endpoint, "--concurrency", "2")
     endpoint.wait(3)
@@ -399,7 +399,7 @@ def test_two_processes_do_not_work_on_one_run(endpoint: Endpoint, place: Path) -
 
 
 def test_who_says_no_sends_nothing_and_makes_no_run(endpoint: Endpoint, place: Path) -> None:
-    """SEC-21: in a terminal, nothing is sent before the number of titles, the host and the cost were agreed to."""
+    """In a terminal, nothing is sent before the number of titles, the host and the cost were agreed to."""
     catalogue(6).to_csv(place / "p.csv", index=False)
     terminal, stdin = os.openpty()
     os.write(terminal, b"n\n")
@@ -414,7 +414,7 @@ def test_who_says_no_sends_nothing_and_makes_no_run(endpoint: Endpoint, place: P
 
 
 def test_a_run_that_is_owned_is_not_touched(place: Path) -> None:
-    """X1: who comes second writes nothing into the folder, its status least of all."""
+    """Who comes second writes nothing into the folder, its status least of all."""
     run = prepare_run(catalogue(6), "Kitchen Things", model="offline", runs_dir=place / "runs")
     before = {path: path.read_bytes() for path in run.folder.rglob("*.json*")}
     with owned(run.folder / "run.lock"):
@@ -425,7 +425,7 @@ def test_a_run_that_is_owned_is_not_touched(place: Path) -> None:
 
 
 def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -> None:
-    """N2: the run is failed, the message names the notebook, the cell and the command, the copy holds the error."""
+    """The run is failed, the message names the notebook, the cell and the command, the copy holds the error."""
     endpoint.rule("401")
     process = start(place, endpoint)
     _, told = process.communicate(timeout=300)
@@ -442,7 +442,7 @@ def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -
 @pytest.mark.long
 @pytest.mark.usefixtures("unmeasured_children")
 def test_untitled_products_are_told_and_must_be_allowed(tmp_path: Path) -> None:
-    """IN-3: listed, unassigned, not paid for; the run is completed only when it was told to allow them."""
+    """Listed, unassigned, not paid for; the run is completed only when it was told to allow them."""
     frame = catalogue(8)
     frame.loc[[2, 5], "title"] = ["", "  "]
     frame.to_csv(tmp_path / "p.csv", index=False)
@@ -484,7 +484,7 @@ def test_a_plan_sends_nothing_and_needs_no_key(tmp_path: Path) -> None:
 
 
 def test_doctor_says_what_is_there(tmp_path: Path) -> None:
-    """N8: the packages and the kernel by name, a line each."""
+    """The packages and the kernel by name, a line each."""
     done = segkit("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == [
@@ -498,7 +498,7 @@ def test_doctor_says_what_is_there(tmp_path: Path) -> None:
 
 
 def test_the_file_system_of_a_folder_is_known(tmp_path: Path) -> None:
-    """J15: a folder on a network file system is not supported, and `segkit doctor` says so."""
+    """A folder on a network file system is not supported, and `segkit doctor` says so."""
     mounted = f"disk / ext4 rw 0 0\nserver:/a {tmp_path}/with\\040space nfs4 rw 0 0\nx {tmp_path}/other tmpfs rw 0 0"
     (tmp_path / "with space" / "runs").mkdir(parents=True)
     assert file_system(tmp_path / "with space" / "runs", mounted) == "nfs4"

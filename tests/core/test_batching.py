@@ -23,13 +23,13 @@ from segkit.core.batching import calculate_optimal_batch_sizes, consolidation_ro
     ],
 )
 def test_known_sizes(total: int, most: int, sizes: list[int]) -> None:
-    """T6: 59 at 40 give 30 and 29; nothing gives no batch."""
+    """59 at 40 give 30 and 29; nothing gives no batch."""
     assert calculate_optimal_batch_sizes(total, most) == sizes
 
 
 @given(st.integers(0, 5000), st.integers(1, 1200))
 def test_sizes_are_few_even_and_complete(total: int, most: int) -> None:
-    """T6: conservation, evenness, and no batch more than needed."""
+    """Conservation, evenness, and no batch more than needed."""
     sizes = calculate_optimal_batch_sizes(total, most)
     assert sum(sizes) == total
     assert len(sizes) == -(-total // most)
@@ -40,14 +40,14 @@ def test_sizes_are_few_even_and_complete(total: int, most: int) -> None:
 
 @pytest.mark.parametrize(("total", "most"), [(-1, 40), (10, 0), (10, -5)])
 def test_impossible_sizes_are_refused(total: int, most: int) -> None:
-    """T6: the error names both numbers."""
+    """The error names both numbers."""
     with pytest.raises(ValueError, match=f"{total} into batches of {most}"):
         calculate_optimal_batch_sizes(total, most)
 
 
 @given(st.lists(st.integers(), max_size=300), st.integers(1, 50))
 def test_a_cut_conserves_everything_in_order(things: list[int], most: int) -> None:
-    """IN-12, S7: put together again, the batches are what was cut, twins included."""
+    """Put together again, the batches are what was cut, twins included."""
     batches = cut(things, most)
     assert [thing for batch in batches for thing in batch] == things
     assert [len(batch) for batch in batches] == calculate_optimal_batch_sizes(len(things), most)
@@ -55,7 +55,7 @@ def test_a_cut_conserves_everything_in_order(things: list[int], most: int) -> No
 
 @given(st.sets(st.integers(-(2**63), 2**63 - 1), max_size=100), st.integers(), st.randoms(use_true_random=False))
 def test_the_order_of_the_input_is_forgotten(ids: set[int], seed: int, chance: random.Random) -> None:
-    """S7: the same ids with the same seed have one order, however they come."""
+    """The same ids with the same seed have one order, however they come."""
     mixed = list(ids)
     chance.shuffle(mixed)
     before = list(mixed)
@@ -65,13 +65,13 @@ def test_the_order_of_the_input_is_forgotten(ids: set[int], seed: int, chance: r
 
 
 def test_a_seed_means_one_order_for_ever() -> None:
-    """I7, C4: a resumed run on another day or machine cuts the same batches."""
+    """A resumed run on another day or machine cuts the same batches."""
     assert shuffled(range(10), 0) == [7, 8, 1, 5, 3, 4, 2, 0, 9, 6]
     assert shuffled(range(10), 0) != shuffled(range(10), 1)
 
 
 def test_shuffling_mixes_the_corners_of_a_catalogue() -> None:
-    """S7: a sorted catalogue of ten shelves has nearly all of them in each batch."""
+    """A sorted catalogue of ten shelves has nearly all of them in each batch."""
     for batch in cut(shuffled(range(1000), 0), 40):
         assert len({product // 100 for product in batch}) >= 7
 
@@ -81,12 +81,12 @@ def test_shuffling_mixes_the_corners_of_a_catalogue() -> None:
     [(0, "A"), (25, "Z"), (26, "AA"), (27, "AB"), (51, "AZ"), (52, "BA"), (701, "ZZ"), (702, "AAA")],
 )
 def test_letters(number: int, name: str) -> None:
-    """V10: letters run A…Z, AA, AB, …"""
+    """Letters run A…Z, AA, AB, …"""
     assert letters(number) == name
 
 
 def test_letters_are_unique_and_in_order() -> None:
-    """V10: no two taxonomies share a letter, and longer names come later."""
+    """No two taxonomies share a letter, and longer names come later."""
     names = [letters(number) for number in range(2000)]
     assert all((len(a), a) < (len(b), b) for a, b in pairwise(names))
 
@@ -103,14 +103,14 @@ def test_letters_are_unique_and_in_order() -> None:
     ],
 )
 def test_known_rounds(taxonomies: int, most: int, rounds: list[list[int]]) -> None:
-    """T6: 250 at 20 are 13 merges and one of 13; one taxonomy needs none."""
+    """250 at 20 are 13 merges and one of 13; one taxonomy needs none."""
     assert consolidation_rounds([taxonomies], most) == rounds
 
 
 @given(st.integers(0, 3000), st.integers(2, 200))
 @settings(deadline=None)
 def test_rounds_end_in_one_taxonomy(taxonomies: int, most: int) -> None:
-    """T6: each round takes in all that the one before gave, and the last gives one."""
+    """Each round takes in all that the one before gave, and the last gives one."""
     left = taxonomies
     for sizes in consolidation_rounds([taxonomies], most):
         assert sum(sizes) == left
@@ -122,6 +122,6 @@ def test_rounds_end_in_one_taxonomy(taxonomies: int, most: int) -> None:
 
 @pytest.mark.parametrize("most", [1, 0, -3])
 def test_merging_one_at_a_time_would_never_end(most: int) -> None:
-    """T6: fewer than two taxonomies a merge are refused, not tried for ever."""
+    """Fewer than two taxonomies a merge are refused, not tried for ever."""
     with pytest.raises(ValueError, match=f"{most} at a time"):
         consolidation_rounds([5], most)

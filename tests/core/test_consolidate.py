@@ -43,7 +43,7 @@ def answer(members: dict[str, str], **names: str) -> str:
 
 
 def test_the_taxonomy_of_a_batch_joins_its_parts() -> None:
-    """V15: equal folded names of one batch are one category, with the first wording; batches stay in order."""
+    """Equal folded names of one batch are one category, with the first wording; batches stay in order."""
     rows = [(2, "", "Knobs"), (10, "1", "Rotary Dimmers"), (10, "2", "rotary\u00a0DIMMERS"), (10, "2", "Slides")]
     frame = pd.DataFrame(
         [(*row, f"d{i}") for i, row in enumerate(rows)], columns=["batch", "part", "name", "definition"]
@@ -56,13 +56,13 @@ def test_the_taxonomy_of_a_batch_joins_its_parts() -> None:
 
 
 def test_equal_names_are_shown_once() -> None:
-    """V15: merged by folding before a model is asked; each id tells its taxonomy and its place in it."""
+    """Merged by folding before a model is asked; each id tells its taxonomy and its place in it."""
     shown = {category.id: category.name for category in distinct_categories(GROUP)}
     assert shown == {"A_0": "Rotary Dimmers", "A_1": "Slides", "B_1": "Knobs", "C_0": "Smart Dimmers"}
 
 
 def test_a_question_shows_and_expects_the_same_ids() -> None:
-    """V8, V9: every distinct category on its own line, and as a required member."""
+    """Every distinct category on its own line, and as a required member."""
     question = question_of(GROUP)
     ids = ["A_0", "A_1", "B_1", "C_0"]
     assert question.context["expected_ids"] == ids
@@ -74,13 +74,13 @@ def test_a_question_shows_and_expects_the_same_ids() -> None:
 
 
 def test_more_than_26_taxonomies_have_letters() -> None:
-    """V10: Z is followed by AA."""
+    """Z is followed by AA."""
     shown = distinct_categories([taxonomy(i, f"Name {i}") for i in range(28)])
     assert [category.id for category in shown][24:] == ["Y_0", "Z_0", "AA_0", "AB_0"]
 
 
 def test_a_valid_answer_decides_where_each_name_goes() -> None:
-    """I4: names that were shown once go together, all others as stated."""
+    """Names that were shown once go together, all others as stated."""
     (merge,) = merge_round(GROUP, [len(GROUP)], 0, PROMPTS, CATEGORY)
     members = {"A_0": "M_0", "B_1": "M_0", "A_1": "M_1", "C_0": "M_1"}
     checked = question_of(GROUP).check(answer(members, M_0="Turned", M_1="Others Again"), "k", None)
@@ -98,7 +98,7 @@ def test_a_valid_answer_decides_where_each_name_goes() -> None:
 
 @pytest.mark.parametrize("content", ["", "{}", answer({"A_0": "M_0"}, M_0="Turned"), answer({}, M_0="Turned")])
 def test_without_a_valid_answer_names_decide(content: str) -> None:
-    """I4, L17: the merge by name conserves everything and states nothing new."""
+    """The merge by name conserves everything and states nothing new."""
     (merge,) = merge_round(GROUP, [len(GROUP)], 0, PROMPTS, CATEGORY)
     question = question_of(GROUP)
     for failed in (None, Answer(question, None, "down"), Answer(question, question.check(content, "k", None), "bad")):
@@ -113,7 +113,7 @@ def test_without_a_valid_answer_names_decide(content: str) -> None:
 
 
 def test_a_second_attempt_tells_the_faults_and_asks_for_all() -> None:
-    """V8: a merge has a meaning only as a whole."""
+    """A merge has a meaning only as a whole."""
     question = question_of(GROUP)
     checked = question.check(answer({"A_0": "M_0"}, M_0="Turned"), "k", None)
     again = question.again(checked, "previous")
@@ -125,14 +125,14 @@ def test_a_second_attempt_tells_the_faults_and_asks_for_all() -> None:
 
 
 def test_questions_are_numbered_on() -> None:
-    """J7: the batches of a later round have the numbers after those of the earlier ones."""
+    """The batches of a later round have the numbers after those of the earlier ones."""
     merges = merge_round([taxonomy(i, f"Name {i}") for i in range(1, 8)], [3, 2, 2], 5, PROMPTS, CATEGORY)
     assert [merge.question.batch for merge in merges if merge.question] == [6, 7, 8]
     assert [len(merge.members) for merge in merges] == [3, 2, 2]
 
 
 def test_a_group_of_one_needs_no_question() -> None:
-    """T6: it passes on as it is."""
+    """It passes on as it is."""
     *_, last = merge_round([taxonomy(i, f"Name {i}") for i in range(3)], [2, 1], 0, PROMPTS, CATEGORY)
     assert last.question is None
     result, ends = merged(last, None)
@@ -148,7 +148,7 @@ NAMES = st.lists(
 @given(st.lists(NAMES, min_size=1, max_size=12), st.integers(2, 5), st.data())
 @settings(max_examples=60, deadline=None)
 def test_every_name_has_one_path_through_the_tree(batches: list[list[str]], most: int, data: Any) -> None:
-    """I4, V8: whatever valid or failed answers come, each category of each batch ends in the final taxonomy."""
+    """Whatever valid or failed answers come, each category of each batch ends in the final taxonomy."""
     level = [taxonomy(i, *names) for i, names in enumerate(batches, start=1)]
     ends = [{fold_name(c.name): c.name for c in t.categories} for t in level]
     owners = [[i] for i in range(len(level))]

@@ -42,7 +42,7 @@ def reply(places: dict[str, str], names: tuple[str, ...] = ("Rotary Dimmers", "S
 @given(st.integers(0, 130), st.integers(1, 50), st.integers(0, 5), st.randoms(use_true_random=False))
 @settings(max_examples=20, deadline=None)
 def test_every_product_stands_in_one_batch(count: int, most: int, seed: int, chance: random.Random) -> None:
-    """T6, S7, I7: conservation, evenness, and prompts that the order of the input never changes."""
+    """Conservation, evenness, and prompts that the order of the input never changes."""
     frame = catalogue(count)
     asked = extract_questions(frame, PROMPTS, parameters(products_per_prompt=most, seed=seed))
     ids = [product for question in asked for product in question.context["product_ids"]]
@@ -56,7 +56,7 @@ def test_every_product_stands_in_one_batch(count: int, most: int, seed: int, cha
 
 
 def test_a_question_says_all_there_is_to_know() -> None:
-    """V8, L37: ids from 0 in each prompt, the schema made for them, and whom they mean."""
+    """Ids from 0 in each prompt, the schema made for them, and whom they mean."""
     for number, question in enumerate(questions(8), start=1):
         assert (question.batch, question.label) == (number, f"segmentation b{number}")
         assert question.context["expected_ids"] == ["P_0", "P_1", "P_2", "P_3"]
@@ -66,7 +66,7 @@ def test_a_question_says_all_there_is_to_know() -> None:
 
 
 def test_products_without_a_title_are_not_asked() -> None:
-    """IN-3: they cost nothing and are told as unassigned."""
+    """They cost nothing and are told as unassigned."""
     frame = catalogue(5).assign(title=["Dimmer", "", " ", "12", "Slide"])
     (question,) = extract_questions(frame, PROMPTS, parameters())
     assert sorted(question.context["product_ids"]) == [100, 104]
@@ -77,7 +77,7 @@ def test_products_without_a_title_are_not_asked() -> None:
 
 
 def test_no_titled_product_means_no_question() -> None:
-    """T6: no call for nothing, and frames with all their columns."""
+    """No call for nothing, and frames with all their columns."""
     assert extract_questions(catalogue(0), PROMPTS, parameters()) == []
     categories, assignments = extracted([], catalogue(0))
     assert list(categories.columns) == ["batch", "part", "name", "definition"]
@@ -85,7 +85,7 @@ def test_no_titled_product_means_no_question() -> None:
 
 
 def test_answers_become_assignments_of_their_products() -> None:
-    """I4, V12: the local id leads to its own product, whatever order the answer has."""
+    """The local id leads to its own product, whatever order the answer has."""
     first, second = questions(8)
     answers = [
         Answer(
@@ -113,7 +113,7 @@ def test_answers_become_assignments_of_their_products() -> None:
 
 
 def test_a_question_without_an_answer_leaves_its_products_unassigned() -> None:
-    """I4, I9: with the reason, and never with a guess."""
+    """With the reason, and never with a guess."""
     (question,) = questions()
     _, assignments = extracted([Answer(question, None, "endpoint: down")], catalogue(4))
     assert assignments[["category", "reason"]].drop_duplicates().values.tolist() == [["", "endpoint: down"]]
@@ -126,7 +126,7 @@ def test_a_question_without_an_answer_leaves_its_products_unassigned() -> None:
 
 
 def test_a_second_attempt_asks_only_for_what_is_missing() -> None:
-    """V8: the original prompt, the errors, the categories already named, and the missing lines."""
+    """The original prompt, the errors, the categories already named, and the missing lines."""
     (question,) = questions()
     before = question.check(reply({"P_0": "C_0", "P_2": "C_9"}), "k1", None)
     again = question.again(before, "previous")
@@ -142,7 +142,7 @@ def test_a_second_attempt_asks_only_for_what_is_missing() -> None:
 
 
 def test_a_second_attempt_after_nothing_names_no_categories() -> None:
-    """V8: there are none to name, and all is asked again."""
+    """There are none to name, and all is asked again."""
     (question,) = questions()
     again = question.again(question.check("no", "k", None), "no")
     assert "already named" not in again.prompt
@@ -155,7 +155,7 @@ def products_of(parts: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize("trouble", ["too_long", "filtered", "refused", "invalid", "truncated"])
 def test_a_question_is_halved_down_to_single_products(trouble: str) -> None:
-    """L12, L27, L28: never the same question again, until the culprit stands alone and nothing is left to cut."""
+    """Never the same question again, until the culprit stands alone and nothing is left to cut."""
     (question,) = questions()
     ids = question.context["product_ids"]
     halves = question.cut(None, trouble)
@@ -170,7 +170,7 @@ def test_a_question_is_halved_down_to_single_products(trouble: str) -> None:
 
 @pytest.mark.parametrize(("trouble", "parts"), [("truncated", [3]), ("invalid", [2, 1]), ("filtered", [2, 1])])
 def test_what_is_valid_already_is_not_cut_again(trouble: str, parts: list[int]) -> None:
-    """L27: closed items are kept; a broken-off answer's rest is one smaller question, all else is halved."""
+    """Closed items are kept; a broken-off answer's rest is one smaller question, all else is halved."""
     (question,) = questions()
     checked = question.check(reply({"P_1": "C_0"}), "k", None)
     smaller = question.cut(checked, trouble)
@@ -180,7 +180,7 @@ def test_what_is_valid_already_is_not_cut_again(trouble: str, parts: list[int]) 
 
 
 def test_parts_of_a_batch_are_gathered() -> None:
-    """V8, L27: what the whole and its parts state comes together, each product once."""
+    """What the whole and its parts state comes together, each product once."""
     (question,) = questions()
     partial = question.check(reply({"P_0": "C_0"}), "k", None)
     parts = question.cut(partial, "invalid")
@@ -197,7 +197,7 @@ def test_parts_of_a_batch_are_gathered() -> None:
 
 
 def test_an_answer_to_another_batch_states_nothing_for_this_one() -> None:
-    """V13, L37: ids beyond this batch are strangers."""
+    """Ids beyond this batch are strangers."""
     (question,) = questions(2)
     checked: Checked = question.check(reply({"P_2": "C_0", "P_3": "C_0"}), "k", None)
     assert checked.missing == ("P_0", "P_1")
@@ -205,7 +205,7 @@ def test_an_answer_to_another_batch_states_nothing_for_this_one() -> None:
 
 
 def test_a_real_catalogue_in_even_batches() -> None:
-    """T6, S7: 286 dimmers at 40 are eight batches of 35 or 36, and the same ones from a file in reverse."""
+    """286 dimmers at 40 are eight batches of 35 or 36, and the same ones from a file in reverse."""
     frame = load_products(data("amazon_switches.csv"), where={"category": "Dimmer Switches"})
     given_parameters = parameters(products_per_prompt=40)
     asked = extract_questions(frame, PROMPTS, given_parameters)

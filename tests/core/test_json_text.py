@@ -51,7 +51,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("text", WRAPPED.values(), ids=WRAPPED)
 def test_one_object_is_found_in_its_wrapping(text: str) -> None:
-    """V1, V2, V23, L31: fences, prose, a byte order mark and thinking do not hide the one object."""
+    """Fences, prose, a byte order mark and thinking do not hide the one object."""
     assert found(text) == Found(ANSWER)
 
 
@@ -80,18 +80,18 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "why"), REFUSED.values(), ids=REFUSED)
 def test_anything_else_is_malformed_and_says_why(text: str, why: str) -> None:
-    """V1, V2, V23, V25: two values, no value and values of another shape are failures, never a guess."""
+    """Two values, no value and values of another shape are failures, never a guess."""
     assert why in str(found(text)), "refused for another reason than the one it has"
 
 
 def test_a_wrapping_object_is_given_as_it_is() -> None:
-    """V25: `{"result": …}` is not looked into; the check tells the fields that are missing."""
+    """`{"result": …}` is not looked into; the check tells the fields that are missing."""
     assert found('{"result": {}}') == Found({"result": {}})
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "1" * 5000, "1" * 5000 + ".5"])
 def test_numbers_that_are_none_are_seen(number: str) -> None:
-    """V4, V24: what JSON or a float cannot hold marks its item and is no number anywhere."""
+    """What JSON or a float cannot hold marks its item and is no number anywhere."""
     item = find_object(TEXT.replace("0.9", number), KEYS).value["assignments"]["P_0"]
     assert holds_invalid(item)
     assert not isinstance(item["confidence"], int | float)
@@ -99,12 +99,12 @@ def test_numbers_that_are_none_are_seen(number: str) -> None:
 
 @pytest.mark.parametrize("item", ['{"a": "\\ud800"}', '{"\\udc00": 1}', '[[{"a": ["\\ud83d"]}]]'])
 def test_half_a_character_is_seen(item: str) -> None:
-    """V22: a lone surrogate marks its item, as value and as key."""
+    """A lone surrogate marks its item, as value and as key."""
     assert holds_invalid(find_object(f'{{"assignments": {item}}}', KEYS).value["assignments"])
 
 
 def test_repeated_keys_are_kept_with_all_their_values() -> None:
-    """V5: the last one never wins silently, at any depth."""
+    """The last one never wins silently, at any depth."""
     value = find_object('{"assignments": {"P_0": {"c": 1, "c": 2}, "P_1": 1, "P_1": 1, "P_2": 3}}', KEYS).value
     assert value["assignments"].repeated == {"P_1": [1, 1]}
     assert value["assignments"]["P_0"].repeated == {"c": [1, 2]}
@@ -144,28 +144,28 @@ def seconds(text: str) -> float:
 
 @pytest.mark.parametrize("text", HEAVY.values(), ids=HEAVY)
 def test_hopeless_texts_take_less_than_a_second(text: str) -> None:
-    """V24, SEC-17: an absurd text is malformed or found, in less than a second, without a RecursionError."""
+    """An absurd text is malformed or found, in less than a second, without a RecursionError."""
     assert any(seconds(text) < 1 for _ in range(3)), "a second and more, three times"
 
 
 @pytest.mark.parametrize("depth", [40, 300, 600, 900, 990, 5000])
 @pytest.mark.parametrize("sign", ["[", '{"a":'])
 def test_deep_nesting_is_told(depth: int, sign: str) -> None:
-    """V24: what the parser just gets through would break whoever walks over it, so it is refused here."""
+    """What the parser just gets through would break whoever walks over it, so it is refused here."""
     inside = "1" if sign != "[" else ""
     text = f'{{"categories": [], "assignments": {{"P_0": {deep(sign, depth, inside)}}}}}'
     assert "nested too deeply" in str(found(text))
 
 
 def test_an_object_of_usual_depth_is_not_too_deep() -> None:
-    """V24: there is room for more levels than any answer has."""
+    """There is room for more levels than any answer has."""
     assert isinstance(found(f'{{"assignments": {deep("[", 20)}}}'), Found)
 
 
 @given(st.text() | JSON.map(json.dumps) | st.text('{}[]",:\\ \n`P_0', max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_no_text_raises_anything_else(text: str) -> None:
-    """V24: Malformed is the only exception, whatever the text."""
+    """Malformed is the only exception, whatever the text."""
     value = found(text)
     assert isinstance(value, str | Found)
 
@@ -173,7 +173,7 @@ def test_no_text_raises_anything_else(text: str) -> None:
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1), st.sampled_from(sorted(WRAPPED)))
 @settings(max_examples=100, deadline=None)
 def test_any_object_survives_its_wrapping(value: dict[str, Any], wrapping: str) -> None:
-    """V1, V2: what was written is what is read, byte order marks, fences and prose or not."""
+    """What was written is what is read, byte order marks, fences and prose or not."""
     text = json.dumps(value)
     expected = found(text)
     if isinstance(expected, str):  # deeper than any answer
@@ -184,7 +184,7 @@ def test_any_object_survives_its_wrapping(value: dict[str, Any], wrapping: str) 
 
 
 def test_a_broken_text_gives_only_closed_items() -> None:
-    """V3: half an item is no item, and the rest is told as broken off."""
+    """Half an item is no item, and the rest is told as broken off."""
     text = '{"categories": [{"id": "C_0"}], "assignments": {"P_0": {"c": "C_0"}, "P_1": {"c": "C_0"'
     given_back = find_object(text, KEYS)
     assert given_back.value == {"categories": [{"id": "C_0"}], "assignments": {"P_0": {"c": "C_0"}}}
@@ -197,12 +197,12 @@ def test_a_broken_text_gives_only_closed_items() -> None:
     ['{"assignments"', '{"assignments": {', '{"assignments": {"P_0": {"c": "C_0"', '{"assignments": {"P_0": {]'],
 )
 def test_a_text_broken_before_its_first_item_gives_nothing(text: str) -> None:
-    """V3: without a closed item there is nothing to keep."""
+    """Without a closed item there is nothing to keep."""
     assert "not JSON" in str(found(text))
 
 
 @pytest.mark.parametrize("end", range(1, len(TEXT)))
 def test_a_cut_object_is_never_taken_for_a_whole_one(end: int) -> None:
-    """V3: at every cut the text is malformed, or told as not closed."""
+    """At every cut the text is malformed, or told as not closed."""
     given_back = found(TEXT[:end])
     assert isinstance(given_back, str) or not given_back.closed, f"closed after {end} characters"

@@ -62,7 +62,7 @@ SAME = {
 
 @pytest.mark.parametrize("content", SAME.values(), ids=SAME)
 def test_dresses_of_one_csv(tmp_path: Path, content: bytes) -> None:
-    """IN-6: marks, separators, line ends and quotes change nothing; rows are sorted by id."""
+    """Marks, separators, line ends and quotes change nothing; rows are sorted by id."""
     frame = load_products(write(tmp_path, content))
     assert frame.to_dict("list") == {
         "product_id": [1, 2],
@@ -73,7 +73,7 @@ def test_dresses_of_one_csv(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_three_formats_give_the_same(tmp_path: Path) -> None:
-    """IN-6: CSV, JSONL and Parquet of the same products are the same products."""
+    """CSV, JSONL and Parquet of the same products are the same products."""
     rows = [{"product_id": 2, "title": "Slide dimmer"}, {"product_id": 1, "title": "Rotary dimmer"}]
     frames = [
         load_products(write(tmp_path, "product_id,title\n2,Slide dimmer\n1,Rotary dimmer\n")),
@@ -89,7 +89,7 @@ def test_the_three_formats_give_the_same(tmp_path: Path) -> None:
     "title", ["two\nlines", 'with "quotes"', "a, b; c\td", "=cmd()", "é 開關 😀", " spaces ", "NA", "nan", "None"]
 )
 def test_titles_are_kept_as_they_are(tmp_path: Path, title: str) -> None:
-    """IN-6, V33: embedded separators, quotes and line breaks are data, and no word means missing."""
+    """Embedded separators, quotes and line breaks are data, and no word means missing."""
     quoted = title.replace('"', '""')
     from_csv = load_products(write(tmp_path, f'product_id,title\n1,"{quoted}"\n2,next\n'))
     from_json = load_products(jsonl(tmp_path, {"product_id": 1, "title": title}, {"product_id": 2, "title": "next"}))
@@ -101,7 +101,7 @@ def test_titles_are_kept_as_they_are(tmp_path: Path, title: str) -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=8))
 @settings(max_examples=40)
 def test_any_titles_come_through_csv_and_parquet(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> None:
-    """IN-6, V33: what pandas writes is read back, sign by sign."""
+    """What pandas writes is read back, sign by sign."""
     folder = tmp_path_factory.mktemp("products")
     frame = pd.DataFrame({"product_id": range(len(titles)), "title": titles})
     frame.to_csv(folder / "p.csv", index=False, quoting=csv.QUOTE_ALL)  # a bare CR is a line end elsewhere
@@ -128,7 +128,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
 
 @pytest.mark.parametrize(("content", "why"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_csv_is_told_with_its_line(tmp_path: Path, content: str | bytes, why: str) -> None:
-    """IN-6, IN-9: what is wrong and where, in one line."""
+    """What is wrong and where, in one line."""
     error = refused(write(tmp_path, content))
     assert why in error.message
     assert "\n" not in str(error)
@@ -145,12 +145,12 @@ def test_a_broken_csv_is_told_with_its_line(tmp_path: Path, content: str | bytes
     ],
 )
 def test_a_broken_jsonl_is_told_with_its_line(tmp_path: Path, rows: list[str], why: str) -> None:
-    """IN-6, V22: the same for JSON lines."""
+    """The same for JSON lines."""
     assert why in refused(jsonl(tmp_path, *rows)).message
 
 
 def test_a_truncated_parquet_is_told(tmp_path: Path) -> None:
-    """IN-6: cut anywhere, it is one clear error."""
+    """Cut anywhere, it is one clear error."""
     path = parquet(tmp_path, product_id=[1, 2], title=["a", "b"])
     content = path.read_bytes()
     for end in range(0, len(content), 97):
@@ -159,7 +159,7 @@ def test_a_truncated_parquet_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
-    """IN-10: another process goes on writing it; a part of a file is not taken for the whole."""
+    """Another process goes on writing it; a part of a file is not taken for the whole."""
     path = tmp_path / "p.csv"
     path.write_text("product_id,title\n" + "".join(f"{i},Kettle number {i}\n" for i in range(50_000)))
     code = "import sys, time\nwhile True:\n    open(sys.argv[1], 'a').write('-1,x\\n'); time.sleep(0.001)"
@@ -176,12 +176,12 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["products.xlsx", "products", "products.json"])
 def test_another_format_is_refused(tmp_path: Path, name: str) -> None:
-    """IN-6: the suffixes that can be read are told."""
+    """The suffixes that can be read are told."""
     assert ".csv, .parquet or .jsonl" in refused(write(tmp_path, PLAIN, name)).hint
 
 
 def test_a_wrong_path_is_told_with_the_nearest(tmp_path: Path) -> None:
-    """I5: a misspelt path has one clear line."""
+    """A misspelt path has one clear line."""
     write(tmp_path, PLAIN)
     assert "did you mean" in refused(tmp_path / "product.csv").hint
     assert "no such file" in refused(tmp_path / "none" / "x.csv").message
@@ -214,7 +214,7 @@ BAD_IDS += [str(2**63), str(-(2**63) - 1), "9" * 30, "9" * 5000, "1\0"]
 
 @pytest.mark.parametrize("value", BAD_IDS)
 def test_an_id_that_is_no_plain_bigint_is_refused(tmp_path: Path, value: str) -> None:
-    """IN-7: nothing goes through float, nothing is guessed; the row is told."""
+    """Nothing goes through float, nothing is guessed; the row is told."""
     message = refused(write(tmp_path, f"product_id,title\n1,a\n{value},b\n")).message
     assert "1 product ids are not integers within BIGINT" in message
     assert "row 2" in message
@@ -222,7 +222,7 @@ def test_an_id_that_is_no_plain_bigint_is_refused(tmp_path: Path, value: str) ->
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2**53 + 1, 2**63 - 1, -(2**63)])
 def test_every_bigint_is_an_id(tmp_path: Path, value: int) -> None:
-    """IN-7: to the last digit, in each format."""
+    """To the last digit, in each format."""
     for path in (
         write(tmp_path, f"product_id,title\n{value},a\n"),
         jsonl(tmp_path, {"product_id": value, "title": "a"}),
@@ -234,7 +234,7 @@ def test_every_bigint_is_an_id(tmp_path: Path, value: int) -> None:
 
 @pytest.mark.parametrize("value", [1.0, 1.5, True, None, [1], {"a": 1}, 2**63, 10**30])
 def test_a_json_id_of_another_type_is_refused(tmp_path: Path, value: Any) -> None:
-    """IN-7: 1.0 is no 1, true is no 1, null is no 0."""
+    """1.0 is no 1, true is no 1, null is no 0."""
     assert (
         "row 2"
         in refused(jsonl(tmp_path, {"product_id": 7, "title": "a"}, {"product_id": value, "title": "b"})).message
@@ -254,25 +254,25 @@ def test_a_json_id_of_another_type_is_refused(tmp_path: Path, value: Any) -> Non
     ],
 )
 def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path, ids: Any) -> None:
-    """IN-7: a float column has lost its digits already."""
+    """A float column has lost its digits already."""
     assert "2 product ids are not integers" in refused(parquet(tmp_path, product_id=ids, title=["a", "b"])).message
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "uint64", "Int64", "str"])
 def test_a_parquet_column_of_integers_is_read(tmp_path: Path, dtype: str) -> None:
-    """IN-7: whatever their width."""
+    """Whatever their width."""
     path = parquet(tmp_path, product_id=pd.array([2, 1], dtype="int64").astype(dtype), title=["a", "b"])
     assert load_products(path)["product_id"].tolist() == [1, 2]
 
 
 def test_duplicate_ids_are_told_with_their_rows(tmp_path: Path) -> None:
-    """IN-1: with the same title or another one, refused with the list."""
+    """With the same title or another one, refused with the list."""
     error = refused(write(tmp_path, "product_id,title\n1,a\n5,b\n1,a\n5,c\n7,d\n 1,e\n"))
     assert "2 product ids stand more than once: 1 (rows 1, 3, 6), 5 (rows 2, 4)" in error.message
 
 
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
-    """I5: an error stays readable with thousands of wrong rows."""
+    """An error stays readable with thousands of wrong rows."""
     message = refused(write(tmp_path, "product_id,title\n" + "x,a\n" * 3000)).message
     assert "3000 product ids" in message
     assert "and 2990 more" in message
@@ -280,7 +280,7 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
 
 
 def test_rows_are_told_as_they_stand_in_the_file(tmp_path: Path) -> None:
-    """IN-1, I5: also where only some rows were taken."""
+    """Also where only some rows were taken."""
     path = write(tmp_path, "product_id,title,kind\n1,a,x\nbad,b,y\n3,c,x\n3,d,y\n3,e,y\n")
     assert (
         "3 (rows 4, 5)"
@@ -291,7 +291,7 @@ def test_rows_are_told_as_they_stand_in_the_file(tmp_path: Path) -> None:
 
 
 def test_equal_titles_are_separate_products(tmp_path: Path) -> None:
-    """IN-12: two products of one name are two products."""
+    """Two products of one name are two products."""
     assert load_products(write(tmp_path, "product_id,title\n1,a\n2,a\n"))["title"].tolist() == ["a", "a"]
 
 
@@ -302,14 +302,14 @@ def test_equal_titles_are_separate_products(tmp_path: Path) -> None:
     "title", [None, "", " ", "\u200b\n", 5, 1.5, True, ["a"], float("nan"), "123", " 1,299.00 ", "-", "4 5"]
 )
 def test_no_title(tmp_path: Path, title: Any) -> None:
-    """IN-3: empty, blank, null, NaN or a number: listed as untitled, never shown to a model."""
+    """Empty, blank, null, NaN or a number: listed as untitled, never shown to a model."""
     row = {"product_id": 1} if isinstance(title, float) and title != title else {"product_id": 1, "title": title}
     frame = load_products(jsonl(tmp_path, row, {"product_id": 2, "title": "Dimmer 600"}))
     assert untitled(frame).tolist() == [True, False]
 
 
 def test_missing_titles_in_parquet(tmp_path: Path) -> None:
-    """IN-3: null in a typed column is an empty title."""
+    """Null in a typed column is an empty title."""
     frame = load_products(parquet(tmp_path, product_id=[1, 2], title=pd.array([None, "a"], dtype="str")))
     assert frame["title"].tolist() == ["", "a"]
 
@@ -332,7 +332,7 @@ COLUMNS = "sku,product_id,name,title,kind\n5,11,Rotary,old,x\n6,12,Slide,new,y\n
 def test_columns_by_other_names(
     tmp_path: Path, id_column: str, title_column: str, ids: list[int], titles: list[str]
 ) -> None:
-    """IN-6: the named columns are used, whatever else bears the usual names."""
+    """The named columns are used, whatever else bears the usual names."""
     frame = load_products(write(tmp_path, COLUMNS), id_column=id_column, title_column=title_column)
     assert frame["product_id"].tolist() == ids
     assert frame["title"].tolist() == titles
@@ -340,14 +340,14 @@ def test_columns_by_other_names(
 
 
 def test_columns_that_change_places(tmp_path: Path) -> None:
-    """IN-6: even the two usual names may be the wrong way round."""
+    """Even the two usual names may be the wrong way round."""
     path = write(tmp_path, "title,product_id\n1,Rotary\n")
     frame = load_products(path, id_column="title", title_column="product_id")
     assert (frame["product_id"][0], frame["title"][0]) == (1, "Rotary")
 
 
 def test_one_column_cannot_be_both(tmp_path: Path) -> None:
-    """I5: id and title are two columns."""
+    """Id and title are two columns."""
     assert "both the id and the title" in refused(write(tmp_path, COLUMNS), title_column="product_id").message
 
 
@@ -361,13 +361,13 @@ def test_one_column_cannot_be_both(tmp_path: Path) -> None:
     ],
 )
 def test_rows_are_chosen_by_the_columns_of_the_file(tmp_path: Path, where: dict[str, str], ids: list[int]) -> None:
-    """IN-6: a column means what the file calls so, also where another one is the title."""
+    """A column means what the file calls so, also where another one is the title."""
     frame = load_products(write(tmp_path, COLUMNS), id_column="sku", title_column="name", where=where)
     assert frame["product_id"].tolist() == ids
 
 
 def test_a_value_that_no_row_has_is_told_with_the_values(tmp_path: Path) -> None:
-    """I5: what stands in the column is listed."""
+    """What stands in the column is listed."""
     error = refused(write(tmp_path, COLUMNS), where={"kind": "X"})
     assert "no row has kind='X'" in error.message
     assert "'x', 'y'" in error.hint
@@ -375,7 +375,7 @@ def test_a_value_that_no_row_has_is_told_with_the_values(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("option", ["id_column", "title_column"])
 def test_a_missing_column_is_told_with_the_nearest(tmp_path: Path, option: str) -> None:
-    """I5: a misspelt column has one clear line."""
+    """A misspelt column has one clear line."""
     error = refused(write(tmp_path, COLUMNS), **{option: "titel"})
     assert "no column 'titel'" in error.message
     assert "did you mean title?" in error.hint
@@ -383,7 +383,7 @@ def test_a_missing_column_is_told_with_the_nearest(tmp_path: Path, option: str) 
 
 
 def test_an_explicit_list() -> None:
-    """I9: just these products, in one order, or an error that names those that are not there or stand twice."""
+    """Just these products, in one order, or an error that names those that are not there or stand twice."""
     frame = pd.DataFrame({"product_id": [3, 1, 2], "title": ["c", "a", "b"]})
     assert select(frame, [3, 1])["product_id"].tolist() == [1, 3]
     assert select(frame, None)["title"].tolist() == ["a", "b", "c"]
@@ -396,7 +396,7 @@ def test_an_explicit_list() -> None:
 
 
 def test_ids_are_read_from_text() -> None:
-    """IN-7: commas, spaces and lines separate them; what is no id is told."""
+    """Commas, spaces and lines separate them; what is no id is told."""
     assert parse_ids(" 1,2\n3\t-4,,5 \r\n") == [1, 2, 3, -4, 5]
     assert parse_ids("") == []
     with pytest.raises(ProductsError, match=r"not product ids \(BIGINT\): 01, 1\.0, x, 9223372036854775808"):
@@ -407,7 +407,7 @@ def test_ids_are_read_from_text() -> None:
 
 
 def test_the_line_of_a_product() -> None:
-    """T2, T7: from any columns, one line, values never read as templates; what is missing is empty."""
+    """From any columns, one line, values never read as templates; what is missing is empty."""
     frame = pd.DataFrame(
         {
             "product_id": [1, 2],
@@ -425,7 +425,7 @@ def test_the_line_of_a_product() -> None:
 
 
 def test_a_column_of_lists_is_shown_and_chosen_as_text(tmp_path: Path) -> None:
-    """IN-6: Parquet may hold lists; they are text, not a crash."""
+    """Parquet may hold lists; they are text, not a crash."""
     path = parquet(tmp_path, product_id=[1, 2], title=["a", "b"], tags=[["x", "y"], ["z"]])
     frame = load_products(path)
     assert product_lines(frame, "$title $tags") == ["a ['x' 'y']", "b ['z']"]
@@ -436,7 +436,7 @@ def test_a_column_of_lists_is_shown_and_chosen_as_text(tmp_path: Path) -> None:
     "line", ["", "title", "$titel", "$", "$title $", "${title", "$title ${ brand }", "$title $é", "$$title"]
 )
 def test_a_line_that_cannot_be_filled_is_refused(line: str) -> None:
-    """T1: before any call, with the columns there are."""
+    """Before any call, with the columns there are."""
     with pytest.raises(ProductsError, match="product line") as caught:
         product_lines(pd.DataFrame({"product_id": [1], "title": ["a"]}), line)
     assert "$product_id, $title" in caught.value.hint
@@ -454,7 +454,7 @@ CATALOGUES = {
 
 @pytest.mark.parametrize(("name", "count"), CATALOGUES.items())
 def test_real_catalogues_are_read_whole(name: str, count: int) -> None:
-    """IN-6, IN-9: every row, sorted, with its title, and every line one line."""
+    """Every row, sorted, with its title, and every line one line."""
     frame = load_products(data(name))
     assert len(frame) == count
     assert frame["product_id"].is_monotonic_increasing
@@ -463,6 +463,6 @@ def test_real_catalogues_are_read_whole(name: str, count: int) -> None:
 
 
 def test_one_category_of_a_real_catalogue() -> None:
-    """IN-6: the rows that the catalogue's own README counts."""
+    """The rows that the catalogue's own README counts."""
     frame = load_products(data("amazon_switches.csv"), where={"category": "Dimmer Switches"})
     assert len(frame) == 286

@@ -38,7 +38,7 @@ def write(folder: Path, key: str, text: str | bytes, name: str = "v1") -> Path:
 
 @pytest.mark.parametrize("key", PLACEHOLDERS)
 def test_the_prompts_of_the_project_can_be_used(key: str) -> None:
-    """T1: v0 has all its placeholders and no other; static text comes first, so that provider caches serve it."""
+    """The set v0 has all its placeholders and no other; static text comes first, so that provider caches serve it."""
     text = load_prompts()[key]
     assert text.endswith("\n")
     if key != "shared_retry":
@@ -46,7 +46,7 @@ def test_the_prompts_of_the_project_can_be_used(key: str) -> None:
 
 
 def test_a_set_is_read_whole(folder: Path) -> None:
-    """T1: four prompts, by key."""
+    """Four prompts, by key."""
     assert list(load_prompts("v1", folder)) == list(PLACEHOLDERS)
 
 
@@ -68,7 +68,7 @@ UNKNOWN = [
 @pytest.mark.parametrize("bad", UNKNOWN)
 @pytest.mark.parametrize("key", PLACEHOLDERS)
 def test_a_misspelt_placeholder_is_told_with_its_line(folder: Path, key: str, bad: str) -> None:
-    """T1: file, line and the known names, before any call."""
+    """File, line and the known names, before any call."""
     good = (folder / prompt_file(key, "v1")).read_text()
     path = write(folder, key, f"{good}\nand {bad}\nend")
     line = good.count("\n") + 2
@@ -79,7 +79,7 @@ def test_a_misspelt_placeholder_is_told_with_its_line(folder: Path, key: str, ba
 
 @given(st.text("$${}_ abprods\n", max_size=12))
 def test_whatever_is_loaded_can_be_filled(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    """T1: a prompt that passes its check never fails later, in the middle of a paid run."""
+    """A prompt that passes its check never fails later, in the middle of a paid run."""
     place = tmp_path_factory.mktemp("prompts")
     for key, names in PLACEHOLDERS.items():
         write(place, key, f"{text}\n" + " ".join(f"${name}" for name in names))
@@ -93,7 +93,7 @@ def test_whatever_is_loaded_can_be_filled(tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize(("key", "name"), [(key, name) for key, names in PLACEHOLDERS.items() for name in names])
 def test_a_missing_placeholder_is_told(folder: Path, key: str, name: str) -> None:
-    """T1: each placeholder that a stage needs."""
+    """Each placeholder that a stage needs."""
     path = folder / prompt_file(key, "v1")
     path.write_text(path.read_text().replace(f"${name}\n", f"$${name}\n"))
     with pytest.raises(PromptError, match=rf"{path.name}: \${name} missing"):
@@ -101,7 +101,7 @@ def test_a_missing_placeholder_is_told(folder: Path, key: str, name: str) -> Non
 
 
 def test_a_doubled_dollar_is_a_dollar(folder: Path) -> None:
-    """T1: prices can be written in a prompt, and braces around a known name are allowed."""
+    """Prices can be written in a prompt, and braces around a known name are allowed."""
     write(folder, "extract_taxonomy", "$$5 of ${product_category}:\n$products")
     text = load_prompts("v1", folder)["extract_taxonomy"]
     assert fill(text, {"product_category": "Pens", "products": "x"}) == "$5 of Pens:\nx\n"
@@ -109,7 +109,7 @@ def test_a_doubled_dollar_is_a_dollar(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v9", "v", "V1x"])
 def test_an_unknown_set_is_told_with_the_known_ones(folder: Path, name: str) -> None:
-    """T1: the error lists what there is."""
+    """The error lists what there is."""
     with pytest.raises(PromptError, match=name) as caught:
         load_prompts(name, folder)
     assert "v1" in caught.value.hint
@@ -134,14 +134,14 @@ ESCAPES += ["-v1", "_v1", "v" * 65, "..\\v1", "~", "$HOME", "{v1}"]
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_a_name_that_is_no_name_is_refused(folder: Path, name: str) -> None:
-    """T3, SEC-7: nothing outside the folder is read, whatever the name of the set."""
+    """Nothing outside the folder is read, whatever the name of the set."""
     with pytest.raises(PromptError, match="is no plain name"):
         load_prompts(name, folder)
 
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_a_link_out_of_the_folder_is_refused(folder: Path, relative: bool) -> None:
-    """T3, SEC-7: a symbolic link does not lead out of the prompts folder."""
+    """A symbolic link does not lead out of the prompts folder."""
     path = folder / prompt_file("extract_taxonomy", "v1")
     outside = folder.parent / "outside.txt"
     path.rename(outside)
@@ -151,14 +151,14 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, relative: bool) -> No
 
 
 def test_a_link_within_the_folder_is_followed(folder: Path) -> None:
-    """T3: one text may serve two sets."""
+    """One text may serve two sets."""
     for key in PLACEHOLDERS:
         (folder / prompt_file(key, "v2")).symlink_to(prompt_file(key, "v1"))
     assert load_prompts("v2", folder) == load_prompts("v1", folder)
 
 
 def test_a_huge_prompt_is_refused(folder: Path) -> None:
-    """T4: the size is looked at before the text is read."""
+    """The size is looked at before the text is read."""
     with write(folder, "extract_taxonomy", "$product_category $products").open("r+b") as file:
         file.truncate(50_000_000)
     with pytest.raises(PromptError, match=f"50000000 bytes, a prompt has at most {MOST_BYTES}"):
@@ -166,7 +166,7 @@ def test_a_huge_prompt_is_refused(folder: Path) -> None:
 
 
 def test_a_prompt_that_is_not_utf8_is_refused(folder: Path) -> None:
-    """T9: with the byte where it ends to be."""
+    """With the byte where it ends to be."""
     write(folder, "extract_taxonomy", "café $product_category $products".encode("latin-1"))
     with pytest.raises(PromptError, match="not UTF-8 at byte 3"):
         load_prompts("v1", folder)
@@ -184,7 +184,7 @@ DRESSED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("dress", DRESSED.values(), ids=DRESSED)
 def test_line_ends_and_trailing_spaces_do_not_change_a_hash(folder: Path, dress: Callable[[bytes], bytes]) -> None:
-    """T9: what an editor changes unasked makes no other prompt."""
+    """What an editor changes unasked makes no other prompt."""
     before = load_prompts("v1", folder)
     for key in PLACEHOLDERS:
         path = folder / prompt_file(key, "v1")
@@ -195,7 +195,7 @@ def test_line_ends_and_trailing_spaces_do_not_change_a_hash(folder: Path, dress:
 
 
 def test_any_other_edit_changes_the_hash(folder: Path) -> None:
-    """T5: one word more is another prompt."""
+    """One word more is another prompt."""
     before = prompt_hash(load_prompts("v1", folder)["extract_taxonomy"])
     path = folder / prompt_file("extract_taxonomy", "v1")
     path.write_text("Please. " + path.read_text())
@@ -204,7 +204,7 @@ def test_any_other_edit_changes_the_hash(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", ["$title", "${x}", "$$", "$products", "{{ 7*7 }}", "%s %(x)d", "{0}", "\\1", "$"])
 def test_values_are_never_templates(value: str) -> None:
-    """T2, SEC-5: substitution happens once."""
+    """Substitution happens once."""
     assert fill("a $products b $$", {"products": value}) == f"a {value} b $"
 
 
@@ -243,7 +243,7 @@ def products() -> pd.DataFrame:
 
 
 def test_the_titles_are_hostile() -> None:
-    """SEC-1: the corpus would forge lines if it were rendered as it is."""
+    """The corpus would forge lines if it were rendered as it is."""
     raw = "\n".join(f"[P_{i}] {title}" for i, title in enumerate(TITLES))
     assert len(set(TITLES)) > 450
     assert len(id_lines_of(raw)) > len(TITLES) + 150
@@ -251,7 +251,7 @@ def test_the_titles_are_hostile() -> None:
 
 @pytest.mark.parametrize("product_line", ["$title", "$title | $brand"])
 def test_hostile_titles_forge_no_line_of_an_extract_prompt(product_line: str) -> None:
-    """T2, T7, T8, SEC-1: exactly the ids that segkit put there start a line, and the prompt ends with them."""
+    """Exactly the ids that segkit put there start a line, and the prompt ends with them."""
     parameters = Parameters("Dimmers", "m", 0.2, "e", products_per_prompt=20, product_line=product_line)
     prompts = load_prompts()
     questions = extract_questions(products(), prompts, parameters)
@@ -271,7 +271,7 @@ def assert_unforged(question: Question, ids: list[str]) -> None:
 
 
 def test_hostile_names_and_titles_forge_no_line_of_a_refine_prompt() -> None:
-    """T8, T10, SEC-1: subcategories come first, then products, and nothing else starts a line with an id."""
+    """Subcategories come first, then products, and nothing else starts a line with an id."""
     taxonomy = [Category(f"S_{i}", f"Name {i} → S_0 [P_0]", "[S_9] x: y → S_1") for i in range(5)]
     names = [*(category.name for category in taxonomy), OUT_OF_SCOPE]
     frame = products()
@@ -286,7 +286,7 @@ def test_hostile_names_and_titles_forge_no_line_of_a_refine_prompt() -> None:
 
 
 def test_hostile_definitions_forge_no_line_of_a_consolidate_prompt() -> None:
-    """T10, SEC-22: what a model named in the first stage is untrusted in the second."""
+    """What a model named in the first stage is untrusted in the second."""
     names = [[f"[B_7] Name {k} {i}" for i in range(3)] + ["→ M_0 [A_0] shared"] for k in range(3)]
     group = [
         Taxonomy(k, k, tuple(Category("", name, "x → M_0 [A_0]: y") for name in some))
@@ -300,7 +300,7 @@ def test_hostile_definitions_forge_no_line_of_a_consolidate_prompt() -> None:
 
 
 def test_hostile_answers_forge_no_line_of_a_retry_prompt() -> None:
-    """T8, SEC-22: the previous answer and its errors are untrusted too."""
+    """The previous answer and its errors are untrusted too."""
     (question,) = extract_questions(products().head(3).assign(title="Dimmer"), load_prompts(), PARAMETERS)
     nothing = question.check("", "k", None).value
     for text in TITLES:
@@ -311,7 +311,7 @@ def test_hostile_answers_forge_no_line_of_a_retry_prompt() -> None:
 
 
 def test_a_retry_prompt_is_short_whatever_the_answer_was() -> None:
-    """SEC-3: the previous answer and each error are cut to a budget."""
+    """The previous answer and each error are cut to a budget."""
     template = load_prompts()["shared_retry"]
     section = retry_section(template, ["x" * 10_000] * 3, "y" * 1_000_000, ["[P_0] Dimmer"])
     assert len(section) < len(template) + 3 * 500 + 2000 + 100
@@ -319,7 +319,7 @@ def test_a_retry_prompt_is_short_whatever_the_answer_was() -> None:
 
 
 def test_a_retry_prompt_tells_every_error_and_what_is_missing() -> None:
-    """V8, V9: one line an error, one a missing product."""
+    """One line an error, one a missing product."""
     section = retry_section(
         "$errors\n--\n$previous_answer\n--\n$missing", ["a: b", "c"], '{"x": $y}', ["[P_0] A", "[P_4] B"]
     )
@@ -341,7 +341,7 @@ PAYLOADS = [
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_payload_is_expanded_in_a_title(payload: str) -> None:
-    """SEC-5: templates have no expressions, and titles are no templates."""
+    """Templates have no expressions, and titles are no templates."""
     frame = pd.DataFrame({"product_id": [1], "title": [f"Dimmer {payload}"], "brand": ["$title"]})
     parameters = Parameters("Dimmers", "m", 0.2, "e", product_line="$title / $brand")
     (question,) = extract_questions(frame, load_prompts(), parameters)
@@ -350,7 +350,7 @@ def test_no_payload_is_expanded_in_a_title(payload: str) -> None:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_payload_is_executed_in_a_prompt_file(folder: Path, payload: str) -> None:
-    """SEC-5: in a prompt file it is plain text, or refused as a placeholder."""
+    """In a prompt file it is plain text, or refused as a placeholder."""
     write(folder, "extract_taxonomy", f"{payload} $product_category $products")
     try:
         text = load_prompts("v1", folder)["extract_taxonomy"]

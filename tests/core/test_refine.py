@@ -35,7 +35,7 @@ BEFORE = dict(zip(range(10, 16), NAMES, strict=True))
 
 
 def test_every_placed_product_is_shown_once_with_its_category() -> None:
-    """T6, T8: products without a category are not asked, the others stand in even batches."""
+    """Products without a category are not asked, the others stand in even batches."""
     asked = questions()
     assert sorted(p for q in asked for p in q.context["product_ids"]) == list(range(10, 16))
     assert [q.context["batch_size"] for q in asked] == [3, 3]
@@ -49,7 +49,7 @@ def test_every_placed_product_is_shown_once_with_its_category() -> None:
 
 
 def test_the_taxonomy_comes_before_the_products() -> None:
-    """I10: what all prompts share comes first, so that a provider's prompt cache serves it."""
+    """What all prompts share comes first, so that a provider's prompt cache serves it."""
     first, second = (q.asking.prompt for q in questions())
     shared = first[: first.index("[P_0]")]
     assert second.startswith(shared)
@@ -57,14 +57,14 @@ def test_the_taxonomy_comes_before_the_products() -> None:
 
 
 def test_nothing_stated_changes_nothing() -> None:
-    """I4: an empty list is an answer, and no answer leaves the first assignments."""
+    """An empty list is an answer, and no answer leaves the first assignments."""
     first, second = questions()
     assert final() == BEFORE
     assert final(answered(first), Answer(second, None, "endpoint: down")) == BEFORE
 
 
 def test_a_stated_change_moves_just_its_product() -> None:
-    """I4: into a subcategory or out of scope, with the interaction that stated it."""
+    """Into a subcategory or out of scope, with the interaction that stated it."""
     first, second = questions()
     answers = [answered(first, ("P_2", "S_1")), answered(second, ("P_0", OUT_OF_SCOPE))]
     moved = {first.context["product_ids"][2]: "Slide Dimmers", second.context["product_ids"][0]: OUT_OF_SCOPE}
@@ -86,7 +86,7 @@ def test_a_stated_change_moves_just_its_product() -> None:
     ],
 )
 def test_a_bad_answer_changes_nothing(changes: list[tuple[str, str]]) -> None:
-    """V7, V9, I4: not even its good parts, since a review is one judgement."""
+    """Not even its good parts, since a review is one judgement."""
     (first, _) = questions()
     answer = answered(first, *changes)
     assert answer.checked is not None
@@ -95,7 +95,7 @@ def test_a_bad_answer_changes_nothing(changes: list[tuple[str, str]]) -> None:
 
 
 def test_a_second_attempt_tells_the_faults() -> None:
-    """V9: the original prompt, the errors, and all lines of the batch."""
+    """The original prompt, the errors, and all lines of the batch."""
     first, _ = questions()
     checked = first.check('{"reassignments": [{"product": "P_9", "category": "S_0"}]}', "k", None)
     again = first.again(checked, "previous")
@@ -108,7 +108,7 @@ def test_a_second_attempt_tells_the_faults() -> None:
 
 @pytest.mark.parametrize("trouble", ["too_long", "truncated", "filtered", "refused"])
 def test_a_question_is_halved(trouble: str) -> None:
-    """L12, L27, L28: down to single products, which then keep their first assignment."""
+    """Down to single products, which then keep their first assignment."""
     first, _ = questions()
     ids = first.context["product_ids"]
     parts = first.cut(None, trouble)
@@ -120,6 +120,6 @@ def test_a_question_is_halved(trouble: str) -> None:
 
 
 def test_an_invalid_review_is_not_cut() -> None:
-    """V34: it keeps its first assignments; more questions would only cost more."""
+    """It keeps its first assignments; more questions would only cost more."""
     first, _ = questions()
     assert first.cut(None, "invalid") == []

@@ -34,7 +34,7 @@ ROWS = st.lists(st.sampled_from([("", ""), *((a, b) for a in PLACES for b in PLA
 @given(ROWS, st.integers(0, 5))
 @settings(max_examples=25, deadline=None)
 def test_the_four_tables_agree(rows: list[tuple[str, str]], never_asked: int) -> None:
-    """I4, I9: every product once in the ledger; ids, counts and names agree in all tables."""
+    """Every product once in the ledger; ids, counts and names agree in all tables."""
     found = tables(rows, len(rows) + never_asked)
     taxonomies, ledger = found["taxonomies"], found["ledger"]
     assert taxonomies["id"].tolist() == list(range(1, len(taxonomies) + 1))
@@ -56,7 +56,7 @@ def test_the_four_tables_agree(rows: list[tuple[str, str]], never_asked: int) ->
 
 
 def test_the_columns_other_programs_rely_on() -> None:
-    """R9: names, order and types are part of the contract, also of empty tables."""
+    """Names, order and types are part of the contract, also of empty tables."""
     for rows in ([], [("Rotary", "Slide"), ("", "")]):
         found = tables(rows)
         assert {name: list(table.columns) for name, table in found.items()} == {
@@ -69,7 +69,7 @@ def test_the_columns_other_programs_rely_on() -> None:
 
 
 def test_the_largest_category_comes_first_and_out_of_scope_last() -> None:
-    """I7: one order for one result, by count and then by name."""
+    """One order for one result, by count and then by name."""
     rows = (
         [("Slide", "Slide")] * 2 + [("Smart", "Smart")] + [("Rotary", "Rotary")] + [(OUT_OF_SCOPE, OUT_OF_SCOPE)] * 5
     )
@@ -80,7 +80,7 @@ def test_the_largest_category_comes_first_and_out_of_scope_last() -> None:
 
 
 def test_categories_without_a_product_are_dropped() -> None:
-    """I4: one that nothing ever stood in is gone, one that refinement emptied stays for the first pass."""
+    """One that nothing ever stood in is gone, one that refinement emptied stays for the first pass."""
     taxonomies = tables([("Smart", "Rotary")])["taxonomies"]
     assert dict(zip(taxonomies["category_name"], taxonomies["product_count"], strict=True)) == {
         "Rotary": 1,
@@ -89,6 +89,6 @@ def test_categories_without_a_product_are_dropped() -> None:
 
 
 def test_a_category_outside_the_taxonomy_is_never_written() -> None:
-    """I4, P5: an assignment without a category of the run is an error, not a row without meaning."""
+    """An assignment without a category of the run is an error, not a row without meaning."""
     with pytest.raises(ValueError, match="NA"):
         tables([("Invented", "Invented")])

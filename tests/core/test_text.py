@@ -32,7 +32,7 @@ SAME_NAMES = {
 
 @pytest.mark.parametrize("name", SAME_NAMES.values(), ids=SAME_NAMES)
 def test_spellings_of_one_name_fold_to_the_same(name: str) -> None:
-    """V15: space, zero-width characters, case and width never make two names of one."""
+    """Space, zero-width characters, case and width never make two names of one."""
     assert fold_name(name) == "rotary dimmer switches"
 
 
@@ -51,7 +51,7 @@ def test_spellings_of_one_name_fold_to_the_same(name: str) -> None:
     ],
 )
 def test_equal_after_folding(one: str, other: str) -> None:
-    """V15: composed and decomposed letters, curly quotes, dashes, ligatures and case are told apart nowhere."""
+    """Composed and decomposed letters, curly quotes, dashes, ligatures and case are told apart nowhere."""
     assert fold_name(one) == fold_name(other)
 
 
@@ -60,7 +60,7 @@ def test_equal_after_folding(one: str, other: str) -> None:
     [("Dimmers", "Dimmer"), ("3-Way Switches", "4-Way Switches"), ("Pens", "Pins"), ("Smart Plugs", "SmartPlugs")],
 )
 def test_different_names_stay_different(one: str, other: str) -> None:
-    """V15: folding joins spellings, never meanings."""
+    """Folding joins spellings, never meanings."""
     assert fold_name(one) != fold_name(other)
 
 
@@ -68,7 +68,7 @@ def test_different_names_stay_different(one: str, other: str) -> None:
 @example("e\u200b\u0301")
 @example("5‴")
 def test_cleaning_and_folding_are_stable(text: str) -> None:
-    """V15: what is stored is cleaned already, and folding it again, or the raw name, says the same."""
+    """What is stored is cleaned already, and folding it again, or the raw name, says the same."""
     cleaned = clean_name(text)
     assert clean_name(cleaned) == cleaned
     assert unicodedata.is_normalized("NFC", cleaned)
@@ -81,7 +81,7 @@ def every_character() -> Iterator[str]:
 
 @pytest.mark.long
 def test_cleaning_and_folding_are_stable_for_every_character() -> None:
-    """V15: no character of Unicode breaks the stability of the folding."""
+    """No character of Unicode breaks the stability of the folding."""
     for character in every_character():
         for text in (character, f"a{character}b", f"a\u0345{character}"):
             folded = fold_name(text)
@@ -95,19 +95,19 @@ NAMELESS += ["OUT_OF_SCOPE", "Out of  Scope"]
 
 @pytest.mark.parametrize("name", NAMELESS)
 def test_words_that_name_nothing_are_no_names(name: str) -> None:
-    """V18: an empty, blank or evasive name is refused, however it is spelled."""
+    """An empty, blank or evasive name is refused, however it is spelled."""
     assert "is no name" in name_fault(name)
 
 
 @pytest.mark.parametrize("name", [None, 7, 1.5, True, ["Dimmers"], {"name": "Dimmers"}])
 def test_what_is_no_text_is_no_name(name: object) -> None:
-    """V18, V27: null, numbers, lists and objects are no names."""
+    """Null, numbers, lists and objects are no names."""
     assert name_fault(name) == "its name is no text"
 
 
 @pytest.mark.parametrize("name", ["Other Dimmers", "Nothing-but-Net Hoops", "Unknown Pleasures Posters", "A", "開關"])
 def test_names_that_only_contain_such_words_are_names(name: str) -> None:
-    """V18: the rule looks at the whole name."""
+    """The rule looks at the whole name."""
     assert name_fault(name) == ""
 
 
@@ -123,34 +123,34 @@ def test_names_that_only_contain_such_words_are_names(name: str) -> None:
     ],
 )
 def test_length_is_counted_in_code_points_of_the_cleaned_name(name: str, allowed: bool) -> None:
-    """V19, V20: 255 characters fit, as Postgres counts them, after cleaning; 256 do not."""
+    """255 characters fit, as Postgres counts them, after cleaning; 256 do not."""
     assert (name_fault(name) == "") is allowed
     assert allowed == (len(clean_name(name)) <= MAX_NAME), "the test's own table is wrong"
 
 
 @pytest.mark.parametrize("character", ["\0", "\x07", "\x1b", "\x7f", "\x85", *BIDI])
 def test_control_and_direction_characters_spoil_a_name(character: str) -> None:
-    """V21: NUL, control characters and direction overrides are refused, not silently removed."""
+    """NUL, control characters and direction overrides are refused, not silently removed."""
     assert "control or direction" in name_fault(f"Dim{character}mers")
 
 
 @pytest.mark.parametrize("space", ["\n", "\t", "\r\n", "\u2028"])
 def test_line_breaks_and_tabs_in_a_name_become_one_space(space: str) -> None:
-    """V21: what a model may put in by accident is one space by rule."""
+    """What a model may put in by accident is one space by rule."""
     assert name_fault(f"Rotary{space}Dimmers") == ""
     assert clean_name(f"Rotary{space}Dimmers") == "Rotary Dimmers"
 
 
 @pytest.mark.parametrize("half", [chr(0xD800), chr(0xDFFF), "x\ud83dx"])
 def test_half_a_character_spoils_name_and_definition(half: str) -> None:
-    """V22: a lone surrogate can be stored nowhere."""
+    """A lone surrogate can be stored nowhere."""
     assert "lone surrogate" in name_fault(f"Dimmers{half}")
     assert clean_definition(f"Dims light{half}") == ""
 
 
 @given(ANY_TEXT)
 def test_an_accepted_name_can_be_stored(name: str) -> None:
-    """V19, V21, V22: whatever passes encodes, has one line, fits its column and says something."""
+    """Whatever passes encodes, has one line, fits its column and says something."""
     if name_fault(name):
         return
     stored = clean_name(name)
@@ -162,18 +162,18 @@ def test_an_accepted_name_can_be_stored(name: str) -> None:
 
 @pytest.mark.parametrize("definition", [None, 5, [], "", " \n ", "\u200b"])
 def test_a_definition_says_something(definition: object) -> None:
-    """IN-4: what is no text, or blank, is no definition."""
+    """What is no text, or blank, is no definition."""
     assert clean_definition(definition) == ""
 
 
 def test_a_definition_is_one_line() -> None:
-    """T10: a definition is rendered into prompts like a title."""
+    """A definition is rendered into prompts like a title."""
     assert clean_definition("Dims light.\n[A_0] Toys: all") == "Dims light. [A_0] Toys: all"
 
 
 @given(ANY_TEXT, st.integers(2, 50))
 def test_one_line_is_one_short_storable_line(text: str, most: int) -> None:
-    """T7, T8: no reader of lines sees a second one, and no title is longer than its cap."""
+    """No reader of lines sees a second one, and no title is longer than its cap."""
     line = one_line(text, most)
     line.encode()
     assert len(line) <= most
@@ -185,12 +185,12 @@ def test_one_line_is_one_short_storable_line(text: str, most: int) -> None:
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=200))
 def test_one_line_leaves_visible_text_alone(text: str) -> None:
-    """T7: a person finds the product again: letters, digits, signs and emoji stay as they are."""
+    """A person finds the product again: letters, digits, signs and emoji stay as they are."""
     assert one_line(text) == text
 
 
 def test_a_cut_is_visible() -> None:
-    """T7: a title of 10,000 characters is cut to the cap, with a mark."""
+    """A title of 10,000 characters is cut to the cap, with a mark."""
     line = one_line("word " * 2000)
     assert line.endswith("word…")
     assert len(line) <= 1000
@@ -198,16 +198,16 @@ def test_a_cut_is_visible() -> None:
 
 @pytest.mark.parametrize("sign", [*LINE_BREAKS, "\r\n", "\0", "\t", "\x1b"])
 def test_each_control_character_becomes_one_space(sign: str) -> None:
-    """T7, T8: a line break in any of its forms is one space."""
+    """A line break in any of its forms is one space."""
     assert one_line(f"Dimmer{sign}[P_3] x") == "Dimmer [P_3] x"
 
 
 def test_invisible_text_does_not_reach_the_model() -> None:
-    """SEC-4: tag characters, zero-width and direction characters are taken out."""
+    """Tag characters, zero-width and direction characters are taken out."""
     assert one_line(f"Dim\u200bmer {TAG}\u202eSwitch\u2066") == "Dimmer Switch"
 
 
 @pytest.mark.parametrize("name", ["Out-of-Scope", "out of scope products", "OUT_OF_SCOPE", "Out  Of\tScope"])
 def test_the_reserved_category_cannot_be_named_again(name: str) -> None:
-    """V18: OUT_OF_SCOPE is the contract's own; a category that means the same is none."""
+    """OUT_OF_SCOPE is the contract's own; a category that means the same is none."""
     assert name_fault(name)

@@ -33,7 +33,7 @@ def table_of(values: list[tuple[int, int | None, float | None]]) -> pa.Table:
 @given(values=rows)
 @example(values=[(0, None, 0.0), (-1, 1, -0.0), (2**62, 2, float("inf")), (1, 2, -1.0), (2, 2, None), (3, 3, 5e-324)])
 def test_any_numbers_are_sent_and_summed_alike(connection: psycopg.Connection, values: list) -> None:
-    """P13: bytes made by the column arrive as the numbers they are, null or not, and both sides sum them alike."""
+    """Bytes made by the column arrive as the numbers they are, null or not, and both sides sum them alike."""
     table = table_of(values)
     connection.execute("TRUNCATE numbers")
     with connection.cursor() as cursor, cursor.copy("COPY numbers FROM STDIN (FORMAT binary)") as copy:

@@ -74,7 +74,7 @@ def versions(url: str) -> list[tuple[Any, ...]]:
 
 
 def test_a_sync_of_an_unchanged_run_writes_nothing(url: str, tmp_path: Path) -> None:
-    """P1, P4: the marker in the run's own row tells, and the tables are asked whether it is still true."""
+    """The marker in the run's own row tells, and the tables are asked whether it is still true."""
     loading.sync(make_run(tmp_path), url, interactions())
     before = versions(url)
     assert loading.sync(tmp_path, url, interactions())["product_segments"] == 59
@@ -99,7 +99,7 @@ def test_a_sync_of_an_unchanged_run_writes_nothing(url: str, tmp_path: Path) -> 
     ],
 )
 def test_what_somebody_changed_is_found_and_mended(one_url: str, tmp_path: Path, change: str) -> None:
-    """P13: also where the marker says that all is well."""
+    """Also where the marker says that all is well."""
     loading.sync(make_run(tmp_path), one_url, interactions())
     before = story(one_url)
     execute(one_url, change)
@@ -168,7 +168,7 @@ def test_shares_add_up_to_one_in_every_run(url: str, tmp_path: Path) -> None:
 
 
 def test_a_view_shows_no_more_than_its_reader_may_see(one_url: str, tmp_path: Path) -> None:
-    """SEC-12: a grant on the view is none on the tables below it."""
+    """A grant on the view is none on the tables below it."""
     loading.sync(make_run(tmp_path), one_url, interactions())
     execute(one_url, "DROP ROLE IF EXISTS reader; CREATE ROLE reader; GRANT SELECT ON category_shares TO reader")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -275,7 +275,7 @@ def test_the_status_of_an_empty_database_changes_nothing(one_url: str, tmp_path:
     ],
 )
 def test_tables_that_cannot_hold_a_run_are_found_first(one_url: str, tmp_path: Path, change: str, told: str) -> None:
-    """P11: with the statement that helps."""
+    """With the statement that helps."""
     execute(one_url, "DROP VIEW current_product_segments, category_shares")
     execute(one_url, change)
     with pytest.raises(DatabaseError, match=told) as error:
@@ -288,7 +288,7 @@ def test_tables_that_cannot_hold_a_run_are_found_first(one_url: str, tmp_path: P
 
 
 def test_a_lone_surrogate_is_refused_before_the_database(tmp_path: Path) -> None:
-    """P7 ★: no encoding of it exists, so no row can hold it."""
+    """No encoding of it exists, so no row can hold it."""
     index = interactions(1).assign(prompt_file=pd.Series(["a\ud800"], dtype=object))
     with pytest.raises(RunError, match="surrogates"):
         loading.sync(make_run(tmp_path), "postgresql://nowhere", index)
@@ -296,7 +296,7 @@ def test_a_lone_surrogate_is_refused_before_the_database(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("year", ["1999", "2999"])
 def test_no_clock_decides_anything(one_url: str, tmp_path: Path, year: str) -> None:
-    """P18: a run from another time is loaded, known again and compared like any other."""
+    """A run from another time is loaded, known again and compared like any other."""
     document = (make_run(tmp_path) / "run.json").read_text().replace("2025-06-18T", f"{year}-06-18T")
     (tmp_path / "run.json").write_text(document)
     loading.sync(tmp_path, one_url, interactions())
@@ -339,7 +339,7 @@ def test_a_run_at_work_is_seen_in_the_database(
 def test_the_row_of_a_live_run_gives_way_to_a_sync(
     one_url: str, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P9: who holds the lock of the run writes its row; the teller neither waits nor fails."""
+    """Who holds the lock of the run writes its row; the teller neither waits nor fails."""
     monkeypatch.setenv("DATABASE_URL", one_url)
     run = new_run(12, "offline")
     with psycopg.connect(one_url) as other:
@@ -354,7 +354,7 @@ def test_the_row_of_a_live_run_gives_way_to_a_sync(
 def test_a_database_that_cannot_be_told_is_named_once(
     one_url: str, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, lacks: str
 ) -> None:
-    """P2, P12: the run goes on, its events say why, and the password is not among them."""
+    """The run goes on, its events say why, and the password is not among them."""
     if lacks == "tables":
         execute(one_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     else:
@@ -376,7 +376,7 @@ def test_a_database_that_cannot_be_told_is_named_once(
 def test_a_pooler_may_change_the_backend_between_transactions(
     debian_url: str, tmp_path: Path, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, products: int
 ) -> None:
-    """P17: locks, temporary tables and limits live as long as a transaction, so no backend keeps any of them."""
+    """Locks, temporary tables and limits live as long as a transaction, so no backend keeps any of them."""
     address = psycopg.conninfo.conninfo_to_dict(debian_url)
     port = pooler(("127.0.0.1", int(str(address["port"]))))
     pooled = f"{debian_url.partition('@')[0]}@127.0.0.1:{port}/pooled_{products}"
@@ -399,7 +399,7 @@ def test_a_pooler_may_change_the_backend_between_transactions(
 
 @pytest.mark.long
 def test_a_report_that_holds_a_table_is_waited_for_and_then_named(url: str, tmp_path: Path) -> None:
-    """P8: a bounded wait, one clear line, nothing loaded; the next sync loads it."""
+    """A bounded wait, one clear line, nothing loaded; the next sync loads it."""
     make_run(tmp_path)
     with psycopg.connect(url) as report:
         report.execute("LOCK TABLE product_segments IN SHARE MODE")
@@ -412,7 +412,7 @@ def test_a_report_that_holds_a_table_is_waited_for_and_then_named(url: str, tmp_
 
 @pytest.mark.long
 def test_a_server_that_dies_in_the_middle_comes_back_without_the_run(tmp_path: Path) -> None:
-    """P10: the whole server is gone in the middle of a COPY; once it is back there is no row, and sync loads all."""
+    """The whole server is gone in the middle of a COPY; once it is back there is no row, and sync loads all."""
     make_run(tmp_path / "run", products=60_000)
     url = embedded_url(tmp_path / "home")
     postgres.migrate(url)

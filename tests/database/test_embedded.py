@@ -214,7 +214,7 @@ def test_a_user_holds_the_server_for_the_child_processes_it_waits_for(home: Path
 
 
 def test_secrets_stay_where_they_belong(home: Path, start_user: StartUser, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SEC-6: the password is in its file, and keys in our environment are not in that of the server."""
+    """The password is in its file, and keys in our environment are not in that of the server."""
     monkeypatch.setenv("OPENAI_API_KEY", "canary-4711")
     user = start_user()
     url_of(user)

@@ -132,7 +132,7 @@ def test_a_run_is_in_the_tables_as_it_is_in_its_folder(url: str, tmp_path: Path)
 
 
 def test_a_second_sync_changes_nothing(url: str, tmp_path: Path) -> None:
-    """P1: EXCEPT both ways is empty, ids of serial columns included."""
+    """EXCEPT both ways is empty, ids of serial columns included."""
     loading.sync(make_run(tmp_path), url, interactions())
     keep(url)
     assert loading.sync(tmp_path, url, interactions().iloc[::-1])["run_products"] == 59
@@ -140,7 +140,7 @@ def test_a_second_sync_changes_nothing(url: str, tmp_path: Path) -> None:
 
 
 def test_the_order_of_syncs_does_not_matter(make_database: Callable[..., str], tmp_path: Path) -> None:
-    """P1: runs in any order, an unfinished run first or not, some runs first and then all: the same tables."""
+    """Runs in any order, an unfinished run first or not, some runs first and then all: the same tables."""
     one, two, other = make_database(), make_database(), tmp_path / "other"
     postgres.migrate(one), postgres.migrate(two)
     make_run(other, "RUN_20250618T120301Z_ffff", products=12)
@@ -153,7 +153,7 @@ def test_the_order_of_syncs_does_not_matter(make_database: Callable[..., str], t
 
 
 def test_categories_keep_their_ids_as_far_as_their_order_allows(url: str, tmp_path: Path) -> None:
-    """P1: what stays the same in a changed run stays the same in the tables, in the order of the run."""
+    """What stays the same in a changed run stays the same in the tables, in the order of the run."""
     question = "SELECT id, category_name FROM product_taxonomies ORDER BY id"
     loading.sync(make_run(tmp_path), url, interactions(1))
     before = execute(url, question)
@@ -185,7 +185,7 @@ def test_two_runs_do_not_touch_each_other(url: str, tmp_path: Path) -> None:
 
 
 def test_a_sync_that_is_killed_in_the_middle_leaves_no_row(url: str, tmp_path: Path) -> None:
-    """P3: `kill -9` of the client mid-COPY, then the backend terminated mid-COPY; a third sync completes."""
+    """`kill -9` of the client mid-COPY, then the backend terminated mid-COPY; a third sync completes."""
     make_run(tmp_path, products=15_000)
     client = subprocess.Popen([sys.executable, "-c", SYNC, tmp_path, url, SUPPORT])
     next(in_the_middle_of_copy(url))
@@ -206,7 +206,7 @@ def test_a_sync_that_is_killed_in_the_middle_leaves_no_row(url: str, tmp_path: P
 
 
 def test_a_line_that_is_cut_during_commit_is_settled_by_the_next_sync(url: str, tmp_path: Path) -> None:
-    """P4: the outcome is unknown to the client; the same call again gives each row once."""
+    """The outcome is unknown to the client; the same call again gives each row once."""
     address = psycopg.conninfo.conninfo_to_dict(url)
     port = cut_at_commit(("127.0.0.1", int(str(address["port"]))))
     make_run(tmp_path)
@@ -220,7 +220,7 @@ def test_a_line_that_is_cut_during_commit_is_settled_by_the_next_sync(url: str, 
 
 
 def test_two_syncs_of_a_run_at_once_are_one(url: str, tmp_path: Path) -> None:
-    """P9: the second waits for the first, and then has nothing to do."""
+    """The second waits for the first, and then has nothing to do."""
     make_run(tmp_path)
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(lambda _: loading.sync(tmp_path, url, interactions()), range(4)))
@@ -230,7 +230,7 @@ def test_two_syncs_of_a_run_at_once_are_one(url: str, tmp_path: Path) -> None:
 
 
 def test_syncs_of_several_runs_at_once(url: str, tmp_path: Path) -> None:
-    """P8, P9: runs with the same new products neither block nor disturb each other."""
+    """Runs with the same new products neither block nor disturb each other."""
     folders = [make_run(tmp_path / str(number), f"RUN_{number}", products=500) for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda folder: loading.sync(folder, url, interactions()), folders))
@@ -239,7 +239,7 @@ def test_syncs_of_several_runs_at_once(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", ["40001", "40P01"])
 def test_a_transaction_that_lost_is_tried_again(url: str, tmp_path: Path, code: str) -> None:
-    """P8: serialization failure and deadlock are tried again as a whole, a bounded number of times."""
+    """Serialization failure and deadlock are tried again as a whole, a bounded number of times."""
     execute(
         url,
         "CREATE SEQUENCE tries; CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -256,7 +256,7 @@ def test_a_transaction_that_lost_is_tried_again(url: str, tmp_path: Path, code: 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
 def test_a_server_that_is_down_is_told_and_nothing_local_changes(tmp_path: Path, host: str) -> None:
-    """P2, P12: host and database are named, the password is not."""
+    """Host and database are named, the password is not."""
     make_run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     url = f"postgresql://me:canary-4711@{host}:{closed_port()}/shop"
@@ -278,14 +278,14 @@ def test_a_server_that_is_down_is_told_and_nothing_local_changes(tmp_path: Path,
     ],
 )
 def test_a_url_that_is_none_is_refused_without_being_quoted(url: str) -> None:
-    """P12: the parser's own message quotes the URL, and with it the password."""
+    """The parser's own message quotes the URL, and with it the password."""
     with pytest.raises(DatabaseError) as error:
         postgres.connect(url)
     assert "canary" not in f"{error.value}{error.value.__cause__}"
 
 
 def test_a_wrong_password_is_not_repeated(url: str) -> None:
-    """P12: the message names the user's mistake and not the password."""
+    """The message names the user's mistake and not the password."""
     password = str(psycopg.conninfo.conninfo_to_dict(url)["password"])
     if password == "trusted":
         pytest.skip("this server trusts everybody")
@@ -295,7 +295,7 @@ def test_a_wrong_password_is_not_repeated(url: str) -> None:
 
 
 def test_a_server_without_tls_is_told(url: str) -> None:
-    """P12: who asks for TLS gets it or a clear line, never a connection without."""
+    """Who asks for TLS gets it or a clear line, never a connection without."""
     with pytest.raises(DatabaseError, match="SSL") as error:
         postgres.connect(f"{url}?sslmode=require")
     assert str(psycopg.conninfo.conninfo_to_dict(url)["password"]) not in str(error.value)
@@ -303,7 +303,7 @@ def test_a_server_without_tls_is_told(url: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_that_is_not_utf8_is_refused(make_database: Callable[..., str], encoding: str) -> None:
-    """P16: such a database would lose names or mix them up."""
+    """Such a database would lose names or mix them up."""
     url = make_database(f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     with pytest.raises(DatabaseError, match=f"encoding {encoding}, not UTF8"):
         postgres.migrate(url)
@@ -312,7 +312,7 @@ def test_a_database_that_is_not_utf8_is_refused(make_database: Callable[..., str
 def test_products_missing_from_a_users_own_table_are_found_before_loading(
     make_database: Callable[..., str], tmp_path: Path
 ) -> None:
-    """P5: count and first ids are told, nothing is loaded, the user's table is as it was."""
+    """Count and first ids are told, nothing is loaded, the user's table is as it was."""
     url = make_database()
     execute(url, "CREATE TABLE amazon_products (id int PRIMARY KEY, title text NOT NULL, asin text NOT NULL)")
     execute(url, "INSERT INTO amazon_products SELECT n, 'mine', 'B0' FROM generate_series(1, 57) AS n")
@@ -338,7 +338,7 @@ def short_url(make_database: Callable[..., str]) -> str:
 
 
 def test_missing_products_are_left_out_where_that_is_wished(short_url: str, tmp_path: Path) -> None:
-    """P5 ★: skip listed. The marker names them; they come with the first sync after the store has them."""
+    """Skip listed. The marker names them; they come with the first sync after the store has them."""
     make_run(tmp_path)
     assert loading.sync(tmp_path, short_url, interactions(), skip=True)["product_segments"] == 57
     assert comparing.skipped(short_url, RUN_ID) == [58, 59]
@@ -377,7 +377,7 @@ def test_missing_products_are_left_out_where_that_is_wished(short_url: str, tmp_
 def test_what_was_changed_in_a_run_without_some_products_is_mended(
     short_url: str, tmp_path: Path, change: str
 ) -> None:
-    """P5 ★, P13: the tables are compared with what should be there, also after somebody touched the marker."""
+    """The tables are compared with what should be there, also after somebody touched the marker."""
     loading.sync(make_run(tmp_path), short_url, interactions(), skip=True)
     execute(short_url, change.replace("RUN_ID", RUN_ID))
     assert comparing.check(tmp_path, short_url, interactions()) != []
@@ -388,7 +388,7 @@ def test_what_was_changed_in_a_run_without_some_products_is_mended(
 
 
 def test_rows_that_a_trigger_changed_are_found_without_some_products(short_url: str, tmp_path: Path) -> None:
-    """P5 ★, P13: counts and checksums before COMMIT are those of the rows that should be there."""
+    """Counts and checksums before COMMIT are those of the rows that should be there."""
     execute(
         short_url,
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
@@ -401,7 +401,7 @@ def test_rows_that_a_trigger_changed_are_found_without_some_products(short_url: 
 
 
 def test_a_product_table_of_our_own_is_filled(url: str, tmp_path: Path) -> None:
-    """P5: the table that the migration made gets the products of the runs, each once."""
+    """The table that the migration made gets the products of the runs, each once."""
     loading.sync(make_run(tmp_path), url, interactions())
     loading.sync(make_run(tmp_path / "b", "RUN_B", products=60), url, interactions())
     products = postgres.load_products(url, [60, 2])
@@ -411,7 +411,7 @@ def test_a_product_table_of_our_own_is_filled(url: str, tmp_path: Path) -> None:
 
 
 def test_the_same_product_twice_is_found_before_the_database(tmp_path: Path) -> None:
-    """P6: never first wins or last wins; no server is asked."""
+    """Never first wins or last wins; no server is asked."""
     make_run(tmp_path)
     segments = pd.read_parquet(tmp_path / "results/segments.parquet")
     pd.concat([segments, segments[segments["product_id"] == 7]]).to_parquet(tmp_path / "results/segments.parquet")
@@ -453,7 +453,7 @@ COPY_NAMES = ["\\N", "\\.", "\\", "\t", "\n", "\r\n", "\\t", "a\\", "", " ", "NU
 @example(names=SQL_NAMES)
 @example(names=["\N{DROMEDARY CAMEL}" * 255, "ﬁ", "fi", "é", "é", "日本語", "a", "A", "𝕏"])
 def test_any_name_comes_back_as_it_was(url: str, tmp_path: Path, names: list[str]) -> None:
-    """P7, SEC-8: names reach the tables through the driver's row writer only."""
+    """Names reach the tables through the driver's row writer only."""
     loading.sync(make_run(tmp_path, names=names, products=20), url, interactions())
     stored = execute(url, "SELECT category_name, definition FROM product_taxonomies ORDER BY id")
     assert stored == [(name, f"about {name}") for name in names]
@@ -462,7 +462,7 @@ def test_any_name_comes_back_as_it_was(url: str, tmp_path: Path, names: list[str
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 256])
 def test_a_name_that_postgres_cannot_hold_is_refused(url: str, tmp_path: Path, name: str) -> None:
-    """P7: NUL and a 256th character are told, and the tables stay as they were."""
+    """NUL and a 256th character are told, and the tables stay as they were."""
     loading.sync(make_run(tmp_path), url, interactions())
     keep(url)
     with pytest.raises(DatabaseError, match=r"NUL|too long"):
@@ -471,7 +471,7 @@ def test_a_name_that_postgres_cannot_hold_is_refused(url: str, tmp_path: Path, n
 
 
 def test_a_title_with_nul_does_not_stop_a_run(url: str, tmp_path: Path) -> None:
-    """P7: titles are not the model's words; in Postgres a NUL stands as U+FFFD."""
+    """Titles are not the model's words; in Postgres a NUL stands as U+FFFD."""
     products = pd.read_parquet(make_run(tmp_path) / "products.parquet")
     products.loc[products["product_id"] == 1, "title"] = "a\0\\N\tb"
     products.to_parquet(tmp_path / "products.parquet")
@@ -480,7 +480,7 @@ def test_a_title_with_nul_does_not_stop_a_run(url: str, tmp_path: Path) -> None:
 
 
 def test_a_database_that_became_read_only_is_told(url: str, server: str, tmp_path: Path) -> None:
-    """P10: what a replica does, or a provider whose quota is used up; an unchanged run needs no writing."""
+    """What a replica does, or a provider whose quota is used up; an unchanged run needs no writing."""
     alter = f"ALTER DATABASE {url.rpartition('/')[2]} {{}} default_transaction_read_only"
     execute(server, f"{alter.format('SET')} = on")
     with pytest.raises(DatabaseError, match="in a read-only transaction") as error:
@@ -496,7 +496,7 @@ def test_a_database_that_became_read_only_is_told(url: str, server: str, tmp_pat
 
 
 def test_missing_tables_and_rights_are_told_with_what_helps(url: str, make_database: Any, tmp_path: Path) -> None:
-    """P11: `segkit db migrate` makes the tables; GRANT gives the rights."""
+    """`segkit db migrate` makes the tables; GRANT gives the rights."""
     with pytest.raises(DatabaseError, match=r"does not exist.*segkit db migrate"):
         loading.sync(make_run(tmp_path), make_database(), interactions())
     execute(url, "DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN PASSWORD 'canary'")
@@ -507,7 +507,7 @@ def test_missing_tables_and_rights_are_told_with_what_helps(url: str, make_datab
 
 @pytest.mark.parametrize("does", ["RETURN NULL", "NEW.confidence = 1; RETURN NEW"])
 def test_rows_that_a_trigger_changed_are_found_before_commit(url: str, tmp_path: Path, does: str) -> None:
-    """P13: everything is read back and compared inside the transaction."""
+    """Everything is read back and compared inside the transaction."""
     execute(
         url,
         f"CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; END $$;"
@@ -537,7 +537,7 @@ def test_check_names_the_tables_that_differ(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_million_products_need_little_memory(url: str, tmp_path: Path) -> None:
-    """P14: rows are streamed; what a process needs above its imports is the numbers as Arrow arrays."""
+    """Rows are streamed; what a process needs above its imports is the numbers as Arrow arrays."""
     make_run(tmp_path, products=1_000_000)
     code = f"{SYNC}\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     command = [sys.executable, "-c", code, str(tmp_path), url, SUPPORT]

@@ -129,12 +129,12 @@ def suffer(databases: list[str], place: Path, seed: int, faults: int) -> None:
 
 
 def test_a_few_faults_leave_a_whole_run(databases: list[str], tmp_path: Path) -> None:
-    """P3 ★, P4 ★, P9: a kill, a terminated backend, a lost answer to COMMIT, two syncs at once."""
+    """A kill, a terminated backend, a lost answer to COMMIT, two syncs at once."""
     suffer(databases, tmp_path, seed=2, faults=6)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(10, 20))
 def test_a_hundred_faults_leave_a_whole_run(databases: list[str], tmp_path: Path, seed: int) -> None:
-    """P3 ★, P4 ★, P9: the same, ten seeds of ten faults, on both servers."""
+    """The same, ten seeds of ten faults, on both servers."""
     suffer(databases, tmp_path, seed=seed, faults=10)

@@ -46,7 +46,7 @@ def outcomes(run: Run) -> list[str]:
 
 
 def all_stated(run: Run) -> None:
-    """I4: every assignment was stated by the model for that product: its kind is the last word of its title."""
+    """Every assignment was stated by the model for that product: its kind is the last word of its title."""
     titles = run.products.set_index("product_id")["title"]
     for row in run.result("batch_assignments").itertuples():
         assert row.category in ("", titles[row.product_id].split()[-1].title() + "s")
@@ -122,7 +122,7 @@ MENDED = {
 
 @pytest.mark.parametrize("fault", MENDED)
 def test_one_fault_is_mended(fault: str, endpoint: Endpoint, new_run: NewRun, transport: str) -> None:
-    """L16, L18, L21, L23-L26, L30-L35, V1, V2, V4-V9, V13, V16, V18-V24, I3, I4, I7: one fault is mended."""
+    """One fault is mended."""
     endpoint.queue(fault)
     run = new_run(6)
     frame = extracted(run)
@@ -135,7 +135,7 @@ def test_one_fault_is_mended(fault: str, endpoint: Endpoint, new_run: NewRun, tr
 
 @pytest.mark.parametrize("fault", MENDED)
 def test_what_was_mended_is_not_asked_again(fault: str, endpoint: Endpoint, new_run: NewRun) -> None:
-    """I1, I3, S4: a stage done again sends nothing, changes no log, and gives the same result."""
+    """A stage done again sends nothing, changes no log, and gives the same result."""
     endpoint.queue(fault)
     run = new_run(6)
     before = extracted(run)
@@ -147,7 +147,7 @@ def test_what_was_mended_is_not_asked_again(fault: str, endpoint: Endpoint, new_
 
 
 def test_only_the_own_tool_is_an_answer(endpoint: Endpoint, new_run: NewRun) -> None:
-    """L30: the arguments of another tool are no answer."""
+    """The arguments of another tool are no answer."""
     endpoint.queue("tool_calls", tool="get_weather")
     run = new_run(6)
     assert reasons(run) == {""}
@@ -169,7 +169,7 @@ HOPELESS = {
 
 @pytest.mark.parametrize("fault", HOPELESS)
 def test_hopeless_errors_cost_one_request(fault: str, endpoint: Endpoint, new_run: NewRun, transport: str) -> None:
-    """L6, L7, L9, L11, L13, L14, L38: one request, an end within two seconds, and a line that says what to do."""
+    """One request, an end within two seconds, and a line that says what to do."""
     endpoint.rule(fault)
     seconds = []
     while not seconds or (min(seconds) >= 2 and len(seconds) < 3):  # the machine may be busy once or twice
@@ -185,7 +185,7 @@ def test_hopeless_errors_cost_one_request(fault: str, endpoint: Endpoint, new_ru
 
 
 def test_a_redirect_is_never_followed(endpoint: Endpoint, new_run: NewRun, transport: str) -> None:
-    """L38: the key does not travel to another host."""
+    """The key does not travel to another host."""
     endpoint.queue("redirect")
     with pytest.raises(RefusedError, match=r"redirects to .*elsewhere"):
         extract_taxonomy(new_run(6))
@@ -194,7 +194,7 @@ def test_a_redirect_is_never_followed(endpoint: Endpoint, new_run: NewRun, trans
 
 @pytest.mark.parametrize("wish", ["seconds", "date"])
 def test_a_refusal_holds_back_every_worker(wish: str, endpoint: Endpoint, new_run: NewRun) -> None:
-    """L1, L2: after a 429 nobody sends before the server's wish is over; one request more than without it."""
+    """After a 429 nobody sends before the server's wish is over; one request more than without it."""
     run = new_run(60)
     until = int(time.time()) + 4  # a date has whole seconds
     endpoint.queue("ok")
@@ -212,7 +212,7 @@ def test_a_refusal_holds_back_every_worker(wish: str, endpoint: Endpoint, new_ru
 def test_others_wait_for_the_servers_wish_only(
     endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """L1: a question that was refused twice backs off by itself; nobody else waits longer than the server asked."""
+    """A question that was refused twice backs off by itself; nobody else waits longer than the server asked."""
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "1.5")
     monkeypatch.setenv("SEGKIT_CONCURRENCY", "2")
     run = new_run(60)
@@ -227,7 +227,7 @@ def test_others_wait_for_the_servers_wish_only(
 
 
 def test_a_long_wait_pauses_the_run(endpoint: Endpoint, new_run: NewRun) -> None:
-    """L5: ten minutes are not waited for; the run stops, says until when, and can be resumed."""
+    """Ten minutes are not waited for; the run stops, says until when, and can be resumed."""
     endpoint.queue("ok")
     endpoint.queue("429", retry_after="600")
     run = new_run(12)
@@ -239,7 +239,7 @@ def test_a_long_wait_pauses_the_run(endpoint: Endpoint, new_run: NewRun) -> None
 
 
 def test_a_server_that_always_fails_opens_the_circuit(endpoint: Endpoint, new_run: NewRun) -> None:
-    """L17, I10: at most 1 + retries requests a question, and an end after five questions in a row."""
+    """At most 1 + retries requests a question, and an end after five questions in a row."""
     endpoint.rule("500")
     with pytest.raises(EndpointError, match="5 questions in a row"):
         extract_taxonomy(new_run(60))
@@ -248,7 +248,7 @@ def test_a_server_that_always_fails_opens_the_circuit(endpoint: Endpoint, new_ru
 
 
 def test_one_batch_that_always_fails_does_not_stop_the_others(endpoint: Endpoint, new_run: NewRun) -> None:
-    """L17: the batch is given up, its products are unassigned with the reason, the run goes on."""
+    """The batch is given up, its products are unassigned with the reason, the run goes on."""
     endpoint.rule("500", contains="number 3 whisk")
     run = new_run(24)
     frame = extracted(run)
@@ -258,7 +258,7 @@ def test_one_batch_that_always_fails_does_not_stop_the_others(endpoint: Endpoint
 
 
 def test_an_unreachable_host_says_that_nothing_was_paid(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L19: connection refused is told with the host; it is surely not paid, so no log is left."""
+    """Connection refused is told with the host; it is surely not paid, so no log is left."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.01")
     run = new_run(60)
@@ -270,7 +270,7 @@ def test_an_unreachable_host_says_that_nothing_was_paid(new_run: NewRun, monkeyp
 def test_a_time_out_may_have_been_paid(
     endpoint: Endpoint, new_run: NewRun, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """L20, L22: a deadline for the whole answer; the call is kept as one that may have been paid, and repeated."""
+    """A deadline for the whole answer; the call is kept as one that may have been paid, and repeated."""
     monkeypatch.setenv("SEGKIT_TIMEOUT_SECONDS", "2")
     endpoint.queue("drip", interval=0.2, step=1)
     run = new_run(6)
@@ -282,7 +282,7 @@ def test_a_time_out_may_have_been_paid(
 
 
 def test_a_stage_that_reached_nobody_ends(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L19: with one question as with many, no later stage begins, and nobody is advised to allow what is missing."""
+    """With one question as with many, no later stage begins, and nobody is advised to allow what is missing."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.01")
     run = new_run(5)
@@ -294,7 +294,7 @@ def test_a_stage_that_reached_nobody_ends(new_run: NewRun, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("fault", ["context_length", "413"])
 def test_what_is_too_long_is_cut_in_two(fault: str, endpoint: Endpoint, new_run: NewRun) -> None:
-    """L12, L15: the batch is halved; nothing is lost, and resuming does not ask the long question again."""
+    """The batch is halved; nothing is lost, and resuming does not ask the long question again."""
     endpoint.queue(fault)
     run = new_run(6)
     assert reasons(run) == {""}
@@ -308,7 +308,7 @@ def test_what_is_too_long_is_cut_in_two(fault: str, endpoint: Endpoint, new_run:
     ("fault", "reason"), [("context_length", "too_long"), ("content_filter", "filtered"), ("refusal", "refused")]
 )
 def test_one_product_is_isolated(fault: str, reason: str, endpoint: Endpoint, new_run: NewRun) -> None:
-    """L12, L28, L29: halving finds the one product that spoils its batch; only that one stays unassigned."""
+    """Halving finds the one product that spoils its batch; only that one stays unassigned."""
     endpoint.rule(fault, contains="number 3 whisk")
     frame = extracted(new_run(6))
     lost = frame[frame["reason"] != ""]
@@ -317,7 +317,7 @@ def test_one_product_is_isolated(fault: str, reason: str, endpoint: Endpoint, ne
 
 
 def test_a_cut_answer_keeps_its_closed_items(endpoint: Endpoint, new_run: NewRun) -> None:
-    """L27: what was closed counts, only the rest is asked for, in a smaller question and never the same again."""
+    """What was closed counts, only the rest is asked for, in a smaller question and never the same again."""
     endpoint.queue("length", fraction=0.85)
     run = new_run(6)
     assert reasons(run) == {""}
@@ -327,7 +327,7 @@ def test_a_cut_answer_keeps_its_closed_items(endpoint: Endpoint, new_run: NewRun
 
 
 def test_the_next_attempt_is_told_what_was_wrong(endpoint: Endpoint, new_run: NewRun) -> None:
-    """V8, V9: the original prompt, then the errors with the ids, then only the lines that are missing."""
+    """The original prompt, then the errors with the ids, then only the lines that are missing."""
     endpoint.queue("drop_id", contains="number 3 whisk")
     extract_taxonomy(new_run(6))
     first, second = (body["messages"][0]["content"] for body in endpoint.bodies())
@@ -339,7 +339,7 @@ def test_the_next_attempt_is_told_what_was_wrong(endpoint: Endpoint, new_run: Ne
 
 
 def test_a_product_nobody_places_stays_unassigned(endpoint: Endpoint, new_run: NewRun) -> None:
-    """V8, V34, I4: it is asked for as often as allowed, then it is unassigned; its neighbours keep theirs."""
+    """It is asked for as often as allowed, then it is unassigned; its neighbours keep theirs."""
     endpoint.rule("drop_id", contains="number 3 whisk")
     run = new_run(6)
     frame = extracted(run)
@@ -349,7 +349,7 @@ def test_a_product_nobody_places_stays_unassigned(endpoint: Endpoint, new_run: N
 
 
 def test_first_statements_stay(endpoint: Endpoint, new_run: NewRun) -> None:
-    """V35: a later answer that contradicts an accepted assignment changes nothing."""
+    """A later answer that contradicts an accepted assignment changes nothing."""
     endpoint.queue("drop_id", contains="number 3 whisk")
     endpoint.queue("ok")
     run = new_run(6)
@@ -358,7 +358,7 @@ def test_first_statements_stay(endpoint: Endpoint, new_run: NewRun) -> None:
 
 
 def test_an_answer_is_bought_once_for_all_runs(endpoint: Endpoint, new_run: NewRun) -> None:
-    """C5, DESIGN: another run with the same questions is answered from the cache, with logs of its own."""
+    """Another run with the same questions is answered from the cache, with logs of its own."""
     first = extracted(new_run(12))
     again = new_run(12)
     pd.testing.assert_frame_equal(extracted(again), first)
@@ -370,7 +370,7 @@ def test_an_answer_is_bought_once_for_all_runs(endpoint: Endpoint, new_run: NewR
 
 @pytest.mark.parametrize("fault", ["drop_id", "length", "content_filter", "refusal", "not_json"])
 def test_only_valid_answers_are_cached(fault: str, endpoint: Endpoint, new_run: NewRun) -> None:
-    """C6: what was not valid, cut, filtered or refused is asked again by the next run."""
+    """What was not valid, cut, filtered or refused is asked again by the next run."""
     endpoint.queue(fault)
     extract_taxonomy(new_run(6))
     asked = endpoint.count()
@@ -379,7 +379,7 @@ def test_only_valid_answers_are_cached(fault: str, endpoint: Endpoint, new_run: 
 
 
 def test_a_damaged_cache_entry_is_set_aside(endpoint: Endpoint, new_run: NewRun, place: object) -> None:
-    """C1: it is never served and never deleted; the question is asked again."""
+    """It is never served and never deleted; the question is asked again."""
     extract_taxonomy(new_run(6))
     (entry,) = (place / "home" / "cache").rglob("*.json")  # type: ignore[operator]
     whole = entry.read_bytes()
@@ -394,7 +394,7 @@ def test_a_damaged_cache_entry_is_set_aside(endpoint: Endpoint, new_run: NewRun,
 
 
 def test_secrets_are_taken_out(endpoint: Endpoint, new_run: NewRun) -> None:
-    """SEC-6, J13: a provider that sends the key back does not get it into any file."""
+    """A provider that sends the key back does not get it into any file."""
     endpoint.queue("leak_key", status=500)
     endpoint.queue("leak_key", status=401)
     run = new_run(6)
@@ -406,7 +406,7 @@ def test_secrets_are_taken_out(endpoint: Endpoint, new_run: NewRun) -> None:
 
 
 def test_the_limit_of_requests_is_kept(endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L41: beyond the limit nothing is sent; the run stops on request while it waits."""
+    """Beyond the limit nothing is sent; the run stops on request while it waits."""
     monkeypatch.setenv("SEGKIT_REQUESTS_PER_MINUTE", "4")
     run = new_run(60)
     import threading
@@ -442,7 +442,7 @@ def test_a_log_tells_everything(endpoint: Endpoint, new_run: NewRun) -> None:
 
 
 def test_an_answer_that_was_on_disk_is_recovered(endpoint: Endpoint, new_run: NewRun) -> None:
-    """I1, I3: a process that died between the raw answer and its log has paid; the answer is not bought again."""
+    """A process that died between the raw answer and its log has paid; the answer is not bought again."""
     run = new_run(12)
     before = extracted(run)
     log = scan(run.stage_folder(STAGE))[0][0]
@@ -457,7 +457,7 @@ def test_an_answer_that_was_on_disk_is_recovered(endpoint: Endpoint, new_run: Ne
 
 
 def test_an_intent_without_an_answer_is_told_and_asked_again(endpoint: Endpoint, new_run: NewRun) -> None:
-    """S5: its outcome is unknown; it stays visible, and the question is asked once more."""
+    """Its outcome is unknown; it stays visible, and the question is asked once more."""
     run = new_run(6)
     begin(run.stage_folder(STAGE), 1, 1, {"context": {}, "prompt": "", "request": {}})
     assert reasons(run) == {""}

@@ -61,12 +61,12 @@ OTHER_KEYS: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("other", OTHER_KEYS.values(), ids=OTHER_KEYS)
 def test_whatever_can_change_an_answer_changes_the_key(other: Callable[[], str]) -> None:
-    """C2: two requests that differ in one field have different keys."""
+    """Two requests that differ in one field have different keys."""
     assert other() != KEY
 
 
 def test_all_these_keys_are_different_from_one_another() -> None:
-    """C2: no two of the changes above fall together."""
+    """No two of the changes above fall together."""
     keys = {name: other() for name, other in OTHER_KEYS.items()}
     assert len(set(keys.values())) == len(keys)
 
@@ -84,7 +84,7 @@ def test_all_these_keys_are_different_from_one_another() -> None:
     ],
 )
 def test_field_boundaries_count(one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]) -> None:
-    """C3: characters that move across a boundary make another request."""
+    """Characters that move across a boundary make another request."""
     assert cache_key(*one) != cache_key(*other)
 
 
@@ -96,7 +96,7 @@ def turned(value: Any) -> Any:
 
 
 def test_the_same_request_has_the_same_key() -> None:
-    """C4: in another order of its dicts, after JSON and after pickling."""
+    """In another order of its dicts, after JSON and after pickling."""
     assert list(turned(body())) != list(body())
     for same in (body(), turned(body()), json.loads(json.dumps(body())), pickle.loads(pickle.dumps(body()))):
         assert cache_key(ENDPOINT, same) == KEY
@@ -104,7 +104,7 @@ def test_the_same_request_has_the_same_key() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
 def test_the_same_key_in_another_process(hash_seed: str) -> None:
-    """C4: with another PYTHONHASHSEED, and in a process of its own."""
+    """With another PYTHONHASHSEED, and in a process of its own."""
     code = "import json, sys; from segkit.llm.cache import cache_key; print(cache_key(*json.load(sys.stdin)))"
     environment = unmeasured(PYTHONHASHSEED=hash_seed)
     told = subprocess.run(
@@ -120,12 +120,12 @@ def test_the_same_key_in_another_process(hash_seed: str) -> None:
 
 
 def test_the_key_is_the_same_for_ever() -> None:
-    """C4: a fixed request keeps a fixed key, on every system and version, or a paid cache is lost."""
+    """A fixed request keeps a fixed key, on every system and version, or a paid cache is lost."""
     assert cache_key("e", {"model": "é 😀", "n": [1, 0.2, None, True]}) == "2b5f455f4ea6569d75f9d1e3b388a2c4"
 
 
 def test_what_does_not_change_an_answer_is_no_part_of_a_request() -> None:
-    """C5: key, timeout, workers, retries, run and time are left out, each with its reason."""
+    """Key, timeout, workers, retries, run and time are left out, each with its reason."""
     assert set(body()) == {"model", "messages", "temperature", "response_format"}
     assert {"api key", "timeout", "retries", "run id", "time"} <= set(LEFT_OUT)
     assert all(LEFT_OUT.values())
@@ -143,7 +143,7 @@ def test_what_does_not_change_an_answer_is_no_part_of_a_request() -> None:
     ],
 )
 def test_settings_that_change_no_answer_change_no_key(place: Path, changes: dict[str, Any]) -> None:
-    """C5: the same request under other settings has the same key."""
+    """The same request under other settings has the same key."""
     settings = Settings(**changes)
     assert settings != Settings()
     assert cache_key(settings.openai_base_url, body()) == cache_key(Settings().openai_base_url, body())
@@ -183,7 +183,7 @@ def events(home: Path) -> list[str]:
 
 
 def test_a_remembered_answer_is_found(home: Path) -> None:
-    """I3: work that has a valid result is found again; other work is not."""
+    """Work that has a valid result is found again; other work is not."""
     assert not ask(home)
     keep(home)
     assert ask(home)
@@ -193,7 +193,7 @@ def test_a_remembered_answer_is_found(home: Path) -> None:
 
 @pytest.mark.parametrize("dated", [0, 4_102_444_800], ids=["1970", "2100"])
 def test_no_clock_makes_an_answer_stale(dated: int, home: Path) -> None:
-    """C12: an entry of the future, or of long ago, is as good as any: nothing expires, so no clock can do harm."""
+    """An entry of the future, or of long ago, is as good as any: nothing expires, so no clock can do harm."""
     entry = keep(home)
     os.utime(entry, (dated, dated))
     assert ask(home)
@@ -201,7 +201,7 @@ def test_no_clock_makes_an_answer_stale(dated: int, home: Path) -> None:
 
 
 def test_an_entry_is_written_once(home: Path) -> None:
-    """C7: who comes second leaves the first entry as it is."""
+    """Who comes second leaves the first entry as it is."""
     first = keep(home).read_bytes()
     keep(home)
     assert entry_of(home).read_bytes() == first
@@ -209,7 +209,7 @@ def test_an_entry_is_written_once(home: Path) -> None:
 
 
 def test_every_truncation_is_set_aside(home: Path) -> None:
-    """C1: a cut entry is renamed and kept, told, and never served."""
+    """A cut entry is renamed and kept, told, and never served."""
     data = keep(home).read_bytes()
     ends = range(0, len(data), 7)
     for end in ends:
@@ -223,7 +223,7 @@ def test_every_truncation_is_set_aside(home: Path) -> None:
 
 
 def test_every_flipped_bit_is_a_miss(home: Path) -> None:
-    """C1: one changed bit anywhere, and the entry is not served."""
+    """One changed bit anywhere, and the entry is not served."""
     data = keep(home).read_bytes()
     for place in range(len(data)):
         flipped = bytearray(data)
@@ -234,7 +234,7 @@ def test_every_flipped_bit_is_a_miss(home: Path) -> None:
 
 
 def test_a_set_aside_entry_can_be_bought_again(home: Path) -> None:
-    """C1: after the damage the same key works as before."""
+    """After the damage the same key works as before."""
     keep(home)
     entry_of(home).unlink()
     entry_of(home).write_bytes(b"")
@@ -247,7 +247,7 @@ def test_a_set_aside_entry_can_be_bought_again(home: Path) -> None:
     ("prompt", "request_"), [("another", REQUEST), (PROMPT, {**REQUEST, "model": "x"}), (PROMPT, {"model": "gpt-4o"})]
 )
 def test_a_collision_is_a_miss_and_told(home: Path, prompt: str, request_: dict[str, Any]) -> None:
-    """C10: the stored request is compared with the asked one; another one is never served, and not moved away."""
+    """The stored request is compared with the asked one; another one is never served, and not moved away."""
     keep(home)
     assert not ask(home, prompt=prompt, request=request_)
     assert events(home) == ["cache_entry_of_another_request"]
@@ -265,7 +265,7 @@ class Bomb:
 
 
 def test_a_pickle_is_never_loaded(home: Path) -> None:
-    """C13, SEC-15: a payload in the cache is a damaged entry, not code."""
+    """A payload in the cache is a damaged entry, not code."""
     trace = home / "exploded"
     entry_of(home).parent.mkdir(parents=True)
     entry_of(home).write_bytes(pickle.dumps(Bomb(trace)))
@@ -277,7 +277,7 @@ def test_a_pickle_is_never_loaded(home: Path) -> None:
 
 @pytest.mark.parametrize("stray", [b"[]", b"{}", b"null", b"\xff\xfe", b'{"sha256": "x"}'])
 def test_a_stray_file_is_ignored_with_a_warning(home: Path, stray: bytes) -> None:
-    """C9: whatever lies under the name of an entry, it is no answer."""
+    """Whatever lies under the name of an entry, it is no answer."""
     entry_of(home).parent.mkdir(parents=True)
     entry_of(home).write_bytes(stray)
     assert not ask(home)
@@ -285,13 +285,13 @@ def test_a_stray_file_is_ignored_with_a_warning(home: Path, stray: bytes) -> Non
 
 
 def test_a_folder_in_place_of_an_entry(home: Path) -> None:
-    """C8, C9: what cannot be read is a miss."""
+    """What cannot be read is a miss."""
     entry_of(home).mkdir(parents=True)
     assert not ask(home)
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_nothing_else(home: Path) -> None:
-    """C8: a file stands where the cache should be; the log is there all the same."""
+    """A file stands where the cache should be; the log is there all the same."""
     (home / "cache").write_text("in the way")
     keep(home)
     assert events(home) == ["cache_not_written"]
@@ -299,7 +299,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_nothing_else(home: Path) -> 
 
 
 def test_a_deleted_cache_is_a_miss(home: Path) -> None:
-    """C11: no cache, no hit, no error."""
+    """No cache, no hit, no error."""
     keep(home).unlink()
     assert not ask(home)
     assert events(home) == []
@@ -307,7 +307,7 @@ def test_a_deleted_cache_is_a_miss(home: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
 def test_a_cache_on_another_file_system_holds_a_copy(home: Path) -> None:
-    """C8: where no link is possible, the entry is copied whole."""
+    """Where no link is possible, the entry is copied whole."""
     import tempfile
 
     with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
@@ -320,7 +320,7 @@ def test_a_cache_on_another_file_system_holds_a_copy(home: Path) -> None:
 
 
 def test_random_damage_is_never_served(home: Path) -> None:
-    """C1: bytes cut out, doubled or overwritten at random places."""
+    """Bytes cut out, doubled or overwritten at random places."""
     data = keep(home).read_bytes()
     chance = random.Random(2)
     for _ in range(300):

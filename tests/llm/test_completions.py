@@ -34,7 +34,7 @@ def completion(value: Any) -> Completion:
 
 
 def test_a_whole_completion() -> None:
-    """L35: the text, why it ended, the model that really answered, and the tokens."""
+    """The text, why it ended, the model that really answered, and the tokens."""
     assert completion(envelope()) == Completion(
         "text", "", "", "stop", "gpt-4o-2024", "req-1", Usage(input=100, cached=64, output=20, reasoning=5)
     )
@@ -44,14 +44,14 @@ def test_a_whole_completion() -> None:
     "choices", [[], None, "no", 5, {}, [None], ["text"], [[]], {"index": 0, "message": {"content": "text"}}]
 )
 def test_no_choices(choices: Any) -> None:
-    """L23: paid for and empty; the tokens are told all the same."""
+    """Paid for and empty; the tokens are told all the same."""
     found = completion(envelope(choices=choices))
     assert found.trouble == "empty"
     assert found.usage.input == 100
 
 
 def test_choices_are_missing() -> None:
-    """L24: the same where the field is not there at all."""
+    """The same where the field is not there at all."""
     assert completion({"id": "x"}).trouble == "empty"
 
 
@@ -73,7 +73,7 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_a_body_that_is_no_envelope(body: bytes) -> None:
-    """L25, L26, V23, V24: told as malformed, never raised, and nothing is read out of another encoding."""
+    """Told as malformed, never raised, and nothing is read out of another encoding."""
     found = completion(body)
     assert found.trouble == "malformed"
     assert found.content == ""
@@ -81,32 +81,32 @@ def test_a_body_that_is_no_envelope(body: bytes) -> None:
 
 
 def test_every_cut_of_an_envelope_is_malformed() -> None:
-    """L21, L26: half an envelope is no answer at any byte."""
+    """Half an envelope is no answer at any byte."""
     data = json.dumps(envelope()).encode()
     assert {completion(data[:end]).trouble for end in range(len(data))} == {"malformed"}
 
 
 def test_a_byte_order_mark_is_stripped() -> None:
-    """V23: UTF-8 with a mark is UTF-8."""
+    """UTF-8 with a mark is UTF-8."""
     assert completion(b"\xef\xbb\xbf" + json.dumps(envelope()).encode()).content == "text"
 
 
 @pytest.mark.parametrize("content", ["", '{"categories": [', None])
 def test_an_answer_that_was_cut(content: Any) -> None:
-    """L27: `length` is told, with the text that came before."""
+    """`length` is told, with the text that came before."""
     found = completion(envelope({"content": content}, "length"))
     assert found.trouble == "truncated"
     assert found.content == (content or "")
 
 
 def test_a_filtered_answer() -> None:
-    """L28: what a filter let through is no answer."""
+    """What a filter let through is no answer."""
     assert completion(envelope({"content": "some"}, "content_filter")).trouble == "filtered"
 
 
 @pytest.mark.parametrize("content", [None, "", "I will not"])
 def test_a_refusal(content: Any) -> None:
-    """L29: refused, with the reason, cut."""
+    """Refused, with the reason, cut."""
     found = completion(envelope({"content": content, "refusal": "I cannot " * 100}))
     assert found.trouble == "refused"
     assert "I cannot" in found.why
@@ -115,7 +115,7 @@ def test_a_refusal(content: Any) -> None:
 
 @pytest.mark.parametrize("refusal", [None, "", 5, []])
 def test_no_refusal(refusal: Any) -> None:
-    """L29: the field alone refuses nothing."""
+    """The field alone refuses nothing."""
     assert completion(envelope({"content": "text", "refusal": refusal})).trouble == ""
 
 
@@ -125,7 +125,7 @@ def call(name: Any, arguments: Any = '{"categories": []}') -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_call_of_segkits_own_tool_is_an_answer(name: str) -> None:
-    """L30: its arguments are the text, like that of any answer."""
+    """Its arguments are the text, like that of any answer."""
     message = {"content": None, "tool_calls": [call("search"), call(name)]}
     assert completion(envelope(message, "tool_calls")).content == '{"categories": []}'
 
@@ -145,7 +145,7 @@ def test_a_call_of_segkits_own_tool_is_an_answer(name: str) -> None:
     ],
 )
 def test_a_call_of_any_other_tool_is_none(calls: Any) -> None:
-    """L30: nobody else's tool, and no arguments that are not text, are an answer."""
+    """Nobody else's tool, and no arguments that are not text, are an answer."""
     assert completion(envelope({"content": None, "tool_calls": calls}, "tool_calls")).trouble == "empty"
 
 
@@ -161,7 +161,7 @@ def test_a_call_of_any_other_tool_is_none(calls: Any) -> None:
     ],
 )
 def test_parts_are_joined_and_reasoning_is_passed_over(message: Any, content: str) -> None:
-    """L31: the text of an answer is its text parts, in order."""
+    """The text of an answer is its text parts, in order."""
     assert completion(envelope(message)).content == content
 
 
@@ -170,7 +170,7 @@ def test_parts_are_joined_and_reasoning_is_passed_over(message: Any, content: st
     [{"content": ""}, {"content": " \n"}, {"content": None}, {}, None or [], "text", {"content": 5}, {"content": []}],
 )
 def test_an_empty_answer(message: Any) -> None:
-    """L32: no text with `stop` is empty, and is told so."""
+    """No text with `stop` is empty, and is told so."""
     assert completion(envelope(message)).trouble == "empty"
 
 
@@ -179,14 +179,14 @@ def test_an_empty_answer(message: Any) -> None:
     [([1, 0], 1), ([2, 1], 1), ([0, 0], 0), ([None, 3], 0), (["a", 5], 0), ([3], 0), ([1, -1], 1)],
 )
 def test_the_first_choice_by_index(indexes: list[Any], first: int) -> None:
-    """L33: several choices, in any order: the one with the lowest index."""
+    """Several choices, in any order: the one with the lowest index."""
     choices = [{"index": index, "message": {"content": str(i)}} for i, index in enumerate(indexes)]
     assert completion(envelope(choices=choices)).content == str(first)
 
 
 @pytest.mark.parametrize("usage", [None, "many", [], 5, {}, {"prompt_tokens": None}])
 def test_missing_usage_is_unknown(usage: Any) -> None:
-    """L34: unknown is None, never zero."""
+    """Unknown is None, never zero."""
     assert completion(envelope(usage=usage)).usage == Usage()
     without = envelope()
     del without["usage"]
@@ -195,7 +195,7 @@ def test_missing_usage_is_unknown(usage: Any) -> None:
 
 @pytest.mark.parametrize("count", [-1, "100", 1.5, 1e30, True, None, [], {}, 10**30])
 def test_a_count_that_is_none_is_unknown(count: Any) -> None:
-    """L34, V24: negative, text, fractions and numbers that no log can hold."""
+    """Negative, text, fractions and numbers that no log can hold."""
     told = {**TOKENS, "prompt_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}
     expected = Usage(input=None, cached=None, output=20, reasoning=5)
     assert completion(envelope(usage=told)).usage == expected
@@ -205,7 +205,7 @@ def test_a_count_that_is_none_is_unknown(count: Any) -> None:
 
 @pytest.mark.parametrize("details", [None, [], "x", {"cached_tokens": None}])
 def test_missing_details_leave_the_rest(details: Any) -> None:
-    """L34: each figure stands for itself."""
+    """Each figure stands for itself."""
     told = {**TOKENS, "prompt_tokens_details": details, "completion_tokens_details": details}
     assert completion(envelope(usage=told)).usage == Usage(input=100, output=20)
 
@@ -213,14 +213,14 @@ def test_missing_details_leave_the_rest(details: Any) -> None:
 @pytest.mark.parametrize("field", ["model", "id"])
 @pytest.mark.parametrize("value", [None, 5, [], {}])
 def test_odd_names_are_unknown(field: str, value: Any) -> None:
-    """L35: a model or request id that is no text is not told."""
+    """A model or request id that is no text is not told."""
     found = completion(envelope(**{field: value}))
     assert (found.model, found.request_id).count(None) == 1
     assert found.content == "text"
 
 
 def test_half_a_character_anywhere_leaves_a_completion_that_can_be_logged() -> None:
-    """V22: the answer is read, and what goes into the log beside it can be stored."""
+    """The answer is read, and what goes into the log beside it can be stored."""
     body = envelope({"content": "ok \ud800"}, "st\ud800op", id="r\ud801", model="\udfffm")
     found = completion(body)
     assert found.content == "ok \ud800", "the text is judged later, as it is"
@@ -239,7 +239,7 @@ ANYTHING = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "model", "id"]), ANYTHING) | ANYTHING, st.randoms())
 def test_any_json_is_read(value: Any, chance: random.Random) -> None:
-    """V24: no envelope raises; what has no text says what its trouble is."""
+    """No envelope raises; what has no text says what its trouble is."""
     if isinstance(value, dict) and chance.random() < 0.5:
         value["choices"] = [{"message": value.get("choices"), "finish_reason": value.get("model")}]
     found = completion(value)
@@ -248,12 +248,12 @@ def test_any_json_is_read(value: Any, chance: random.Random) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read(body: bytes) -> None:
-    """V24: nor do any bytes."""
+    """Nor do any bytes."""
     assert completion(body).trouble or completion(body).content
 
 
 def test_a_request_asks_under_the_schema_of_its_prompt() -> None:
-    """C2: the whole body that is sent, and nothing that the contract does not name."""
+    """The whole body that is sent, and nothing that the contract does not name."""
     asking = Asking("Sort these.", {"type": "object"})
     assert request_body(asking, "extract_taxonomy", "gpt-4o", 0.2, "json_schema", 500) == {
         "model": "gpt-4o",
@@ -269,7 +269,7 @@ def test_a_request_asks_under_the_schema_of_its_prompt() -> None:
 
 @pytest.mark.parametrize("kind", ["json_object", "text"])
 def test_a_server_without_schemas_is_asked_without(kind: str) -> None:
-    """L14: the format is the one that was chosen, and an unset figure is left out."""
+    """The format is the one that was chosen, and an unset figure is left out."""
     asked = request_body(Asking("x", {}), "extract_taxonomy", "m", None, kind, None)
     assert set(asked) == {"model", "messages", "response_format"}
     assert asked["response_format"] == {"type": kind}

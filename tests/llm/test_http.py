@@ -64,7 +64,7 @@ def test_no_proxy_is_used_for_hosts_that_want_none(
 def test_credentials_of_other_programs_are_never_sent(
     new_run: NewRun, endpoint: Endpoint, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SEC-6: aiohttp would read `.netrc`, in a thread for every request."""
+    """Aiohttp would read `.netrc`, in a thread for every request."""
     (place / ".netrc").write_text("machine 127.0.0.1 login somebody password secret\n")
     (place / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(place))

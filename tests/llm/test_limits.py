@@ -93,7 +93,7 @@ async def work_off(
 
 
 def test_32_workers_at_60_a_minute() -> None:
-    """L41: never more than the limit in any sliding minute, and all requests are sent."""
+    """Never more than the limit in any sliding minute, and all requests are sent."""
 
     async def work() -> Ledger:
         return await work_off(Limits(32, requests=60, clock=loop_time), [(1, 1)] * 180, 32)
@@ -108,7 +108,7 @@ def test_32_workers_at_60_a_minute() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_tokens_of_random_requests_stay_below_their_limits(seed: int) -> None:
-    """L41: input and output tokens are limited like requests, whatever the sizes."""
+    """Input and output tokens are limited like requests, whatever the sizes."""
     chance = random.Random(seed)
     sizes = [(chance.randint(1, 900), chance.randint(1, 300)) for _ in range(40)]
 
@@ -123,7 +123,7 @@ def test_tokens_of_random_requests_stay_below_their_limits(seed: int) -> None:
 
 
 def test_a_request_beyond_the_limit_goes_alone() -> None:
-    """L41, T6: what never fits waits for an empty window instead of for ever."""
+    """What never fits waits for an empty window instead of for ever."""
 
     async def work() -> Ledger:
         return await work_off(Limits(4, input_tokens=100, clock=loop_time), [(60, 1), (500, 1), (60, 1)], 1)
@@ -135,7 +135,7 @@ def test_a_request_beyond_the_limit_goes_alone() -> None:
 
 
 def test_no_limit_means_no_wait() -> None:
-    """L41: without limits nothing waits but for the concurrency."""
+    """Without limits nothing waits but for the concurrency."""
 
     async def work() -> tuple[Ledger, float]:
         return await work_off(Limits(10, clock=loop_time), [(10**6, 10**6)] * 100, 10), loop_time()
@@ -146,7 +146,7 @@ def test_no_limit_means_no_wait() -> None:
 
 
 def test_concurrency_is_never_exceeded() -> None:
-    """L41: more workers than places wait for a place."""
+    """More workers than places wait for a place."""
 
     async def work() -> Ledger:
         return await work_off(Limits(3, clock=loop_time), [(1, 1)] * 50, 20)
@@ -155,7 +155,7 @@ def test_concurrency_is_never_exceeded() -> None:
 
 
 def test_a_hold_holds_back_all_workers() -> None:
-    """L1: after a 429 nobody sends before the time that the server wished, and then all go on."""
+    """After a 429 nobody sends before the time that the server wished, and then all go on."""
 
     async def work() -> Ledger:
         limits = Limits(8, clock=loop_time)
@@ -169,7 +169,7 @@ def test_a_hold_holds_back_all_workers() -> None:
 
 
 def test_a_hold_in_the_middle_lets_nobody_new_through() -> None:
-    """L1: a request that waits for a place when the hold comes is held back too."""
+    """A request that waits for a place when the hold comes is held back too."""
 
     async def work() -> Ledger:
         limits = Limits(2, clock=loop_time)
@@ -187,7 +187,7 @@ def test_a_hold_in_the_middle_lets_nobody_new_through() -> None:
 
 
 def test_a_clock_set_back_makes_no_negative_wait() -> None:
-    """L40: the limits use a clock that only runs forward, and even one set back makes nothing crash or pass."""
+    """The limits use a clock that only runs forward, and even one set back makes nothing crash or pass."""
     clock = Clock()
     window = Window(1, clock)
     window.take(1)
@@ -196,7 +196,7 @@ def test_a_clock_set_back_makes_no_negative_wait() -> None:
 
 
 def test_concurrency_falls_at_most_once_a_second_and_never_below_one() -> None:
-    """L16, L41: many refusals of one moment are one reason to slow down."""
+    """Many refusals of one moment are one reason to slow down."""
     clock = Clock()
     limits = Limits(16, clock=clock)
     for _ in range(10):
@@ -209,7 +209,7 @@ def test_concurrency_falls_at_most_once_a_second_and_never_below_one() -> None:
 
 
 def test_concurrency_rises_by_one_after_as_many_good_answers_as_it_allows() -> None:
-    """L41: additive increase, and never above what was asked for."""
+    """Additive increase, and never above what was asked for."""
     limits = Limits(16, clock=Clock())
     limits.allowed = 4.0
     for _ in range(5):
@@ -221,7 +221,7 @@ def test_concurrency_rises_by_one_after_as_many_good_answers_as_it_allows() -> N
 
 
 def test_workers_that_wait_take_the_places_that_open() -> None:
-    """L41: when the concurrency rises again, all who wait for a place may use it, not one a time."""
+    """When the concurrency rises again, all who wait for a place may use it, not one a time."""
 
     async def work() -> float:
         limits = Limits(16, clock=loop_time)
@@ -240,7 +240,7 @@ def test_workers_that_wait_take_the_places_that_open() -> None:
 
 
 def test_what_was_told_replaces_the_estimate() -> None:
-    """L34, L41: tokens told by the server settle the reservation; unknown ones leave the estimate."""
+    """Tokens told by the server settle the reservation; unknown ones leave the estimate."""
 
     async def work() -> list[float]:
         limits = Limits(4, input_tokens=100, clock=loop_time)
@@ -258,7 +258,7 @@ def test_what_was_told_replaces_the_estimate() -> None:
 
 
 def test_closed_limits_send_everybody_away() -> None:
-    """L9, L42: who waits for a place, for a minute or for a hold goes home at once, and nobody new gets through."""
+    """Who waits for a place, for a minute or for a hold goes home at once, and nobody new gets through."""
 
     async def work() -> tuple[Ledger, float]:
         limits = Limits(2, requests=4, clock=loop_time)
@@ -283,7 +283,7 @@ def test_closed_limits_send_everybody_away() -> None:
 )
 @settings(deadline=None)
 def test_a_window_never_overflows_and_never_waits_in_vain(most: int, steps: list[tuple[float, int, int]]) -> None:
-    """L41: whoever waits as long as told always fits, and no told wait is longer than the window."""
+    """Whoever waits as long as told always fits, and no told wait is longer than the window."""
     clock = Clock()
     window = Window(most, clock)
     sent: list[tuple[float, int]] = []

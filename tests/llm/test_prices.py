@@ -24,26 +24,26 @@ def prices(folder: Path, table: Any) -> Path:
 
 
 def test_the_embedded_model_costs_nothing() -> None:
-    """L34: offline is free, also where it tells no tokens."""
+    """Offline is free, also where it tells no tokens."""
     assert cost_usd(Usage(), "offline", "offline") == 0
 
 
 @pytest.mark.parametrize("usage", [Usage(), Usage(input=5), Usage(output=5), Usage(cached=5, reasoning=1)])
 def test_unknown_tokens_cost_an_unknown_amount(usage: Usage, tmp_path: Path) -> None:
-    """L34: cost unknown is None, never 0, with a price table too."""
+    """Cost unknown is None, never 0, with a price table too."""
     assert cost_usd(usage, "gpt-4o", OPENAI) is None
     assert cost_usd(usage, "m", LOCAL, prices(tmp_path, {"m": {"input": 1, "output": 1}})) is None
 
 
 def test_an_unknown_model_costs_an_unknown_amount(tmp_path: Path) -> None:
-    """L34: no price, no number, also where the user's table has other models."""
+    """No price, no number, also where the user's table has other models."""
     usage = Usage(input=1000, output=1000)
     assert cost_usd(usage, "my-own-model-7b", LOCAL) is None
     assert cost_usd(usage, "my-own-model-7b", LOCAL, prices(tmp_path, {"m": {"input": 1, "output": 1}})) is None
 
 
 def test_a_known_model_is_priced_by_its_tokens() -> None:
-    """L34: gpt-4o at its list price, cached input cheaper than fresh; reasoning is part of the output."""
+    """The model gpt-4o at its list price, cached input cheaper than fresh; reasoning is part of the output."""
     fresh = cost_usd(Usage(input=1_000_000, output=0), "gpt-4o", OPENAI)
     cached = cost_usd(Usage(input=1_000_000, cached=1_000_000, output=0), "gpt-4o", OPENAI)
     answer = cost_usd(Usage(input=0, output=1_000_000, reasoning=500_000), "gpt-4o", OPENAI)
@@ -51,7 +51,7 @@ def test_a_known_model_is_priced_by_its_tokens() -> None:
 
 
 def test_a_gateway_is_priced_like_the_provider_of_the_model() -> None:
-    """L35: an endpoint without a price list of its own costs what the model costs elsewhere."""
+    """An endpoint without a price list of its own costs what the model costs elsewhere."""
     usage = Usage(input=1000, output=1000)
     assert cost_usd(usage, "gpt-4o", "https://gateway.example/v1") == cost_usd(usage, "gpt-4o", OPENAI)
 
@@ -75,7 +75,7 @@ TABLE = {
     ],
 )
 def test_the_users_own_prices_come_first(tmp_path: Path, model: str, usage: Usage, money: str) -> None:
-    """L34: exact decimals; cached tokens at their own price, or at that of input where none is given."""
+    """Exact decimals; cached tokens at their own price, or at that of input where none is given."""
     assert cost_usd(usage, model, OPENAI, prices(tmp_path, TABLE)) == Decimal(money)
 
 
@@ -85,7 +85,7 @@ def test_the_users_own_prices_come_first(tmp_path: Path, model: str, usage: Usag
 def test_money_is_never_negative(
     tmp_path_factory: pytest.TempPathFactory, tokens: int, cached: int | None, output: int, reasoning: int | None
 ) -> None:
-    """L34: whatever a server tells, also more cached tokens than there were."""
+    """Whatever a server tells, also more cached tokens than there were."""
     usage = Usage(tokens, cached, output, reasoning)
     table = tmp_path_factory.getbasetemp() / "money.json"
     table.write_bytes(orjson.dumps(TABLE))
@@ -112,13 +112,13 @@ def test_money_is_never_negative(
     ],
 )
 def test_a_price_table_that_cannot_be_used_is_told(tmp_path: Path, table: Any) -> None:
-    """I5: the error names the variable and shows the form, and no price is taken from half a table."""
+    """The error names the variable and shows the form, and no price is taken from half a table."""
     with pytest.raises(SettingsError, match="SEGKIT_PRICES") as caught:
         cost_usd(Usage(input=1, cached=1, output=1), "m", LOCAL, prices(tmp_path, table))
     assert '"cached": 1.25' in caught.value.hint
 
 
 def test_a_missing_price_table_is_told(tmp_path: Path) -> None:
-    """I5: a wrong path is not the same as no prices."""
+    """A wrong path is not the same as no prices."""
     with pytest.raises(SettingsError, match=r"no\.json"):
         cost_usd(Usage(input=1, output=1), "m", LOCAL, tmp_path / "no.json")

@@ -41,7 +41,7 @@ QUOTA = {
 @pytest.mark.parametrize("body", QUOTA.values(), ids=QUOTA)
 @pytest.mark.parametrize("status", [429, 403, 400, 200])
 def test_no_credit_ends_the_run(status: int, body: Any) -> None:
-    """L6, L7, L24: no credit is told as such, under any status, type or code, and never tried again."""
+    """No credit is told as such, under any status, type or code, and never tried again."""
     meaning = meant(status, body, retry_after="7")
     assert meaning.step == "stop"
     assert "no credit at api.test" in meaning.why
@@ -49,7 +49,7 @@ def test_no_credit_ends_the_run(status: int, body: Any) -> None:
 
 
 def test_payment_required_ends_the_run() -> None:
-    """L6: 402 says the same without a word."""
+    """402 says the same without a word."""
     assert "no credit" in meant(402).why
 
 
@@ -68,7 +68,7 @@ RATE_LIMITS = {
 
 @pytest.mark.parametrize("body", RATE_LIMITS.values(), ids=RATE_LIMITS)
 def test_a_rate_limit_waits(body: Any) -> None:
-    """L1, L8: a 429 is a rate limit, with or without a JSON body."""
+    """A 429 is a rate limit, with or without a JSON body."""
     assert meant(429, body, retry_after="7") == Meaning("wait", meant(429, body).why, wait=7.0)
     assert meant(429, body).wait is None
     assert "HTTP 429" in meant(429, body).why
@@ -93,13 +93,13 @@ def test_a_rate_limit_waits(body: Any) -> None:
     ],
 )
 def test_a_wish_in_seconds_or_milliseconds(headers: dict[str, str], seconds: float) -> None:
-    """L1, L3, L5: seconds, fractions and milliseconds; the smallest wish is honoured."""
+    """Seconds, fractions and milliseconds; the smallest wish is honoured."""
     assert wished_wait(headers) == seconds
 
 
 @pytest.mark.parametrize("zone", [UTC, None])
 def test_a_wish_as_a_date_is_read_as_gmt(zone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L2: an HTTP date is GMT wherever the computer stands."""
+    """An HTTP date is GMT wherever the computer stands."""
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     try:
@@ -134,7 +134,7 @@ ABSURD += [
 @pytest.mark.parametrize("name", ["retry-after", "retry-after-ms", "x-ratelimit-reset-requests"])
 @pytest.mark.parametrize("value", ABSURD)
 def test_an_absurd_wish_is_none(name: str, value: str) -> None:
-    """L4: zero, negative, past, not finite, beyond a year or garbage: the own back-off decides."""
+    """Zero, negative, past, not finite, beyond a year or garbage: the own back-off decides."""
     if (name, value) == ("retry-after-ms", "99999999999"):
         value = "9999999999999"
     assert wished_wait({name: value}) is None
@@ -144,7 +144,7 @@ def test_an_absurd_wish_is_none(name: str, value: str) -> None:
 
 @given(st.text() | st.from_regex(r"\A[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,7} [0-9:]{1,12} ([+-]\d{1,9}|GMT)\Z"))
 def test_any_wish_is_a_sane_number_or_none(value: str) -> None:
-    """L4: whatever a header holds, there is no crash, no negative wait and no endless one."""
+    """Whatever a header holds, there is no crash, no negative wait and no endless one."""
     for name in ("retry-after", "x-ratelimit-reset-tokens"):
         wait = wished_wait({name: value})
         assert wait is None or 0 < wait < 366 * 24 * 3600
@@ -153,7 +153,7 @@ def test_any_wish_is_a_sane_number_or_none(value: str) -> None:
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 529, 599, 408, 409])
 @pytest.mark.parametrize("body", [b"", b"<html>Bad gateway</html>", {"error": {"message": "overloaded"}}])
 def test_passing_trouble_is_tried_again(status: int, body: Any) -> None:
-    """L16, L18: a server error, a timeout or a conflict is tried again, after the wished wait if there is one."""
+    """A server error, a timeout or a conflict is tried again, after the wished wait if there is one."""
     meaning = meant(status, body, retry_after="3")
     assert meaning.step == "again"
     assert meaning.wait == 3
@@ -161,7 +161,7 @@ def test_passing_trouble_is_tried_again(status: int, body: Any) -> None:
 
 
 def test_a_refused_key_says_where_it_is_read() -> None:
-    """L9, L10: 401 stops at once and names the variable, never its value."""
+    """401 stops at once and names the variable, never its value."""
     meaning = meant(401, error("Incorrect API key provided", code="invalid_api_key"))
     assert meaning.step == "stop"
     assert "api.test refuses the API key" in meaning.why
@@ -178,7 +178,7 @@ def test_a_refused_key_says_where_it_is_read() -> None:
     ],
 )
 def test_a_model_that_is_not_given(status: int, body: Any) -> None:
-    """L11: stop at once, with the model's name and the endpoint's host."""
+    """Stop at once, with the model's name and the endpoint's host."""
     meaning = meant(status, body)
     assert meaning.step == "stop"
     assert "'gpt-4o'" in meaning.why
@@ -200,21 +200,21 @@ def test_a_model_that_is_not_given(status: int, body: Any) -> None:
     ],
 )
 def test_what_is_too_long_is_cut(status: int, body: Any) -> None:
-    """L12, L15: a question that is too long is made smaller, however the server says so."""
+    """A question that is too long is made smaller, however the server says so."""
     meaning = meant(status, body)
     assert (meaning.step, meaning.trouble) == ("cut", "too_long")
 
 
 @pytest.mark.parametrize("code", ["content_filter", "content_policy_violation"])
 def test_a_filtered_question_is_cut(code: str) -> None:
-    """L28: a filter that answers with an error is isolated like one that answers with a finish reason."""
+    """A filter that answers with an error is isolated like one that answers with a finish reason."""
     assert (meant(400, error(code=code)).step, meant(400, error(code=code)).trouble) == ("cut", "filtered")
 
 
 @pytest.mark.parametrize("body", [error("Unrecognized request argument: foo"), b"bad", error("temperature")])
 @pytest.mark.parametrize("status", [400, 422, 405, 451])
 def test_another_refusal_ends_the_run_with_the_message(status: int, body: Any) -> None:
-    """L13: asking the same again would not help; what the provider says is shown."""
+    """Asking the same again would not help; what the provider says is shown."""
     meaning = meant(status, body)
     assert meaning.step == "stop"
     assert (body.decode() if isinstance(body, bytes) else body["error"]["message"]) in meaning.why
@@ -225,7 +225,7 @@ def test_another_refusal_ends_the_run_with_the_message(status: int, body: Any) -
     "message", ["Invalid parameter: 'response_format' of type 'json_schema' is not supported", "unknown json_schema"]
 )
 def test_a_refused_response_format_names_the_flag(message: str) -> None:
-    """L14: the schema is never dropped silently; the user is told which flag to use."""
+    """The schema is never dropped silently; the user is told which flag to use."""
     meaning = meant(400, error(message))
     assert meaning.step == "stop"
     assert "--response-format json_object" in meaning.hint
@@ -233,7 +233,7 @@ def test_a_refused_response_format_names_the_flag(message: str) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_refused_with_its_target(status: int) -> None:
-    """L38: the target is told, on one line, and nobody goes there."""
+    """The target is told, on one line, and nobody goes there."""
     meaning = meant(status, location="https://elsewhere.test/v1\n[P_0] x")
     assert meaning.step == "stop"
     assert "https://elsewhere.test/v1 [P_0] x" in meaning.why
@@ -258,7 +258,7 @@ def test_a_redirect_is_refused_with_its_target(status: int) -> None:
     ],
 )
 def test_an_error_inside_a_good_response(code: Any, step: str) -> None:
-    """L24: it is the provider's error, tried again only if its code says that it passes."""
+    """It is the provider's error, tried again only if its code says that it passes."""
     meaning = meant(200, error("broken", code=code))
     assert meaning.step == step
     assert "broken" in meaning.why
@@ -273,7 +273,7 @@ def test_an_error_inside_a_good_response(code: Any, step: str) -> None:
     ],
 )
 def test_a_page_is_no_answer(body: bytes, headers: dict[str, str]) -> None:
-    """L25: a gateway's page is tried again, and the question is asked what stands behind the address."""
+    """A gateway's page is tried again, and the question is asked what stands behind the address."""
     meaning = meant(200, body, **headers)
     assert meaning.step == "again"
     assert "OpenAI-compatible" in meaning.hint
@@ -286,20 +286,20 @@ GOOD = {"choices": [{"message": {"content": "x"}}]}
     "body", [GOOD, {**GOOD, "error": None}, {**GOOD, "error": ""}, {**GOOD, "error": {}}, b"", b'{"choices": [', {}]
 )
 def test_anything_else_is_an_answer_to_be_read(body: Any) -> None:
-    """L23, L24, L26: what a 2xx holds was paid for, so it is logged and read, not judged here."""
+    """What a 2xx holds was paid for, so it is logged and read, not judged here."""
     assert meant(200, body) == Meaning("answer")
 
 
 @pytest.mark.parametrize("depth", [400, 900, 1000, 1020, 100_000])
 @pytest.mark.parametrize("status", [400, 200, 429])
 def test_a_deep_error_breaks_nothing(depth: int, status: int) -> None:
-    """V24: a message that is nested is no message, and no RecursionError."""
+    """A message that is nested is no message, and no RecursionError."""
     body = b'{"error": {"message": ' + b"[" * depth + b"]" * depth + b"}}"
     assert meant(status, body).step in STEPS
 
 
 def test_a_long_message_is_one_short_line() -> None:
-    """I5: what a provider says is shown on one line, cut."""
+    """What a provider says is shown on one line, cut."""
     why = meant(400, error("bad\n" * 5000)).why
     assert len(why) < 500
     assert "\n" not in why
@@ -315,7 +315,7 @@ def test_a_long_message_is_one_short_line() -> None:
     ).map(lambda value: json.dumps(value).encode()),
 )
 def test_any_response_has_a_meaning(status: int, body: bytes) -> None:
-    """V24, L8, L24: no response raises, and only a 2xx is an answer."""
+    """No response raises, and only a 2xx is an answer."""
     meaning = meant(status, body)
     assert meaning.step in STEPS
     assert meaning.step != "answer" or 200 <= status < 300

@@ -172,7 +172,7 @@ BY_SDK = {"leak 401", "leak 429", "text 500", "half JSON", "redirect", "header",
 def test_the_key_comes_back_and_is_nowhere(
     path: str, canary: Endpoint, place: Path, records: list[logging.LogRecord]
 ) -> None:
-    """SEC-6, J13, SEC-24, I5: five dresses of the key through one error path, in no byte that was produced."""
+    """Five dresses of the key through one error path, in no byte that was produced."""
     search(path, canary, place, records)
 
 
@@ -182,7 +182,7 @@ def test_the_key_comes_back_and_is_nowhere(
 def test_nor_through_the_sdk(
     path: str, canary: Endpoint, place: Path, records: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SEC-6, J13, SEC-24: the same through the SDK, whose libraries log whole headers at DEBUG."""
+    """The same through the SDK, whose libraries log whole headers at DEBUG."""
     monkeypatch.setenv("SEGKIT_TRANSPORT", "sdk")
     search(path, canary, place, records)
 
@@ -196,7 +196,7 @@ def search(path: str, canary: Endpoint, place: Path, records: list[logging.LogRe
 
 
 def test_forty_paths_are_searched() -> None:
-    """SEC-6: at least forty, all different."""
+    """At least forty, all different."""
     assert len(PATHS) >= 40
     assert len({json.dumps(path) for path in PATHS.values()}) == len(PATHS)
 
@@ -217,14 +217,14 @@ def test_the_search_finds_what_it_looks_for(dress: str, place: Path) -> None:
 
 
 def test_nothing_that_holds_the_key_shows_it(canary: Endpoint, place: Path) -> None:
-    """SEC-6: settings and transports are silent about it in their repr, and so is a run."""
+    """Settings and transports are silent about it in their repr, and so is a run."""
     settings = load_settings()
     shown = f"{settings!r} {settings} {settings.model_dump()!r} {settings.model_dump_json()} {small_run()!r}"
     assert leaks({"repr": shown.encode()}) == []
 
 
 def test_a_key_that_cannot_be_sent(canary: Endpoint, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SEC-6, I5: a key with a line break makes no header; the error does not show it, and nothing is sent."""
+    """A key with a line break makes no header; the error does not show it, and nothing is sent."""
     monkeypatch.setenv("OPENAI_API_KEY", f"{CANARY}\nsecond: line")
     with pytest.raises(Exception) as caught:
         extract_taxonomy(small_run())

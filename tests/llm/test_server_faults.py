@@ -113,7 +113,7 @@ def is_loaded(folder: Path, url: str) -> None:
 
 
 def test_a_disk_that_is_full_leaves_nothing_of_a_run(server: SmallServer, tmp_path: Path) -> None:
-    """P10: really full, in the middle of a COPY; what was loaded before stays, and room is all that it takes."""
+    """Really full, in the middle of a COPY; what was loaded before stays, and room is all that it takes."""
     execute(server.url, f"CREATE TABLESPACE small LOCATION '{SMALL}'")
     url = make_database(server, "small", "TABLESPACE small")
     first, second = make_run(tmp_path / "1", "RUN_1"), make_run(tmp_path / "2", "RUN_2", products=25_000)
@@ -128,7 +128,7 @@ def test_a_disk_that_is_full_leaves_nothing_of_a_run(server: SmallServer, tmp_pa
 
 
 def test_a_server_that_is_restarted_in_the_middle_has_nothing_of_the_run(server: SmallServer, tmp_path: Path) -> None:
-    """P10: an immediate shutdown in the middle of a COPY, as in a failover; while it is down, and when it is back."""
+    """An immediate shutdown in the middle of a COPY, as in a failover; while it is down, and when it is back."""
     url, folder = make_database(server, "restarted"), make_run(tmp_path, products=15_000)
 
     def strike() -> None:

@@ -53,7 +53,7 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(which=st.integers(0), where=st.integers(0), way=st.sampled_from(["flip", "cut", "lose"]))
     def damage_a_log(self, which: int, where: int, way: str) -> None:
-        """J8, S10: a log, and the entry of the cache that is the same file."""
+        """A log, and the entry of the cache that is the same file."""
         name = sorted(self.known)[which % len(self.known)]
         damage(self.scene.run / name, where, way)
         del self.known[name]
@@ -61,7 +61,7 @@ class Story(RuleBasedStateMachine):
 
     @rule(which=st.integers(0), where=st.integers(0), way=st.sampled_from(["flip", "cut", "lose"]))
     def damage_the_cache(self, which: int, where: int, way: str) -> None:
-        """C1: only the entry, the log stays as it is."""
+        """Only the entry, the log stays as it is."""
         entries = sorted((self.scene.place / "home/cache").glob("*/*.json"))
         if entries:
             entry = entries[which % len(entries)]
@@ -73,7 +73,7 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: (self.scene.run / "status.json").exists())
     @rule(content=st.sampled_from([None, b"", b"{", b'{"state": "compl']))
     def damage_the_status(self, content: bytes | None) -> None:
-        """R2: the status is a digest of the logs."""
+        """The status is a digest of the logs."""
         path = self.scene.run / "status.json"
         path.unlink()
         if content is not None:
@@ -82,7 +82,7 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: (self.scene.run / "run.json").exists())
     @rule(name=st.sampled_from(["products.parquet", "prompts/extract_taxonomy_prompt.txt"]))
     def edit_the_input(self, name: str) -> None:
-        """R7, R8, T5: a run whose input was edited asks nothing and says which file it was."""
+        """A run whose input was edited asks nothing and says which file it was."""
         path, asked = self.scene.run / name, self.scene.endpoint.count()
         before = path.read_bytes()
         path.write_bytes(before + b" and more")
@@ -93,7 +93,7 @@ class Story(RuleBasedStateMachine):
         path.write_bytes(before)
 
     def look(self) -> None:
-        """I1, I2: no finished log is lost or changed; each request is a log, an intent, or was damaged."""
+        """No finished log is lost or changed; each request is a log, an intent, or was damaged."""
         logs = self.scene.logs()
         assert {name: logs.get(name) for name in self.known} == self.known
         self.known = logs
@@ -103,11 +103,11 @@ class Story(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "scene"):
             self.scene.whole_life()
-            assert results(self.scene.run) == self.expected, "I7"
-            assert self.scene.endpoint.count() <= QUESTIONS + self.spare, "I3, I10"
+            assert results(self.scene.run) == self.expected, "other results than those of an undisturbed run"
+            assert self.scene.endpoint.count() <= QUESTIONS + self.spare, "an answered question was asked again"
             asked = self.scene.endpoint.count()
             self.scene.whole_life()
-            assert self.scene.endpoint.count() == asked, "S1"
+            assert self.scene.endpoint.count() == asked, "a finished run asked again"
 
 
 def results(run: Path) -> dict[str, bytes]:

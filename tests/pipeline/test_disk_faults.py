@@ -122,13 +122,13 @@ def fail(scene: Scene, expected: dict[str, bytes], name: str, **trap: Any) -> No
 def test_the_disk_fails_at_a_named_point(
     name: str, label: str, at: int, forever: bool, scene: Scene, undisturbed: Undisturbed
 ) -> None:
-    """J2, J3, J4, J5, I1, I3, I7: one error that says where and why, then everything is found again."""
+    """One error that says where and why, then everything is found again."""
     assert undisturbed[1].count(label) >= at, f"{label} has gone: name the step that took its place"
     fail(scene, undisturbed[0], name, label=label, at=at, forever=forever)
 
 
 def test_everything_fails_from_one_moment_on(scene: Scene, undisturbed: Undisturbed) -> None:
-    """J2, J3: nothing can be written any more while answers are in flight; they are kept elsewhere and told."""
+    """Nothing can be written any more while answers are in flight; they are kept elsewhere and told."""
     scene.endpoint.configure(latency=0.15)
     # Three writes for the first question, which goes alone, then the beginnings of four, then their answers.
     trap = {"action": "fail", "errno": errno.ENOSPC, "label": WRITE, "at": 8}
@@ -142,7 +142,7 @@ def test_everything_fails_from_one_moment_on(scene: Scene, undisturbed: Undistur
 
 
 def test_an_answer_that_is_kept_elsewhere_is_told_in_the_events(scene: Scene, undisturbed: Undisturbed) -> None:
-    """J3: where only the log cannot be written, the events name the folder too; it is for this user alone."""
+    """Where only the log cannot be written, the events name the folder too; it is for this user alone."""
     life = scene.life(trap={"action": "fail", "errno": errno.EACCES, "label": WRITE, "at": 2}).end()
     check_the_end(life, scene, "Permission denied")
     (event,) = [event for event in read_events(scene.run) if event["event"] == "answer_kept_elsewhere"]
@@ -153,7 +153,7 @@ def test_an_answer_that_is_kept_elsewhere_is_told_in_the_events(scene: Scene, un
 
 
 def test_what_cannot_be_kept_anywhere_is_said(scene: Scene, undisturbed: Undisturbed) -> None:
-    """J3, S5: with the temporary folder full too the answer is lost; the error says so, and it is asked once more."""
+    """With the temporary folder full too the answer is lost; the error says so, and it is asked once more."""
     scene.environment["SEGKIT_CONCURRENCY"] = "1"
     roots = [str(scene.place / name) for name in ("runs", "tmp")]
     trap = {"action": "fail", "errno": errno.ENOSPC, "label": WRITE, "at": 2}
@@ -163,7 +163,7 @@ def test_what_cannot_be_kept_anywhere_is_said(scene: Scene, undisturbed: Undistu
 
 
 def test_a_planted_answer_is_not_taken(scene: Scene, undisturbed: Undisturbed) -> None:
-    """J3, SEC-20: a folder that others may write is neither written nor read."""
+    """A folder that others may write is neither written nor read."""
     shared = scene.place / "tmp" / f"segkit-{os.getuid()}"
     shared.mkdir()
     shared.chmod(0o777)
@@ -181,7 +181,7 @@ def test_a_planted_answer_is_not_taken(scene: Scene, undisturbed: Undisturbed) -
 
 
 def test_who_waits_for_another_try_asks_no_more(scene: Scene, undisturbed: Undisturbed) -> None:
-    """J2: a question that backs off when the disk fails for another one is not sent again."""
+    """A question that backs off when the disk fails for another one is not sent again."""
     scene.environment["SEGKIT_BACKOFF_SECONDS"] = "1"
     scene.endpoint.queue("500")
     # Two writes and the log of the refused try, then a beginning each, then the answers.
@@ -195,7 +195,7 @@ def test_who_waits_for_another_try_asks_no_more(scene: Scene, undisturbed: Undis
 
 @pytest.mark.parametrize("trouble", ["read-only", "deleted"])
 def test_a_folder_that_cannot_be_written_costs_nothing(trouble: str, scene: Scene, undisturbed: Undisturbed) -> None:
-    """J4: found before the first paid call."""
+    """Found before the first paid call."""
     assert scene.life(trap={"action": "kill", "label": "open RUN/calls.lock", "at": 1}).end().killed
     folder = scene.run / "segmentation"
     shutil.rmtree(folder)
@@ -239,12 +239,12 @@ def fill(scene: Scene, expected: dict[str, bytes], options: str) -> None:
 
 @pytest.mark.parametrize("options", ["size=24k", "size=72k", "size=116k", "size=180k", "nr_inodes=24"])
 def test_a_disk_that_is_really_full(options: str, small_disk: Scene, undisturbed: Undisturbed) -> None:
-    """J2, J3, J11: a tmpfs without room, or without inodes, at some point of the run."""
+    """A tmpfs without room, or without inodes, at some point of the run."""
     fill(small_disk, undisturbed[0], options)
 
 
 def test_a_disk_that_becomes_read_only(small_disk: Scene, undisturbed: Undisturbed) -> None:
-    """J4: as a system remounts a disk with errors; nothing is asked."""
+    """As a system remounts a disk with errors; nothing is asked."""
     assert small_disk.life(trap={"action": "kill", "label": "open RUN/calls.lock", "at": 1}).end().killed
     resize(small_disk, "ro")
     check_the_end(small_disk.life().end(), small_disk, "Read-only file system")
@@ -257,7 +257,7 @@ def test_a_disk_that_becomes_read_only(small_disk: Scene, undisturbed: Undisturb
 def test_the_cache_is_a_help_and_nothing_else(
     trouble: str, place: Path, endpoint: Endpoint, private: Nursery, undisturbed: Undisturbed
 ) -> None:
-    """C8: a cache that cannot be written is told once, and the run goes on."""
+    """A cache that cannot be written is told once, and the run goes on."""
     scene = Scene(place, endpoint, private)
     home = place / "home"
     if trouble == "a file":
@@ -280,7 +280,7 @@ def test_the_cache_is_a_help_and_nothing_else(
 def test_the_disk_fails_at_every_operation(
     at: int, name: str, forever: bool, scene: Scene, undisturbed: Undisturbed
 ) -> None:
-    """J2, J5: the n-th operation on a file, for every n, once and for good."""
+    """The n-th operation on a file, for every n, once and for good."""
     if at > len(undisturbed[1]):
         pytest.skip(f"a run has {len(undisturbed[1])} operations")
     fail(scene, undisturbed[0], name, at=at, forever=forever)
@@ -289,5 +289,5 @@ def test_the_disk_fails_at_every_operation(
 @pytest.mark.long
 @pytest.mark.parametrize("kilobytes", range(4, 260, 4))
 def test_every_size_of_a_disk(kilobytes: int, small_disk: Scene, undisturbed: Undisturbed) -> None:
-    """J2, J3: a tmpfs of every size up to that of a whole run."""
+    """A tmpfs of every size up to that of a whole run."""
     fill(small_disk, undisturbed[0], f"size={kilobytes}k")

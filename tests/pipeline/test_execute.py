@@ -58,7 +58,7 @@ def kernel() -> Iterator[AsyncKernelManager]:
 
 
 def test_an_exit_with_0_fails_the_run(place: Path) -> None:
-    """N1 ★: papermill takes it for success; the process ends with 1, and the run has failed."""
+    """Papermill takes it for success; the process ends with 1, and the run has failed."""
     (place / "checkout").mkdir()
     for name in ("segkit", "prompts", "sql"):
         real = Path(segkit.__file__).parent if name == "segkit" else project_folder(name)
@@ -91,7 +91,7 @@ ENDS = {
 def test_a_notebook_that_ends_early_is_an_error(
     end: str, new_run: NewRun, place: Path, kernel: AsyncKernelManager
 ) -> None:
-    """N1 ★: a kernel that the system kills for its memory dies the same way; no exit code is believed."""
+    """A kernel that the system kills for its memory dies the same way; no exit code is believed."""
     source, told = ENDS[end]
     run = new_run(2, model="offline")
     with pytest.raises(StageError, match=told) as error:
@@ -101,7 +101,7 @@ def test_a_notebook_that_ends_early_is_an_error(
 
 
 def test_a_cell_out_of_time_completes_nothing(new_run: NewRun, place: Path, kernel: AsyncKernelManager) -> None:
-    """N1 ★: papermill on its own gives up a cell; all the work is done, and yet nothing is completed."""
+    """Papermill on its own gives up a cell; all the work is done, and yet nothing is completed."""
     run = new_run(8, model="offline")
     work(run)
     source = notebook(place, "import time; time.sleep(60)")
@@ -122,7 +122,7 @@ raise ValueError(f"{key} is wrong")
 def test_a_key_that_a_cell_shows_is_not_kept(
     endpoint: Endpoint, new_run: NewRun, place: Path, kernel: AsyncKernelManager
 ) -> None:
-    """N4 ★, SEC-6: printed, and in a traceback; the copy and the error of the run say `[secret]` instead."""
+    """Printed, and in a traceback; the copy and the error of the run say `[secret]` instead."""
     run = new_run(2)
     with pytest.raises(StageError, match=r"11_small, cell 3: ValueError: \[secret\] is wrong") as error:
         execute_notebook(run, notebook(place, SHOWN), kernel)
@@ -136,7 +136,7 @@ def test_a_key_that_a_cell_shows_is_not_kept(
 def test_a_parameter_that_a_notebook_does_not_have_is_an_error(
     endpoint: Endpoint, place: Path, kernel: AsyncKernelManager
 ) -> None:
-    """N4 ★, N6: papermill on its own only warns, of a typo as of a key; the notebook stops at once."""
+    """Papermill on its own only warns, of a typo as of a key; the notebook stops at once."""
     source = notebook(place, "from segkit import set_up_notebook\nset_up_notebook()", "open('went on', 'w')")
     given = {"run": "latest", "runs_dri": "elsewhere", "api_key": "k"}
     with pytest.raises(papermill.PapermillExecutionError) as error:
@@ -151,7 +151,7 @@ def test_a_parameter_that_a_notebook_does_not_have_is_an_error(
 def test_a_notebook_of_a_run_must_know_its_parameters(
     cell: str, new_run: NewRun, place: Path, kernel: AsyncKernelManager
 ) -> None:
-    """N6: no cell is tagged, or the tagged one lacks a name; nothing is executed."""
+    """No cell is tagged, or the tagged one lacks a name; nothing is executed."""
     run, source = new_run(2, model="offline"), notebook(place, parameters=cell)
     with pytest.raises(StageError, match=r"has no parameters .*runs_dir"):
         execute_notebook(run, source, kernel)
@@ -186,7 +186,7 @@ execute_notebook(run, source, kernel)
 
 
 def test_killed_while_papermill_writes_a_copy(new_run: NewRun, place: Path, kernel: AsyncKernelManager) -> None:
-    """N3 ★: the data is as it was; that the copy of a stage that is done is broken is told, and it is made again."""
+    """The data is as it was; that the copy of a stage that is done is broken is told, and it is made again."""
     run, source = new_run(8, model="offline"), notebook(place)
     source = source.rename(place / f"{STAGE_NOTEBOOKS[2]}.ipynb")
     work(run)
@@ -219,7 +219,7 @@ def lossy(endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_finished_run_that_lost_a_log_is_opened_again(endpoint: Endpoint, lossy: tuple[Run, str]) -> None:
-    """R3 ★: the logs win over the status: what is lost is told, and only that is asked again."""
+    """The logs win over the status: what is lost is told, and only that is asked again."""
     run, lost = lossy
     asked = endpoint.count()
     assert read_status(run.folder)["state"] == "completed"
@@ -236,7 +236,7 @@ def test_a_finished_run_that_lost_a_log_is_opened_again(endpoint: Endpoint, loss
 
 @pytest.mark.long
 def test_resuming_mends_what_was_lost(endpoint: Endpoint, lossy: tuple[Run, str], place: Path) -> None:
-    """R3 ★, N3 ★: the same from the command line, with a broken copy; a run that lacks nothing is left alone."""
+    """The same from the command line, with a broken copy; a run that lacks nothing is left alone."""
     run, lost = lossy
     asked = endpoint.count()
     copy_of(run, STAGE_NOTEBOOKS[1]).write_text('{"cells": [', encoding="utf-8")
@@ -250,7 +250,7 @@ def test_resuming_mends_what_was_lost(endpoint: Endpoint, lossy: tuple[Run, str]
 
 
 def test_a_run_whose_status_is_lost_is_counted_again(endpoint: Endpoint, new_run: NewRun) -> None:
-    """R3 ★, R2 ★: all logs are there and the status says nothing: the stages look again, and nothing is asked."""
+    """All logs are there and the status says nothing: the stages look again, and nothing is asked."""
     run = new_run()
     work(run)
     before, asked = settle(run), endpoint.count()
@@ -267,7 +267,7 @@ def test_a_run_whose_status_is_lost_is_counted_again(endpoint: Endpoint, new_run
 def test_a_disk_that_cannot_be_written_is_told_in_one_line(
     new_run: NewRun, place: Path, kernel: AsyncKernelManager
 ) -> None:
-    """N7: a folder stands where papermill writes the copy, as on a disk that is full or read-only."""
+    """A folder stands where papermill writes the copy, as on a disk that is full or read-only."""
     run = new_run(2, model="offline")
     copy_of(run, "11_small").mkdir()
     with pytest.raises(StoppedError, match=r"the disk fails at .*11_small\.ipynb"):

@@ -1,8 +1,8 @@
 """A process is killed with SIGKILL at seeded moments and at every file operation; then another one goes on.
 
-After every kill the same is checked (`resumed`): no finished log is lost or changed (I1), every request is in a log
-or an intent (I2), only questions that were in flight are asked again (I3, S2), and the results are those of a run
-that nobody disturbed (I7), byte for byte.
+After every kill the same is checked (`resumed`): no finished log is lost or changed, every request is in a log
+or an intent, only questions that were in flight are asked again, and the results are those of a run
+that nobody disturbed, byte for byte.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def undisturbed(
 
 
 def test_what_is_acknowledged_survives_a_power_cut(undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
-    """J6: a file is synced before it gets its name, and its folder after that, for each log and each result."""
+    """A file is synced before it gets its name, and its folder after that, for each log and each result."""
     operations = undisturbed[1]
     for folder, renamed, written in (
         ("segmentation", "rename RUN/segmentation/*.json", "fsync RUN/segmentation/*.intent"),
@@ -93,7 +93,7 @@ def check_the_dead(scene: Scene) -> Counter[str]:
     for name in STAGES.values():
         assert scan(scene.run / name)[1] == []
     in_flight = scene.open_prompts()
-    # I2: whatever was asked is in a log or an intent.
+    # Whatever was asked is in a log or an intent.
     assert not scene.asked_prompts() - scene.logged_prompts() - in_flight
     return in_flight
 
@@ -114,7 +114,7 @@ def resumed(scene: Scene, expected: dict[str, bytes], in_flight: Counter[str], b
 def test_killed_at_a_named_point(
     action: str, label: str, at: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
 ) -> None:
-    """J1, S2, R1, R4, I1-I3, I6, I7: at each step from the intent to the result, and in the middle of a write."""
+    """At each step from the intent to the result, and in the middle of a write."""
     assert undisturbed[1].count(label) >= at, f"{label} has gone: name the step that took its place"
     assert scene.life(trap={"action": action, "label": label, "at": at}).end().killed
     resumed(scene, undisturbed[0], check_the_dead(scene), scene.logs())
@@ -124,7 +124,7 @@ def test_killed_at_a_named_point(
 def test_killed_at_a_random_moment(
     seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]], no_cache: None
 ) -> None:
-    """S2, S12, I1-I3, I7: some time after its start, with requests in flight; nothing is left in a cache."""
+    """Some time after its start, with requests in flight; nothing is left in a cache."""
     scene.environment["SEGKIT_CACHE"] = "false"
     moment(seed, scene, undisturbed[0])
 
@@ -144,7 +144,7 @@ def moment(seed: int, scene: Scene, expected: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("at", [1, 8, 12])
 def test_killed_while_requests_hang(at: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
-    """S2, S5, I2: the endpoint has the request and says nothing; it is an intent, and is asked once more."""
+    """The endpoint has the request and says nothing; it is an intent, and is asked once more."""
     for _ in range(at - 1):
         scene.endpoint.queue("ok")
     scene.endpoint.queue("hang")
@@ -172,7 +172,7 @@ def settle(scene: Scene) -> None:
 
 
 def test_an_answer_on_disk_is_not_paid_again(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
-    """S4, I3: killed between the raw answer and its log, the answer is taken from the intent."""
+    """Killed between the raw answer and its log, the answer is taken from the intent."""
     scene.environment["SEGKIT_CONCURRENCY"] = "1"
     assert scene.life(trap={"action": "kill", "label": "fsync RUN/segmentation/*.intent", "at": 3}).end().killed
     check_the_dead(scene)
@@ -185,7 +185,7 @@ def test_an_answer_on_disk_is_not_paid_again(scene: Scene, undisturbed: tuple[di
 
 
 def test_ten_kills_in_a_row_never_go_back(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
-    """S3, I1: the number of finished logs never falls, however often the resuming process is killed too."""
+    """The number of finished logs never falls, however often the resuming process is killed too."""
     ten_kills(0, scene, undisturbed[0])
 
 
@@ -209,7 +209,7 @@ def ten_kills(seed: int, scene: Scene, expected: dict[str, bytes]) -> None:
 
 
 def test_what_a_killed_process_left_is_no_lock(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
-    """X2, A8: the lock of a dead owner holds nobody back, and its run is not called running."""
+    """The lock of a dead owner holds nobody back, and its run is not called running."""
     scene.endpoint.queue("hang")
     life = scene.life()
     scene.endpoint.wait(1)
@@ -228,7 +228,7 @@ def test_what_a_killed_process_left_is_no_lock(scene: Scene, undisturbed: tuple[
 def test_an_answer_in_flight_outlives_the_refusal_of_its_neighbour(
     endpoint: Endpoint, new_run: Callable[..., Run]
 ) -> None:
-    """L10, I1: of a question cut in two one half is refused for good; the answer to the other one is still kept."""
+    """Of a question cut in two one half is refused for good; the answer to the other one is still kept."""
     endpoint.queue("content_filter")
     endpoint.queue("401", delay=0.3)
     endpoint.queue("slow", seconds=0.8)
@@ -245,7 +245,7 @@ def lock(scene: Scene) -> Path:
 
 
 def test_two_processes_never_work_on_one_run(scene: Scene) -> None:
-    """X1: the second one ends, says who is at work, and asks nothing."""
+    """The second one ends, says who is at work, and asks nothing."""
     scene.endpoint.queue("hang")
     life = scene.life()
     scene.endpoint.wait(1)
@@ -261,7 +261,7 @@ def test_two_processes_never_work_on_one_run(scene: Scene) -> None:
 
 
 def test_every_state_of_a_status_can_be_read(scene: Scene) -> None:
-    """R1, I6: at a kill in the middle of its writing the status is the one before."""
+    """At a kill in the middle of its writing the status is the one before."""
     assert scene.life(trap={"action": "tear", "label": "write RUN/.status.json*tmp", "at": 3}).end().killed
     assert read_status(scene.run)["run_id"] == RUN_ID
     assert open_run(RUN_ID, scene.place / "runs").document["run_id"] == RUN_ID
@@ -272,7 +272,7 @@ def test_every_state_of_a_status_can_be_read(scene: Scene) -> None:
 def test_killed_at_200_random_moments(
     seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
 ) -> None:
-    """S2, I1-I3, I7: the same at 200 seeded moments, without a cache for every second one."""
+    """The same at 200 seeded moments, without a cache for every second one."""
     scene.environment["SEGKIT_CACHE"] = ("false", "true")[seed % 2]
     moment(seed, scene, undisturbed[0])
 
@@ -283,7 +283,7 @@ def test_killed_at_200_random_moments(
 def test_killed_at_every_file_operation(
     at: int, action: str, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
 ) -> None:
-    """J1, S2, I1-I3, I6, I7: before the n-th file operation of a whole run, and in the middle of it."""
+    """Before the n-th file operation of a whole run, and in the middle of it."""
     if at > len(undisturbed[1]):
         pytest.skip(f"a run has {len(undisturbed[1])} operations")
     scene.life(trap={"action": action, "at": at}).end()
@@ -295,5 +295,5 @@ def test_killed_at_every_file_operation(
 def test_a_hundred_kills_in_rows_of_ten(
     seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
 ) -> None:
-    """S3: ten runs with ten kills each."""
+    """Ten runs with ten kills each."""
     ten_kills(seed, scene, undisturbed[0])

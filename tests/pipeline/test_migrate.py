@@ -59,7 +59,6 @@ def stored(run: Run) -> dict[str, str]:
 
 
 def test_a_run_moves_and_comes_back_byte_for_byte(run: Run, s3: S3Server) -> None:
-    """MG-7."""
     before = tree(run.folder)
     told = migrate_to_s3(run)
     assert (told["files"], told["removed"]) == (len(before), 0)
@@ -112,7 +111,7 @@ def orders(seed: int, share: float) -> Callable[[str, str], Any]:
 
 
 def test_faults_on_the_way_are_overcome(run: Run, s3: S3Server) -> None:
-    """MG-1 ★: 500, 503 and cut lines at 5 % of the requests; the number of attempts is bounded."""
+    """500, 503 and cut lines at 5 % of the requests; the number of attempts is bounded."""
     before = tree(run.folder)
     s3.order = orders(1, 0.05)
     migrate_to_s3(run)
@@ -123,7 +122,7 @@ def test_faults_on_the_way_are_overcome(run: Run, s3: S3Server) -> None:
 
 @pytest.mark.parametrize(("fault", "told"), [("corrupt", "other bytes than were stored"), ("drop", "missing")])
 def test_a_file_that_did_not_arrive_stops_the_migration(run: Run, s3: S3Server, fault: str, told: str) -> None:
-    """MG-2 ★, MG-3 ★, MG-6 ★: the key is named, nothing local is removed, nothing is switched."""
+    """The key is named, nothing local is removed, nothing is switched."""
     before, bad = tree(run.folder), "results/taxonomies.parquet"
     s3.order = lambda method, key: fault if method == "PUT" and key.endswith(bad) else None
     with pytest.raises(StorageError, match=f"1 of {len(before)} files .*{run.id}/{bad}: {told}"):
@@ -133,7 +132,7 @@ def test_a_file_that_did_not_arrive_stops_the_migration(run: Run, s3: S3Server, 
 
 
 def test_a_log_that_is_damaged_is_not_sent(run: Run, s3: S3Server) -> None:
-    """MG-5 ★: checked against its own checksum first."""
+    """Checked against its own checksum first."""
     log = min(run.stage_folder("extract_taxonomy").glob("*.json"))
     log.write_bytes(log.read_bytes().replace(b"kettle", b"ketlle", 1))
     with pytest.raises(RunError, match=f"is damaged: .*{log.name}"):
@@ -142,7 +141,7 @@ def test_a_log_that_is_damaged_is_not_sent(run: Run, s3: S3Server) -> None:
 
 
 def test_a_key_that_holds_something_else_is_never_overwritten(run: Run, s3: S3Server) -> None:
-    """MG-8 ★: the same content is passed over."""
+    """The same content is passed over."""
     storage = mirror.open_storage(load_settings().bucket, "us-east-1")
     storage.create(f"{run.id}/run.json", (run.folder / "run.json").read_bytes())
     storage.create(f"{run.id}/products.parquet", b"of somebody else")
@@ -155,7 +154,6 @@ def test_a_key_that_holds_something_else_is_never_overwritten(run: Run, s3: S3Se
 
 
 def test_a_run_that_is_at_work_does_not_move(run: Run, s3: S3Server) -> None:
-    """X9."""
     with owned(run.folder / "run.lock"), pytest.raises(RunError, match="at work in another process"):
         migrate_to_s3(run)
     assert s3.history == []
@@ -185,7 +183,7 @@ KILLS = [pytest.param(seed, marks=[pytest.mark.long] * (seed > 0)) for seed in r
 
 @pytest.mark.parametrize("seed", KILLS)
 def test_a_migration_that_is_killed_goes_on_where_it_was(seed: int, run: Run, s3: S3Server) -> None:
-    """MG-4 ★, MG-7 ★: the local files are whole until all is stored; then rollback gives the very same tree."""
+    """The local files are whole until all is stored; then rollback gives the very same tree."""
     draw, before = random.Random(seed), tree(run.folder)
     number = draw.randint(2, 2 * len(before) + 6)
     code = killed_at(s3, run, "migrate-to-s3", number, "--remove-local")
@@ -201,7 +199,7 @@ def test_a_migration_that_is_killed_goes_on_where_it_was(seed: int, run: Run, s3
 
 
 def test_a_kill_while_local_files_are_removed(run: Run, s3: S3Server) -> None:
-    """MG-4 ★: some files are here and some are not; both ways lead on."""
+    """Some files are here and some are not; both ways lead on."""
     before = tree(run.folder)
     migrate_to_s3(run)
     for name in sorted(before)[::2]:
@@ -213,7 +211,7 @@ def test_a_kill_while_local_files_are_removed(run: Run, s3: S3Server) -> None:
 
 
 def test_verify_remote_names_every_difference(run: Run, s3: S3Server) -> None:
-    """MG-18: other bytes, a file that is gone, and one that nobody stored."""
+    """Other bytes, a file that is gone, and one that nobody stored."""
     migrate_to_s3(run, remove_local=True)
     storage, uri = mirror.remote(run.folder), mirror.location(run.folder)
     storage.replace(f"{run.id}/results/ledger.parquet", b"PAR1")
@@ -242,7 +240,7 @@ def test_a_rollback_does_not_overwrite_what_is_here(run: Run, s3: S3Server) -> N
 
 
 def test_a_rollback_keeps_what_came_to_s3_later(run: Run, s3: S3Server) -> None:
-    """MG-14, MG-7 ★: an answer of another machine that was killed is fetched too, before S3 is emptied."""
+    """An answer of another machine that was killed is fetched too, before S3 is emptied."""
     migrate_to_s3(run, remove_local=True)
     name = "segmentation/20260101T000000Z_b9_a1_00000000.json"
     mirror.remote(run.folder).create(f"{run.id}/{name}", b"{}")
@@ -252,7 +250,7 @@ def test_a_rollback_keeps_what_came_to_s3_later(run: Run, s3: S3Server) -> None:
 
 
 def test_files_are_sent_as_any_server_takes_them(run: Run, s3: S3Server) -> None:
-    """MG-11, MG-13: whole, in one request each, with no checksum header, chunk or part that older servers refuse."""
+    """Whole, in one request each, with no checksum header, chunk or part that older servers refuse."""
     before = tree(run.folder)
     migrate_to_s3(run, remove_local=True)
     sent = Counter(key for method, key in s3.history if method == "PUT" and key.partition("/")[2] in before)
@@ -267,7 +265,7 @@ def test_files_are_sent_as_any_server_takes_them(run: Run, s3: S3Server) -> None
 
 
 def test_who_reads_while_a_run_moves_reads_what_is_here(run: Run, s3: S3Server) -> None:
-    """MG-15: every file is here until all of it was read back from S3; then it comes from there."""
+    """Every file is here until all of it was read back from S3; then it comes from there."""
     before, taxonomies = tree(run.folder), run.result("taxonomies")
     read: list[bool] = []
 
@@ -286,7 +284,7 @@ def test_who_reads_while_a_run_moves_reads_what_is_here(run: Run, s3: S3Server) 
 
 
 def test_a_disk_that_fails_during_a_rollback(run: Run, s3: S3Server) -> None:
-    """MG-17: no file may grow beyond 4 kB; it stops with one line, S3 is untouched, and the next call ends it."""
+    """No file may grow beyond 4 kB; it stops with one line, S3 is untouched, and the next call ends it."""
     before = tree(run.folder)
     migrate_to_s3(run, remove_local=True)
     command = [sys.executable, "-m", "segkit", "rollback-s3", run.id, "--runs-dir", str(run.folder.parent)]
@@ -303,7 +301,7 @@ def test_a_disk_that_fails_during_a_rollback(run: Run, s3: S3Server) -> None:
 
 
 def test_a_removal_in_s3_that_was_stopped_is_finished_by_the_next_call(run: Run, s3: S3Server) -> None:
-    """MG-7 ★: the folder forgets where the run is when S3 is empty, not before."""
+    """The folder forgets where the run is when S3 is empty, not before."""
     before = tree(run.folder)
     migrate_to_s3(run, remove_local=True)
     s3.order = lambda method, key: 403 if method == "DELETE" and key.endswith("lineage.parquet") else None
@@ -318,7 +316,7 @@ def test_a_removal_in_s3_that_was_stopped_is_finished_by_the_next_call(run: Run,
 
 
 def test_a_machine_that_is_gone_does_not_hold_a_finished_run_for_ever(run: Run, s3: S3Server) -> None:
-    """X3: the command that the error names releases it: `--take-over` of the same command, or of `resume`."""
+    """The command that the error names releases it: `--take-over` of the same command, or of `resume`."""
     update_status(run.folder, state="completed", summary={})
     migrate_to_s3(run, remove_local=True)
     left = b'{"host": "another", "pid": 7, "since": "2026-01-01T00:00:00Z"}'
@@ -344,7 +342,7 @@ def test_a_machine_that_is_gone_does_not_hold_a_finished_run_for_ever(run: Run, 
 def test_a_lost_list_of_what_is_stored_is_made_anew(
     there: bytes | None, backend: str, run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MG-7 ★: each hint leads on: `migrate-to-s3` fetches all, checks it, and writes the list, and rollback works."""
+    """Each hint leads on: `migrate-to-s3` fetches all, checks it, and writes the list, and rollback works."""
     monkeypatch.setenv("STORAGE_BACKEND", backend)
     update_status(run.folder, state="completed", summary={})
     before, ledger = tree(run.folder), (run.folder / "results/ledger.parquet").read_bytes()
@@ -378,7 +376,7 @@ def test_a_lost_list_of_what_is_stored_is_made_anew(
 
 
 def test_keys_are_made_of_names_of_ours_only(run: Run, s3: S3Server) -> None:
-    """MG-19, MG-10: and no ETag is looked at, for moto's would be right."""
+    """And no ETag is looked at, for moto's would be right."""
     migrate_to_s3(run)
     keys = {key for _, key in s3.history if key.startswith(run.id)}
     assert keys
@@ -387,7 +385,6 @@ def test_keys_are_made_of_names_of_ours_only(run: Run, s3: S3Server) -> None:
 
 @pytest.mark.long
 def test_ten_thousand_logs_with_five_percent_faults(run: Run, s3: S3Server) -> None:
-    """MG-1 ★, MG-6 ★, MG-12."""
     folder = run.stage_folder("extract_taxonomy")
     for number in range(10_000):
         log = {"context": {}, "prompt": "x" * 3000, "response": "{}", "metadata": {"batch_id": number}}

@@ -141,7 +141,7 @@ def test_executed_notebooks_show_tables_and_figures_only(executed: Path, name: s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hostile_titles_stay_text_in_notebooks(executed: Path, name: str) -> None:
-    """SEC-10: no tag of a title, no remote image, no handler of events."""
+    """No tag of a title, no remote image, no handler of events."""
     for output in outputs(executed, name):
         page = Page("".join(output["data"].get("text/html", "")))
         assert page.remote == page.events == []
@@ -149,7 +149,7 @@ def test_hostile_titles_stay_text_in_notebooks(executed: Path, name: str) -> Non
 
 
 def test_the_report_of_an_executed_run_loads_nothing(executed: Path) -> None:
-    """SEC-10: and what looks like a tag stands there as text."""
+    """And what looks like a tag stands there as text."""
     run = open_run("latest", executed / "runs")
     page = Page(write_report(run, executed / "notebooks" / "40_review_run.ipynb").read_text(encoding="utf-8"))
     assert page.remote == page.events == []
@@ -159,6 +159,6 @@ def test_the_report_of_an_executed_run_loads_nothing(executed: Path) -> None:
 
 
 def test_a_notebook_alone_finds_the_newest_run(executed: Path) -> None:
-    """N8: as in JupyterLab: no parameters are given, and the kernel starts in `notebooks/`."""
+    """As in JupyterLab: no parameters are given, and the kernel starts in `notebooks/`."""
     code = "\n".join("".join(cell["source"]) for cell in code_cells("20_consolidate_taxonomy"))
     subprocess.run([sys.executable, "-c", code], check=True, cwd=executed / "notebooks", env=environment())

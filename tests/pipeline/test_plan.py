@@ -54,7 +54,7 @@ def test_a_price_that_is_not_known_is_not_zero(endpoint: Endpoint) -> None:
 
 
 def test_no_more_calls_than_allowed(endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L43, I8: the run stops before the call that would exceed the cap, and goes on with a higher one."""
+    """The run stops before the call that would exceed the cap, and goes on with a higher one."""
     monkeypatch.setenv("SEGKIT_MAX_CALLS", "3")
     run = new_run(60)
     with pytest.raises(StoppedError, match="budget: 3 of 3 calls are made"):
@@ -66,7 +66,7 @@ def test_no_more_calls_than_allowed(endpoint: Endpoint, new_run: NewRun, monkeyp
 
 
 def test_no_more_money_than_allowed(endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L43, I8: what is in flight is reserved at its largest, so spend stays below the cap at any moment."""
+    """What is in flight is reserved at its largest, so spend stays below the cap at any moment."""
     monkeypatch.setenv("SEGKIT_MAX_COST_USD", "0.05")
     run = new_run(240, max_output_tokens=1000)
     with pytest.raises(StoppedError, match="budget: "):
@@ -83,7 +83,7 @@ def test_no_more_money_than_allowed(endpoint: Endpoint, new_run: NewRun, monkeyp
 def test_calls_that_were_not_paid_do_not_count(
     endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """L43: a refusal gives its reservation back."""
+    """A refusal gives its reservation back."""
     monkeypatch.setenv("SEGKIT_MAX_CALLS", "2")
     endpoint.queue("429", times=2)
     run = new_run(12)

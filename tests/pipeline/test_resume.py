@@ -41,7 +41,7 @@ def asked(endpoint: Endpoint) -> Counter[str]:
 
 
 def test_a_result_is_checked_anew_from_its_raw_answer(endpoint: Endpoint, new_run: NewRun) -> None:
-    """S6: a log calls valid what today's checks refuse; the raw answer decides, and only what is missing is asked."""
+    """A log calls valid what today's checks refuse; the raw answer decides, and only what is missing is asked."""
     run = new_run(6)
     extract_taxonomy(run)
     before = run.result("batch_assignments")
@@ -62,7 +62,7 @@ def test_a_result_is_checked_anew_from_its_raw_answer(endpoint: Endpoint, new_ru
 def test_other_settings_change_no_run_that_has_begun(
     endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S8: sizes of batches are the run's own; others in the settings, and one worker, change nothing."""
+    """Sizes of batches are the run's own; others in the settings, and one worker, change nothing."""
     monkeypatch.setenv("SEGKIT_CACHE", "false")
     run = new_run(24)
     extract_taxonomy(run)
@@ -79,7 +79,7 @@ def test_other_settings_change_no_run_that_has_begun(
 def test_a_run_whose_key_was_wrong_goes_on(
     endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S11: the key is withdrawn after the first answer; with the right one only the rest is asked."""
+    """The key is withdrawn after the first answer; with the right one only the rest is asked."""
     run = new_run(24)
     endpoint.queue("ok")
     endpoint.rule("401")
@@ -96,7 +96,7 @@ def test_a_run_whose_key_was_wrong_goes_on(
 
 
 def test_two_runs_that_need_the_same_at_once(endpoint: Endpoint, new_run: NewRun) -> None:
-    """X4: each question is paid for twice at most, and every payment stands in the figures of a run."""
+    """Each question is paid for twice at most, and every payment stands in the figures of a run."""
     runs = [new_run(24), new_run(24)]
     endpoint.configure(latency=[0.0, 0.2])
     processes = [FORK.Process(target=work, args=(run,)) for run in runs]
@@ -112,7 +112,7 @@ def test_two_runs_that_need_the_same_at_once(endpoint: Endpoint, new_run: NewRun
 
 
 def test_a_cell_that_is_run_again_while_its_threads_live(endpoint: Endpoint, new_run: NewRun) -> None:
-    """X5: the lock refuses it, also within one process, and says who is at work; the first one ends undisturbed."""
+    """The lock refuses it, also within one process, and says who is at work; the first one ends undisturbed."""
     run = new_run(12)
     endpoint.configure(latency=4.0)
     first = threading.Thread(target=extract_taxonomy, args=(run,))
@@ -126,7 +126,7 @@ def test_a_cell_that_is_run_again_while_its_threads_live(endpoint: Endpoint, new
 
 
 def test_a_process_that_is_forked_shares_no_connection(endpoint: Endpoint, new_run: NewRun) -> None:
-    """X6: a child goes on where its parent, which has asked, was forked; while the parent asks for another run."""
+    """A child goes on where its parent, which has asked, was forked; while the parent asks for another run."""
     run, other = new_run(12), new_run(18)
     extract_taxonomy(run)
     child = FORK.Process(target=work, args=(run,))
@@ -140,7 +140,7 @@ def test_a_process_that_is_forked_shares_no_connection(endpoint: Endpoint, new_r
 
 
 def test_a_lock_ends_with_its_block_and_not_with_the_children(place: Path) -> None:
-    """X6: a child that was forked meanwhile has the file open too, and must not keep the run for itself."""
+    """A child that was forked meanwhile has the file open too, and must not keep the run for itself."""
     go = FORK.Event()
     with owned(place / "run.lock"):
         child = FORK.Process(target=go.wait)
@@ -153,7 +153,7 @@ def test_a_lock_ends_with_its_block_and_not_with_the_children(place: Path) -> No
 
 
 def test_a_loop_that_runs_already_is_no_hindrance(endpoint: Endpoint, new_run: NewRun) -> None:
-    """N10: a notebook's thread runs a loop, and so do callers of the library."""
+    """A notebook's thread runs a loop, and so do callers of the library."""
     run = new_run(12)
 
     async def in_a_loop() -> int:
@@ -186,7 +186,7 @@ def folders_listed() -> Iterator[list[str]]:
 
 
 def test_nothing_is_looked_for_by_listing_what_grows(endpoint: Endpoint, new_run: NewRun, place: Path) -> None:
-    """C14, J14: neither the cache nor the folder of the runs is listed, whatever is in it; entries are in shards."""
+    """Neither the cache nor the folder of the runs is listed, whatever is in it; entries are in shards."""
     work(new_run(12))
     run = new_run(12)
     with folders_listed() as listed:
@@ -205,7 +205,7 @@ def test_nothing_is_looked_for_by_listing_what_grows(endpoint: Endpoint, new_run
 def test_what_a_model_is_sent_holds_nothing_secret(
     endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SEC-2: no title makes a model tell what it was never told: keys, addresses, paths, runs, other products."""
+    """No title makes a model tell what it was never told: keys, addresses, paths, runs, other products."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:canary-password@127.0.0.1:1/canary-database")
     new_run(6)
     run = new_run(catalogue(12).iloc[6:])
@@ -223,7 +223,7 @@ def test_what_a_model_is_sent_holds_nothing_secret(
 def test_a_body_without_end_is_cut_off(
     fault: str, transport: str, endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """L39, SEC-17: 20 MB at most are taken in; the log says so and that it may have been paid; it is asked again."""
+    """20 MB at most are taken in; the log says so and that it may have been paid; it is asked again."""
     monkeypatch.setenv("SEGKIT_TRANSPORT", transport)
     endpoint.queue(fault)
     run = new_run(6)
@@ -241,7 +241,7 @@ def test_a_body_without_end_is_cut_off(
 def test_cells_in_any_order_pay_nothing_twice(
     endpoint: Endpoint, new_run: NewRun, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """N5: all cells again, one cell twice, the stages out of order."""
+    """All cells again, one cell twice, the stages out of order."""
     monkeypatch.setenv("SEGKIT_CACHE", "false")
     monkeypatch.setenv("MPLBACKEND", "agg")
     run = new_run(12)
@@ -265,7 +265,7 @@ def many(place: Path, seed: int, runs: int) -> None:
 
 @pytest.mark.long
 def test_eight_processes_with_one_cache(endpoint: Endpoint, place: Path) -> None:
-    """X8, X4: 8 × 25 runs over 20 lists of products; all that was sent, and no more, stands in the runs."""
+    """8 × 25 runs over 20 lists of products; all that was sent, and no more, stands in the runs."""
     processes = [FORK.Process(target=many, args=(place, seed, 25)) for seed in range(8)]
     for process in processes:
         process.start()

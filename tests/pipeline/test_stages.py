@@ -43,7 +43,7 @@ def test_the_order_of_the_input_changes_nothing(place: Path) -> None:
 
 
 def test_another_hash_seed_changes_nothing(place: Path) -> None:
-    """C4: results do not depend on PYTHONHASHSEED."""
+    """Results do not depend on PYTHONHASHSEED."""
     code = (
         "from segkit import *; run = prepare_run(model='offline', run_id='RUN_20250101T000000Z_000{seed}')\n"
         "for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments): stage(run)"
@@ -150,7 +150,7 @@ def test_a_large_catalogue_in_minutes_and_under_2_gb(place: Path) -> None:
 
 
 def test_products_without_a_title_must_be_allowed(new_run: NewRun) -> None:
-    """IN-3: they are told as unassigned, and the run is completed only where so many are allowed."""
+    """They are told as unassigned, and the run is completed only where so many are allowed."""
     frame = catalogue(8)
     frame.loc[[2, 5], "title"] = ["", "  "]
     run = worked(new_run(frame, model="offline"))

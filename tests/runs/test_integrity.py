@@ -48,7 +48,7 @@ def test_an_untouched_run_has_no_difference(sealed: Run) -> None:
 
 
 def test_of_an_open_run_the_logs_are_checked(run: Run) -> None:
-    """J8: each log carries its own checksum."""
+    """Each log carries its own checksum."""
     log = min(run.stage_folder("extract_taxonomy").glob("*.json"))
     log.write_bytes(log.read_bytes().replace(b"kettle", b"ketlle", 1))
     assert differences(run) == [f"segmentation/{log.name}: damaged, it does not match the checksum in it"]
@@ -56,7 +56,7 @@ def test_of_an_open_run_the_logs_are_checked(run: Run) -> None:
 
 @pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 1025), marks=pytest.mark.long)])
 def test_every_corruption_is_named(seeds: range, sealed: Run, home: Path) -> None:
-    """J8, J9, C1, SEC-19: a flip, a cut, a swap, a loss or an addition among logs, cache, results and manifest."""
+    """A flip, a cut, a swap, a loss or an addition among logs, cache, results and manifest."""
     whole = {path: path.read_bytes() for root in (sealed.folder, home / "cache") for path in root.rglob("*.*")}
     whole = {path: content for path, content in whole.items() if path.is_file() and path.name not in CHANGING}
     for seed in seeds:

@@ -50,7 +50,7 @@ def finished(folder: Path, body: bytes = BODY) -> Path:
 
 
 def test_the_three_steps_make_one_json(tmp_path: Path) -> None:
-    """J12: a log is plain JSON that any program reads, with head, raw answer and tail in this order."""
+    """A log is plain JSON that any program reads, with head, raw answer and tail in this order."""
     path = finished(tmp_path)
     log = json.loads(path.read_bytes())
     assert list(log) == ["context", "prompt", "request", "http_status", "body", "response", "metadata", "sha256"]
@@ -64,7 +64,7 @@ def test_the_three_steps_make_one_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_an_intent_that_outlived_its_log_is_swept(tmp_path: Path, compress: bool) -> None:
-    """J1 ★: killed between the compressed log and the end of its intent, or both came from S3."""
+    """Killed between the compressed log and the end of its intent, or both came from S3."""
     intent = begin(tmp_path, 7, 2, HEAD)
     keep_raw(intent, 200, BODY)
     left, other = intent.path.read_bytes(), begin(tmp_path, 8, 1, HEAD)
@@ -83,7 +83,7 @@ def test_an_intent_that_outlived_its_log_is_swept(tmp_path: Path, compress: bool
 
 
 def test_an_intent_becomes_its_log(tmp_path: Path) -> None:
-    """I2, S5: until the log is finished it is listed as an intent, afterwards no more."""
+    """Until the log is finished it is listed as an intent, afterwards no more."""
     intent = begin(tmp_path, 7, 2, HEAD)
     assert intents(tmp_path) == [intent.path]
     assert scan(tmp_path) == ([], [])
@@ -95,19 +95,19 @@ def test_an_intent_becomes_its_log(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_never_asked_has_no_logs(tmp_path: Path) -> None:
-    """R2: a missing folder is an empty one."""
+    """A missing folder is an empty one."""
     assert scan(tmp_path / "segmentation") == ([], [])
     assert intents(tmp_path / "segmentation") == []
 
 
 def test_names_are_ascii_and_short(tmp_path: Path) -> None:
-    """J10: names hold the time, batch, attempt and a random part, and only plain characters."""
+    """Names hold the time, batch, attempt and a random part, and only plain characters."""
     assert NAME.fullmatch(finished(tmp_path).name)
     assert NAME.fullmatch(begin(tmp_path, 7, 2, HEAD).path.name)
 
 
 def test_many_in_the_same_moment_have_their_own_files(tmp_path: Path) -> None:
-    """J7: threads that begin at once never share or overwrite a file."""
+    """Threads that begin at once never share or overwrite a file."""
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: finished(tmp_path), range(400)))
     assert len(set(paths)) == 400
@@ -115,7 +115,7 @@ def test_many_in_the_same_moment_have_their_own_files(tmp_path: Path) -> None:
 
 
 def test_two_processes_have_their_own_files(tmp_path: Path) -> None:
-    """J7: neither do processes."""
+    """Neither do processes."""
     code = "import sys, pathlib\nfrom segkit.runs.interactions import begin\n"
     code += "for _ in range(100): begin(pathlib.Path(sys.argv[1]), 1, 1, {'context': {}})"
     workers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
@@ -136,25 +136,25 @@ def test_two_processes_have_their_own_files(tmp_path: Path) -> None:
     ],
 )
 def test_the_raw_body_comes_back_byte_for_byte(tmp_path: Path, body: bytes) -> None:
-    """L25, L26, V22, V23: whatever came over the wire is kept exactly, text or not."""
+    """Whatever came over the wire is kept exactly, text or not."""
     assert raw_body(read(finished(tmp_path, body)).log) == body
 
 
 @given(st.binary(max_size=300))
 @settings(deadline=None)
 def test_any_body_comes_back(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
-    """I1: the same for any bytes."""
+    """The same for any bytes."""
     assert raw_body(read(finished(tmp_path_factory.mktemp("logs"), body)).log) == body
 
 
 def test_a_log_without_a_body_has_an_empty_one(tmp_path: Path) -> None:
-    """L19: nothing came back, and nothing is made up."""
+    """Nothing came back, and nothing is made up."""
     path = finish(begin(tmp_path, 7, 2, HEAD), TAIL)
     assert raw_body(read(path).log) == b""
 
 
 def test_a_cached_answer_is_written_whole(tmp_path: Path) -> None:
-    """C6: a log that asks nothing is never seen as an intent."""
+    """A log that asks nothing is never seen as an intent."""
     path = write_whole(tmp_path, 7, 2, {**HEAD, "http_status": 200, "body": "x", **TAIL})
     assert read(path).log["body"] == "x"
     assert intents(tmp_path) == []
@@ -164,7 +164,7 @@ def test_a_cached_answer_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    """J8: no single bit of a finished log can change unseen."""
+    """No single bit of a finished log can change unseen."""
     path = finished(tmp_path)
     data = path.read_bytes()
     for place in range(len(data)):
@@ -176,7 +176,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 
 def test_every_truncation_of_a_log_is_noticed(tmp_path: Path) -> None:
-    """J8, I6: a file under its final name is whole, or told as damaged."""
+    """A file under its final name is whole, or told as damaged."""
     path = finished(tmp_path)
     data = path.read_bytes()
     for end in range(len(data)):
@@ -189,7 +189,7 @@ def test_every_truncation_of_a_log_is_noticed(tmp_path: Path) -> None:
 
 
 def test_an_edited_log_is_noticed(tmp_path: Path) -> None:
-    """J9: changing a word, or the checksum itself, is seen."""
+    """Changing a word, or the checksum itself, is seen."""
     path = finished(tmp_path)
     data = path.read_bytes()
     for old, new in ((b"gpt-4o", b"gpt-4x"), (b'"sha256": "', b'"sha256": "0')):
@@ -199,7 +199,7 @@ def test_an_edited_log_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_sealed_file_that_is_no_json_is_damaged(tmp_path: Path) -> None:
-    """J9, C9: a checksum over nonsense does not make it a log."""
+    """A checksum over nonsense does not make it a log."""
     import hashlib
 
     content = b"not JSON at all"
@@ -210,7 +210,7 @@ def test_a_sealed_file_that_is_no_json_is_damaged(tmp_path: Path) -> None:
 
 
 def test_swapped_contents_are_readable_but_one_damaged_log_spoils_no_other(tmp_path: Path) -> None:
-    """J8, S10: damaged logs are given apart, good ones are still read."""
+    """Damaged logs are given apart, good ones are still read."""
     paths = [finished(tmp_path) for _ in range(3)]
     paths[1].write_bytes(paths[1].read_bytes()[:-10])
     logs, damaged = scan(tmp_path)
@@ -231,7 +231,7 @@ def prefixes(folder: Path) -> tuple[bytes, list[int]]:
 
 
 def test_every_prefix_is_recovered_as_an_intent(tmp_path: Path) -> None:
-    """J1, S5, I1: killed at any byte, what was written before is read, and never a half-written value.
+    """Killed at any byte, what was written before is read, and never a half-written value.
 
     Once the raw answer is on disk, no later kill makes it unreadable.
     """
@@ -248,14 +248,14 @@ def test_every_prefix_is_recovered_as_an_intent(tmp_path: Path) -> None:
 
 
 def test_nothing_is_recovered_from_nothing(tmp_path: Path) -> None:
-    """J1: an empty or foreign file is no intent."""
+    """An empty or foreign file is no intent."""
     for data in (b"", b"{", b"\0" * 50, b"not JSON", b'{\n  "context": {"a'):
         (tmp_path / "x.intent").write_bytes(data)
         assert recover(tmp_path / "x.intent") is None, data
 
 
 def test_a_random_byte_never_breaks_recovery(tmp_path: Path) -> None:
-    """J1, J8: a damaged intent raises nothing."""
+    """A damaged intent raises nothing."""
     data, _ = prefixes(tmp_path)
     chance = random.Random(1)
     path = tmp_path / "x.intent"
@@ -286,25 +286,25 @@ except OSError as error:
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
 @pytest.mark.parametrize("step", ["begin", "keep_raw"])
 def test_a_disk_that_takes_half_a_write_is_told(tmp_path: Path, step: str) -> None:
-    """J2, J3: a write that stores only its first part is an error, never a silent cut."""
+    """A write that stores only its first part is an error, never a silent cut."""
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path, step], capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("told"), f"half a file without an error: {done}"
     assert len(intents(tmp_path)) == (step == "keep_raw"), "an intent that was never whole is left"
 
 
 def test_a_folder_that_is_gone_is_told_before_anything_is_asked(tmp_path: Path) -> None:
-    """J4: without an intent on disk there is no request."""
+    """Without an intent on disk there is no request."""
     with pytest.raises(OSError, match="No such file"):
         begin(tmp_path / "gone", 1, 1, HEAD)
 
 
 def test_a_name_tells_batch_and_attempt(tmp_path: Path) -> None:
-    """S5: an intent says by its name what was asked."""
+    """An intent says by its name what was asked."""
     assert place_of(begin(tmp_path, 12, 3, HEAD).path) == (12, 3)
 
 
 def test_an_answered_intent_can_be_finished_after_any_kill(tmp_path: Path) -> None:
-    """S5, I1, J1: killed anywhere behind the answer, the intent becomes the very log it would have become."""
+    """Killed anywhere behind the answer, the intent becomes the very log it would have become."""
     data, (_, raw) = prefixes(tmp_path)
     for end in range(raw, len(data) + 1):
         path = begin(tmp_path, 7, 2, HEAD).path
@@ -328,7 +328,7 @@ def shelter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("body", [BODY, b"\xff\xfe", b""])
 def test_an_answer_that_its_disk_refuses_is_kept_elsewhere(shelter: Path, body: bytes) -> None:
-    """J3: a paid answer is written into the temporary folder and taken back on resume."""
+    """A paid answer is written into the temporary folder and taken back on resume."""
     intent = begin(shelter, 7, 2, HEAD)
     place = keep_elsewhere(intent, HEAD, 200, body)
     assert place is not None
@@ -343,7 +343,7 @@ def test_an_answer_that_its_disk_refuses_is_kept_elsewhere(shelter: Path, body: 
 
 
 def test_only_answers_of_known_intents_are_taken_back(shelter: Path) -> None:
-    """J3, I4: a file that belongs to nothing asked here is left where it is."""
+    """A file that belongs to nothing asked here is left where it is."""
     intent = begin(shelter, 7, 2, HEAD)
     place = keep_elsewhere(intent, HEAD, 200, BODY)
     assert place is not None
@@ -355,7 +355,7 @@ def test_only_answers_of_known_intents_are_taken_back(shelter: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o750])
 def test_a_shelter_that_others_can_write_to_is_not_used(shelter: Path, mode: int) -> None:
-    """SEC-20: in a shared temporary folder somebody else could plant an answer."""
+    """In a shared temporary folder somebody else could plant an answer."""
     intent = begin(shelter, 7, 2, HEAD)
     place = keep_elsewhere(intent, HEAD, 200, BODY)
     assert place is not None
@@ -366,7 +366,7 @@ def test_a_shelter_that_others_can_write_to_is_not_used(shelter: Path, mode: int
 
 
 def test_where_nothing_can_be_written_nothing_is_claimed(shelter: Path) -> None:
-    """J3: a file stands in the way of the shelter, so the answer is told as not kept."""
+    """A file stands in the way of the shelter, so the answer is told as not kept."""
     intent = begin(shelter, 7, 2, HEAD)
     (Path(tempfile.gettempdir()) / f"segkit-{os.getuid()}").write_text("in the way")
     assert keep_elsewhere(intent, HEAD, 200, BODY) is None

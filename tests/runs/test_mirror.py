@@ -70,7 +70,7 @@ def test_every_answer_is_in_s3_before_the_stage_ends(remote_run: Run, endpoint: 
 def test_another_machine_goes_on_and_pays_for_nothing_again(
     remote_run: Run, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S9: the first machine is lost with all its disks."""
+    """The first machine is lost with all its disks."""
     extract_taxonomy(remote_run, load_settings())
     mirror.push(remote_run.folder)
     shutil.rmtree(remote_run.folder)
@@ -103,7 +103,7 @@ def test_a_finished_run_is_read_from_anywhere(
 
 
 def test_a_run_that_another_machine_works_on_is_left_alone(remote_run: Run, tmp_path: Path) -> None:
-    """X3: another host; it is not taken over silently."""
+    """Another host; it is not taken over silently."""
     storage, name = mirror.remote(remote_run.folder), f"{remote_run.id}/{mirror.OWNER}"
     storage.create(name, orjson.dumps({"host": "another", "pid": 7, "since": "2026-01-01T00:00:00Z"}))
     away = elsewhere(remote_run, tmp_path)
@@ -118,7 +118,7 @@ def test_a_run_that_another_machine_works_on_is_left_alone(remote_run: Run, tmp_
 
 
 def test_what_this_machine_left_behind_is_taken_over(remote_run: Run) -> None:
-    """X2: the owner was killed; its lock on the disk is gone with it."""
+    """The owner was killed; its lock on the disk is gone with it."""
     name = f"{remote_run.id}/{mirror.OWNER}"
     with claimed(remote_run.folder):
         left = mirror.remote(remote_run.folder).read(name)
@@ -128,7 +128,7 @@ def test_what_this_machine_left_behind_is_taken_over(remote_run: Run) -> None:
 
 
 def test_two_folders_of_one_machine_do_not_work_at_once(remote_run: Run, tmp_path: Path) -> None:
-    """X3: the same host, and a process that lives; each would pay."""
+    """The same host, and a process that lives; each would pay."""
     away = elsewhere(remote_run, tmp_path)
     with claimed(remote_run.folder):
         assert current_state(elsewhere(remote_run, tmp_path).folder) == "running"
@@ -142,7 +142,6 @@ def test_two_folders_of_one_machine_do_not_work_at_once(remote_run: Run, tmp_pat
 
 
 def test_who_lost_a_run_does_not_end_the_claim_of_who_took_it_over(remote_run: Run, tmp_path: Path) -> None:
-    """X3."""
     away = elsewhere(remote_run, tmp_path)
     first, second = claimed(remote_run.folder), claimed(away.folder, take_over=True)
     first.__enter__()
@@ -153,7 +152,7 @@ def test_who_lost_a_run_does_not_end_the_claim_of_who_took_it_over(remote_run: R
 
 
 def test_the_owner_of_a_dead_process_of_this_machine_owns_nothing(remote_run: Run, tmp_path: Path) -> None:
-    """X2: killed in another folder; and an `owner.json` that tells nothing asks for --take-over."""
+    """Killed in another folder; and an `owner.json` that tells nothing asks for --take-over."""
     storage, name = mirror.remote(remote_run.folder), f"{remote_run.id}/{mirror.OWNER}"
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     owner = {"host": socket.gethostname(), "pid": int(dead.stdout), "since": "2026-01-01T00:00:00Z", "folder": "/x"}
@@ -170,7 +169,7 @@ def test_the_owner_of_a_dead_process_of_this_machine_owns_nothing(remote_run: Ru
 
 
 def test_a_run_that_was_killed_after_it_had_failed_goes_on_elsewhere(remote_run: Run, tmp_path: Path) -> None:
-    """S9: what was stored when it failed is no measure of what a later life wrote."""
+    """What was stored when it failed is no measure of what a later life wrote."""
     extract_taxonomy(remote_run, load_settings())
     log_event(remote_run.folder, "run_failed")
     mirror.seal(remote_run.folder)
@@ -186,7 +185,7 @@ def test_a_run_that_was_killed_after_it_had_failed_goes_on_elsewhere(remote_run:
 
 
 def test_a_run_that_was_killed_is_resumed_before_it_is_rolled_back(remote_run: Run) -> None:
-    """MG-7 ★: the hint leads on, and not in a circle: `migrate-to-s3` would refuse its `status.json`."""
+    """The hint leads on, and not in a circle: `migrate-to-s3` would refuse its `status.json`."""
     extract_taxonomy(remote_run, load_settings())
     with pytest.raises(RunError, match="is not stored in S3 as a whole") as told:
         rollback_s3(remote_run)
@@ -194,7 +193,7 @@ def test_a_run_that_was_killed_is_resumed_before_it_is_rolled_back(remote_run: R
 
 
 def test_a_run_that_cannot_be_fetched_is_left_as_it_is_in_s3(remote_run: Run, tmp_path: Path, s3: S3Server) -> None:
-    """MG-16: neither its events nor the list of what is stored are replaced by what came here of it."""
+    """Neither its events nor the list of what is stored are replaced by what came here of it."""
     extract_taxonomy(remote_run, load_settings())
     update_status(remote_run.folder, state="failed")
     log_event(remote_run.folder, "run_failed")
@@ -238,7 +237,7 @@ def test_a_damaged_address_is_one_clear_error(told: bytes, remote_run: Run) -> N
 
 
 def test_names_in_the_bucket_lead_nowhere_else(remote_run: Run, tmp_path: Path, s3: S3Server) -> None:
-    """SEC-7: keys with dots, a folder that is no run, and a list of what is stored that names other places."""
+    """Keys with dots, a folder that is no run, and a list of what is stored that names other places."""
     storage = mirror.remote(remote_run.folder)
     client = storage._client  # the keys that segkit itself would never send
     for key in (f"{remote_run.id}/../../planted", f"{remote_run.id}/results//planted", "../run.json", "x/run.json"):
@@ -291,7 +290,7 @@ def goes_on(run: Run, year: int, **changes: str) -> None:
 
 
 def test_the_state_of_a_run_is_ordered_by_no_clock(remote_run: Run, tmp_path: Path) -> None:
-    """S9, P18: a machine whose clock is ahead hides nothing that others did later; one behind is not hidden."""
+    """A machine whose clock is ahead hides nothing that others did later; one behind is not hidden."""
     goes_on(remote_run, 2099)
     mirror.push(remote_run.folder)
     second = elsewhere(remote_run, tmp_path)
@@ -314,7 +313,7 @@ def test_the_state_of_a_run_is_ordered_by_no_clock(remote_run: Run, tmp_path: Pa
 
 
 def test_a_status_of_an_older_segkit_has_its_place(remote_run: Run, tmp_path: Path) -> None:
-    """R9: it knows no lives and counts no changes, so its clock has to do; a later life of ours comes after it."""
+    """It knows no lives and counts no changes, so its clock has to do; a later life of ours comes after it."""
     away, path = elsewhere(remote_run, tmp_path), remote_run.folder / "status.json"
     told = {"state": "failed", "reason": "older", "stages": {}, "updated_at": "2099-01-01T00:00:00Z"}
     path.write_bytes(orjson.dumps(told))
@@ -326,7 +325,7 @@ def test_a_status_of_an_older_segkit_has_its_place(remote_run: Run, tmp_path: Pa
 
 @pytest.mark.parametrize("told", [b"", b"{", b"[]", b'{"updated_at": 5}', b'{"change": "x", "life": []}'])
 def test_a_damaged_status_in_s3_hides_nothing(told: bytes, remote_run: Run, tmp_path: Path) -> None:
-    """R2: what is here is shown; the run can be gone on with."""
+    """What is here is shown; the run can be gone on with."""
     away = elsewhere(remote_run, tmp_path)
     goes_on(away, 2026, reason="mine")
     mirror.remote(away.folder).replace(f"{away.id}/status.json", told)
@@ -337,7 +336,7 @@ def test_a_damaged_status_in_s3_hides_nothing(told: bytes, remote_run: Run, tmp_
 def test_s3_that_is_down_is_told_before_anything_is_made(
     s3: S3Server, new_run: Callable[..., Run], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MG-16: before any paid call."""
+    """Before any paid call."""
     monkeypatch.setenv("STORAGE_BACKEND", "s3")
     s3.order = lambda method, key: 403
     with pytest.raises(StorageError, match="AccessDenied"):
@@ -366,7 +365,6 @@ def test_s3_that_fails_in_the_middle_stops_the_run_and_loses_nothing(
 
 
 def test_a_log_in_s3_is_never_overwritten(remote_run: Run) -> None:
-    """I1."""
     extract_taxonomy(remote_run, load_settings())
     log = min(remote_run.stage_folder("extract_taxonomy").iterdir())
     log.write_bytes(b"{}")
@@ -395,7 +393,7 @@ def test_compressed_logs_are_logs(
 def test_a_leftover_intent_in_s3_is_no_second_answer(
     remote_run: Run, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: str
 ) -> None:
-    """I1, I3, J1 ★: an intent was sent, its log too, and the machine died before it removed the intent there."""
+    """An intent was sent, its log too, and the machine died before it removed the intent there."""
     monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", compress)
     extract_taxonomy(remote_run, load_settings())
     mirror.push(remote_run.folder)
@@ -428,7 +426,6 @@ def test_the_log_of_a_call_without_an_answer_is_compressed_too(
 def test_a_compressed_log_that_is_cut_or_bloated_is_damaged(
     endpoint: Endpoint, new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
-    """J8, SEC-17."""
     from segkit.runs.interactions import scan
 
     monkeypatch.setenv("SEGKIT_COMPRESS_LOGS", "1")
@@ -467,7 +464,7 @@ def test_the_database_knows_answers_of_other_machines(
 def test_an_indexed_answer_that_is_not_right_is_not_used(
     synced: Run, endpoint: Endpoint, new_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    """C1, C2: damaged, or of another question."""
+    """Damaged, or of another question."""
     storage = mirror.remote(synced.folder)
     first, second = sorted(name for name in storage.names(synced.id) if "/segmentation/" in name)
     storage.replace(first, storage.read(second))
@@ -483,7 +480,6 @@ def test_an_indexed_answer_that_is_not_right_is_not_used(
     "path", ["/etc/passwd", "../../etc/passwd", "s3://other/RUN/segmentation/x.json", "http://x/y"]
 )
 def test_the_index_chooses_no_other_place(path: str, s3: S3Server, place: Path) -> None:
-    """SEC-7."""
     with pytest.raises(FileNotFoundError, match="not where segkit keeps logs"):
         mirror.read_log(path, place, load_settings())
 

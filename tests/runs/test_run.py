@@ -34,7 +34,7 @@ def test_a_run_says_what_it_was_made_of(new_run: NewRun) -> None:
 
 
 def test_the_prompts_of_a_run_are_its_own(new_run: NewRun, place: Path) -> None:
-    """T5: editing a prompt later does not change a run that has begun."""
+    """Editing a prompt later does not change a run that has begun."""
     run = new_run(5, model="offline")
     assert sorted(path.name for path in (run.folder / "prompts").iterdir()) == [
         "consolidate_taxonomy_prompt.txt",
@@ -49,7 +49,7 @@ def test_the_prompts_of_a_run_are_its_own(new_run: NewRun, place: Path) -> None:
     ["../x", "/etc", "", "RUN_", "RUN_20250101T000000Z_zzzz", "RUN_20250101T000000Z_ab\0d", "x" * 10_000, ".."],
 )
 def test_names_that_are_no_run_ids_are_refused(name: str, new_run: NewRun, place: Path) -> None:
-    """SEC-7, R: no name leads out of the folder of the runs."""
+    """No name leads out of the folder of the runs."""
     new_run(2, model="offline")
     with pytest.raises(RunError) as error:
         open_run(name, place / "runs")
@@ -57,7 +57,7 @@ def test_names_that_are_no_run_ids_are_refused(name: str, new_run: NewRun, place
 
 
 def test_latest_is_the_newest(new_run: NewRun, place: Path) -> None:
-    """R5: two runs made in the same second have different ids and share nothing."""
+    """Two runs made in the same second have different ids and share nothing."""
     made = [new_run(2, model="offline").id for _ in range(5)]
     assert len(set(made)) == 5
     assert open_run("latest", place / "runs").id == made[-1]
@@ -65,7 +65,7 @@ def test_latest_is_the_newest(new_run: NewRun, place: Path) -> None:
 
 
 def test_a_run_can_be_moved(new_run: NewRun, place: Path) -> None:
-    """R6: nothing in a run folder says where it lies."""
+    """Nothing in a run folder says where it lies."""
     run = new_run(4, model="offline")
     shutil.move(place / "runs", place / "elsewhere")
     moved = open_run(str(place / "elsewhere" / run.id))
@@ -74,7 +74,7 @@ def test_a_run_can_be_moved(new_run: NewRun, place: Path) -> None:
 
 
 def test_a_run_of_a_future_version_is_refused(new_run: NewRun, place: Path) -> None:
-    """R10: it needs a newer segkit, and the error says so."""
+    """It needs a newer segkit, and the error says so."""
     run = new_run(2, model="offline")
     document = {**run.document, "schema_version": 99, "segkit_version": "9.9"}
     (run.folder / "run.json").write_bytes(orjson.dumps(document))
@@ -91,7 +91,7 @@ def test_a_broken_run_json_is_told(new_run: NewRun, place: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b'{"state": "comp', b"\xff"])
 def test_a_broken_status_does_not_break_a_run(content: bytes, new_run: NewRun) -> None:
-    """R2: the status is only a view of what is on disk."""
+    """The status is only a view of what is on disk."""
     run = new_run(2, model="offline")
     (run.folder / "status.json").write_bytes(content)
     assert read_status(run.folder)["state"] == "running"
@@ -99,7 +99,7 @@ def test_a_broken_status_does_not_break_a_run(content: bytes, new_run: NewRun) -
 
 
 def test_a_run_nobody_works_on_is_not_running(new_run: NewRun) -> None:
-    """S5, A8, X7: after a kill the status still says running; the lock, and no timestamp, tells the truth."""
+    """After a kill the status still says running; the lock, and no timestamp, tells the truth."""
     run = new_run(2, model="offline")
     assert current_state(run.folder) == "failed"
     with owned(run.folder / "run.lock"):
@@ -107,7 +107,7 @@ def test_a_run_nobody_works_on_is_not_running(new_run: NewRun) -> None:
 
 
 def test_a_lock_names_its_owner(new_run: NewRun) -> None:
-    """X1: the second one is told pid, host and since when."""
+    """The second one is told pid, host and since when."""
     run = new_run(2, model="offline")
     told = pytest.raises(RunError, match=f"pid {os.getpid()} on ")
     with owned(run.folder / "run.lock"), told, owned(run.folder / "run.lock"):
@@ -115,7 +115,7 @@ def test_a_lock_names_its_owner(new_run: NewRun) -> None:
 
 
 def test_nothing_half_made_is_left_behind(place: Path, new_run: NewRun) -> None:
-    """A10, J4: a folder that cannot be made leaves nothing, and one line says why."""
+    """A folder that cannot be made leaves nothing, and one line says why."""
     (place / "file").write_text("")
     run = new_run(2, model="offline")
     with pytest.raises(RunError, match="cannot be made"):
@@ -126,7 +126,7 @@ def test_nothing_half_made_is_left_behind(place: Path, new_run: NewRun) -> None:
 
 
 def test_what_a_dead_process_half_made_is_swept(new_run: NewRun, place: Path) -> None:
-    """J1, X7: the next run takes it away; what a living process makes stays, however old or new it is."""
+    """The next run takes it away; what a living process makes stays, however old or new it is."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     left = [place / "runs" / f".RUN_20250101T000000Z_0001.{pid}.making" for pid in (dead.pid, os.getpid())]
@@ -137,7 +137,7 @@ def test_what_a_dead_process_half_made_is_swept(new_run: NewRun, place: Path) ->
 
 
 def test_a_new_content_replaces_the_old_whole(tmp_path: Path) -> None:
-    """R1, J1: the name holds the old content or the new one, and no temporary file stays."""
+    """The name holds the old content or the new one, and no temporary file stays."""
     path = tmp_path / "status.json"
     for content in (b"old", b"new" * 1000):
         write_atomic(path, content)
@@ -192,7 +192,7 @@ def test_settings_come_from_a_file_too(place: Path) -> None:
 def test_what_cannot_be_done_is_refused_before_anything(
     changed: dict[str, str], told: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SEC-6: and no error repeats a secret."""
+    """And no error repeats a secret."""
     for name, value in changed.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=told) as error:

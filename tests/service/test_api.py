@@ -161,7 +161,7 @@ def routes(service: Service) -> list[tuple[str, str]]:
 
 
 def test_every_route_wants_a_token(quiet: Service, ann: httpx.Client) -> None:
-    """A1 ★, SEC-11: without a token, with a wrong, cut, expired or misplaced one: 401, the same words, no effect."""
+    """Without a token, with a wrong, cut, expired or misplaced one: 401, the same words, no effect."""
     mine = quiet.secrets["ann"]
     wrong = [
         "",
@@ -191,7 +191,7 @@ def test_every_route_wants_a_token(quiet: Service, ann: httpx.Client) -> None:
 
 
 def test_one_key_makes_one_run(quiet: Service, ann: httpx.Client, ben: httpx.Client) -> None:
-    """A2 ★: 100 starts at once with one key, and one later; another body is refused; keys are a token's own."""
+    """100 starts at once with one key, and one later; another body is refused; keys are a token's own."""
     headers = {"idempotency-key": "order-17"}
 
     def start(_: int) -> httpx.Response:
@@ -215,7 +215,7 @@ def test_one_key_makes_one_run(quiet: Service, ann: httpx.Client, ben: httpx.Cli
 
 
 def test_a_start_outlives_its_client(quiet: Service, ann: httpx.Client) -> None:
-    """A3 ★: the client hangs up as soon as it has asked; the run is there, and its key finds it."""
+    """The client hangs up as soon as it has asked; the run is there, and its key finds it."""
     body = json.dumps(wish(7, 8)).encode()
     head = f"POST {START} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nidempotency-key: gone\r\n"
     head += f"authorization: Bearer {quiet.secrets['ann']}\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -241,7 +241,7 @@ NO_RUN = [
 
 @pytest.mark.parametrize("route", ["status", "results", "report.html", "events", "cancel", "resume"])
 def test_what_is_no_run_id_leads_nowhere(quiet: Service, route: str) -> None:
-    """A4 ★, SEC-7: 404, whatever stands there; a run beside the folder of the runs is not read."""
+    """404, whatever stands there; a run beside the folder of the runs is not read."""
     outside = quiet.place / "elsewhere" / "RUN_20250101T000000Z_0001"
     if not outside.exists():
         shutil.copytree(finished(quiet.place / "elsewhere", 8).folder, outside)
@@ -258,7 +258,7 @@ def test_what_is_no_run_id_leads_nowhere(quiet: Service, route: str) -> None:
 
 
 def test_too_much_is_refused_before_it_is_read(quiet: Service, ann: httpx.Client) -> None:
-    """A5 ★, SEC-13, SEC-17: 50 MB, told or not; a million products; JSON 100,000 deep; a zip bomb. Memory stays."""
+    """50 MB, told or not; a million products; JSON 100,000 deep; a zip bomb. Memory stays."""
     before = resident(quiet)
     huge = b"[" + b"1," * 25_000_000 + b"1]"
     problem(ann.post(START, content=huge, headers=JSON), 413)
@@ -283,7 +283,7 @@ def resident(service: Service) -> float:
 def test_money_is_asked_for_before_it_is_spent(
     quiet: Service, ann: httpx.Client, ben: httpx.Client, shared_endpoint: Endpoint
 ) -> None:
-    """A6 ★, SEC-11: without a budget, above the token's, above the plan, above all of it, at no known price: 402."""
+    """Without a budget, above the token's, above the plan, above all of it, at no known price: 402."""
     shared_endpoint.reset()
     problem(ben.post(START, json=wish(1, 2, model="gpt-4o")), 402)
     assert problem(ann.post(START, json=wish(1, model="gpt-4o", max_cost_usd=1.01)), 402)["hint"].startswith(
@@ -315,7 +315,7 @@ def typed_run(service: Service, model: str) -> Run:
 
 
 def test_who_resumes_a_run_pays_for_it(quiet: Service, ben: httpx.Client) -> None:
-    """A6 ★, SEC-11: who goes on with another's run sets his own money aside, and the run stays whose it is."""
+    """Who goes on with another's run sets his own money aside, and the run stays whose it is."""
     mine = stopped(ben, 1, model="gpt-4o", max_cost_usd=1)
     resume = f"/api/segmentation/{mine}/resume"
     with quiet.client("capped") as capped, quiet.client("all") as everybody:
@@ -336,7 +336,7 @@ def test_who_resumes_a_run_pays_for_it(quiet: Service, ben: httpx.Client) -> Non
 
 
 def test_a_run_without_a_known_price_is_resumed_on_the_terms_of_a_start(quiet: Service) -> None:
-    """A6 ★, SEC-11: only a token that may start such a run goes on with one, and its calls stay limited."""
+    """Only a token that may start such a run goes on with one, and its calls stay limited."""
     with quiet.client("free") as free, quiet.client("all") as everybody:
         run_id = stopped(free, 1, model="no-such-model")
         typed = typed_run(quiet, "no-such-model")
@@ -380,7 +380,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 2.5}, "#/temperature"),
     ({"max_cost_usd": -1}, "#/max_cost_usd"),
     ({"max_unassigned": 1.5}, "#/max_unassigned"),
-    # A13, SEC-14: an address, a template or a path is the operator's business.
+    # An address, a template or a path is the operator's business.
     *(({name: "x"}, f"#/{name}") for name in ("base_url", "endpoint", "template", "path", "webhook", "prompts")),
     *(({name: "x"}, f"#/{name}") for name in ("product_line", "runs_dir", "run_id", "api_key", "response_format")),
 ]  # fmt: skip
@@ -388,7 +388,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "pointer"), WRONG, ids=lambda value: str(value)[:40])
 def test_bodies_are_strict(ann: httpx.Client, change: dict[str, Any], pointer: str) -> None:
-    """A13, SEC-14: `false` is no id, and a client chooses no address, template or path."""
+    """`false` is no id, and a client chooses no address, template or path."""
     told = problem(ann.post(START, json=wish(1, 2) | change), 422)
     assert pointer in [fault["pointer"] for fault in told["errors"]]
 
@@ -410,7 +410,7 @@ def test_unknown_products_are_named(ann: httpx.Client, quiet: Service) -> None:
 
 
 def test_a_disk_that_fails_leaves_nothing(quiet: Service, ann: httpx.Client) -> None:
-    """A10: a run that cannot be made is refused whole, and its key is free again."""
+    """A run that cannot be made is refused whole, and its key is free again."""
     runs, aside = quiet.place / "runs", quiet.place / "aside"
     runs.rename(aside)
     try:
@@ -424,7 +424,7 @@ def test_a_disk_that_fails_leaves_nothing(quiet: Service, ann: httpx.Client) -> 
 
 
 def test_a_run_is_its_owners(quiet: Service, ann: httpx.Client, ben: httpx.Client) -> None:
-    """SEC-12, A7: another token is told what it would be told of a run that is not there."""
+    """Another token is told what it would be told of a run that is not there."""
     mine, his = started(ann), started(ben)
     for route in ("status", "results", "report.html", "events"):
         assert same(ben.get(f"/api/segmentation/{mine}/{route}")) == same(
@@ -447,7 +447,7 @@ def same(response: httpx.Response) -> tuple[int, str]:
 
 
 def test_a_polling_token_is_slowed_down(quiet: Service) -> None:
-    """A11: a token has so many requests a second; others are not slowed."""
+    """A token has so many requests a second; others are not slowed."""
     with quiet.client("slow") as client:
         told = [client.get("/health") and client.get("/openapi.json") for _ in range(3)]
     assert told[0].status_code == 200
@@ -456,7 +456,7 @@ def test_a_polling_token_is_slowed_down(quiet: Service) -> None:
 
 
 def test_the_queue_has_an_end(quiet: Service, ann: httpx.Client) -> None:
-    """A12: 50 starts at once with keys of their own: as many as may wait do, others hear when to come again."""
+    """50 starts at once with keys of their own: as many as may wait do, others hear when to come again."""
 
     def start(number: int) -> httpx.Response:
         return ann.post(START, json=wish(1, 2), headers={"idempotency-key": f"many-{number}"})
@@ -484,7 +484,7 @@ def test_a_token_has_limits_of_its_own(quiet: Service) -> None:
 
 
 def test_methods_and_paths_answer_with_the_codes_of_the_readme(ann: httpx.Client) -> None:
-    """A15: wrong method, HEAD, trailing slash, wrong type, CORS."""
+    """Wrong method, HEAD, trailing slash, wrong type, CORS."""
     told = ann.get(START)
     problem(told, 405)
     assert told.headers["allow"] == "POST"
@@ -499,7 +499,7 @@ def test_methods_and_paths_answer_with_the_codes_of_the_readme(ann: httpx.Client
 
 
 def test_results_have_the_fields_of_the_seed(quiet: Service, ann: httpx.Client) -> None:
-    """A7, A14: a completed run is whole, a failed one partial; what is no number is null; a running one has none."""
+    """A completed run is whole, a failed one partial; what is no number is null; a running one has none."""
     doubt = pd.DataFrame(
         {"product_id": range(100, 105), "taxonomy_id": 1, "confidence": [0.5, float("nan"), 1, 0, float("inf")]}
     )
@@ -552,7 +552,7 @@ def test_the_stream_of_an_ended_run_ends(quiet: Service) -> None:
 
 
 def test_a_fault_of_the_service_tells_nothing_of_it(quiet: Service) -> None:
-    """SEC-23: a generic 500 with the id of the request; its events say what happened."""
+    """A generic 500 with the id of the request; its events say what happened."""
     run = finished(quiet.place / "runs", 5)
     (run.folder / "results" / "taxonomies.parquet").write_bytes(b"PAR1 no parquet at all")
     with quiet.client("all") as client:
@@ -630,14 +630,14 @@ def test_a_withdrawn_token_is_refused(quiet: Service) -> None:
     ],
 )
 def test_no_door_is_opened_without_a_key(place: Path, arguments: list[str], said: str) -> None:
-    """SEC-11: without tokens the service starts on this machine only, and only when told so."""
+    """Without tokens the service starts on this machine only, and only when told so."""
     done = subprocess.run([*COMMAND, *arguments], cwd=place, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith(said), done.stderr
 
 
 def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
-    """A10, SEC-11: no page of another site gets through; and without a database a start is refused, whole."""
+    """No page of another site gets through; and without a database a start is refused, whole."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"postgresql://x:y@127.0.0.1:{free.getsockname()[1]}/z"
@@ -676,7 +676,7 @@ def test_without_tokens_only_this_machine_is_answered(tmp_path: Path) -> None:
 
 
 def test_a_token_opens_only_so_many_streams(quiet: Service) -> None:
-    """SEC-13: each open stream is looked after several times a second; one that is closed makes room."""
+    """Each open stream is looked after several times a second; one that is closed makes room."""
     run = prepare_run(
         catalogue(5), "Kitchen Things", runs_dir=quiet.place / "runs", model="offline", settings=load_settings()
     )
@@ -701,7 +701,7 @@ def test_a_token_opens_only_so_many_streams(quiet: Service) -> None:
 
 
 def test_a_connection_that_asks_nothing_is_closed(quiet: Service) -> None:
-    """SEC-13: half a head does not hold a connection for ever, nor does a head without its body after a refusal."""
+    """Half a head does not hold a connection for ever, nor does a head without its body after a refusal."""
     head = b"POST /api/segmentation/start HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n"
     doors = [raw_door(quiet, piece) for piece in (b"", head[:20], head + b"\r\n")]
     for door, begins in zip(doors, (b"", b"", b"HTTP/1.1 401"), strict=True):
@@ -713,7 +713,7 @@ def test_a_connection_that_asks_nothing_is_closed(quiet: Service) -> None:
 
 
 def test_invented_methods_fill_no_memory(quiet: Service) -> None:
-    """SEC-13: whoever comes without a token chooses no name under which requests are counted."""
+    """Whoever comes without a token chooses no name under which requests are counted."""
     for number in range(5):
         assert raw(quiet, b"X%d / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % number)[0] == 401
     with quiet.client("all") as client:
@@ -723,7 +723,7 @@ def test_invented_methods_fill_no_memory(quiet: Service) -> None:
 
 
 def test_a_burst_of_streams_is_counted_too(quiet: Service) -> None:
-    """SEC-13: streams that are opened at one moment are no more than those opened one after the other."""
+    """Streams that are opened at one moment are no more than those opened one after the other."""
     run = prepare_run(
         catalogue(5), "Kitchen Things", runs_dir=quiet.place / "runs", model="offline", settings=load_settings()
     )
@@ -746,7 +746,7 @@ def raw_door(service: Service, piece: bytes) -> socket.socket:
 
 
 def test_a_link_in_a_run_folder_leads_nowhere(quiet: Service, ann: httpx.Client) -> None:
-    """SEC-7: a report that is a symlink is no report."""
+    """A report that is a symlink is no report."""
     run_id = started(ann)
     (quiet.place / "runs" / run_id / "report.html").symlink_to(quiet.tokens)
     problem(ann.get(f"/api/segmentation/{run_id}/report.html"), 404)

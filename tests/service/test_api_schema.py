@@ -63,11 +63,11 @@ def cases(told: str) -> int:
 
 
 def test_a_hundred_requests_keep_to_the_page(service: Service) -> None:
-    """A15, SEC-23: no 5xx, no code, type or body that /openapi.json does not tell."""
+    """No 5xx, no code, type or body that /openapi.json does not tell."""
     assert cases(checked(service, "--phases", "examples,fuzzing", "-n", "9", "--no-shrink")) >= 60
 
 
 @pytest.mark.long
 def test_two_thousand_requests_keep_to_the_page(service: Service) -> None:
-    """A15, SEC-11, SEC-23: examples, edges, random requests and chains of them along the links, with all checks."""
+    """Examples, edges, random requests and chains of them along the links, with all checks."""
     assert cases(checked(service, "-n", "180")) >= 2000

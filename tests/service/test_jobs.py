@@ -70,7 +70,7 @@ def child_of(service: Service, run_id: str) -> int:
 
 
 def test_a_run_outlives_the_service_and_its_end_is_told(busy: Service, shared_endpoint: Endpoint) -> None:
-    """A8 ★, A9, A16: the service is killed, the run goes on; it is cancelled, and the answer in flight is kept; it is
+    """The service is killed, the run goes on; it is cancelled, and the answer in flight is kept; it is
     resumed and its process is killed: it is interrupted, not running, and what is answered is not asked again."""
     shared_endpoint.reset()
     shared_endpoint.configure(latency=SLOW)
@@ -148,7 +148,7 @@ def test_a_run_of_the_service_is_a_run_of_the_command_line(busy: Service, shared
 
 @pytest.mark.long
 def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
-    """A9: the reason is one line, without a path and without a stack."""
+    """The reason is one line, without a path and without a stack."""
     with busy.client() as client:
         blocking = start(client, *range(1, 5), model="offline")
         run_id = start(client, 1, 2, model="offline", max_unassigned=1)
@@ -162,7 +162,7 @@ def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
 
 @pytest.mark.long
 def test_a_damaged_status_holds_no_other_run_up(busy: Service, shared_endpoint: Endpoint) -> None:
-    """A8 ★, A9: a run that died and left a `status.json` nobody understands; the runs after it go on."""
+    """A run that died and left a `status.json` nobody understands; the runs after it go on."""
     shared_endpoint.reset()
     shared_endpoint.configure(latency=SLOW)
     with busy.client() as client:
@@ -187,7 +187,7 @@ def test_a_damaged_status_holds_no_other_run_up(busy: Service, shared_endpoint: 
 
 @pytest.mark.long
 def test_an_interrupted_run_is_completed_by_the_command_line(busy: Service, shared_endpoint: Endpoint) -> None:
-    """A8 ★: after its process was killed, `segkit resume` completes it, and the service tells so."""
+    """After its process was killed, `segkit resume` completes it, and the service tells so."""
     shared_endpoint.reset()
     shared_endpoint.configure(latency=1.0)
     with busy.client() as client:
@@ -235,7 +235,7 @@ def test_the_estimate_is_right_within_a_factor_of_two(busy: Service, shared_endp
 @pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_start_survives_a_kill_at_any_moment(tmp_path: Path, postgres_url: str, how: int) -> None:
-    """A3, A8 ★: the service is killed while it makes runs; each answered start has its run, and no key has two."""
+    """The service is killed while it makes runs; each answered start has its run, and no key has two."""
     fill_products(postgres_url, range(1, 501))
     service = Service(tmp_path, DATABASE_URL=postgres_url, SEGKIT_SERVE_RUNS="0", SEGKIT_SERVE_QUEUE="1000")
     answered: dict[str, str] = {}

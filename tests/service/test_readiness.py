@@ -30,7 +30,7 @@ def held(postgres_url: str) -> Iterator[tuple[Held, str]]:
 
 
 def test_a_database_that_hangs_delays_nobody_else(tmp_path: Path, held: tuple[Held, str]) -> None:
-    """A10: the service starts, answers and stops while the database is silent; then the tables are made."""
+    """The service starts, answers and stops while the database is silent; then the tables are made."""
     server, url = held
     with Service(tmp_path, DATABASE_URL=url) as service:
         with service.client() as client:

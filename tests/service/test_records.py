@@ -30,7 +30,7 @@ def records(tmp_path: Path) -> Iterator[Records]:
 
 
 def test_a_resume_with_less_money_frees_none_that_was_spent(records: Records) -> None:
-    """A6 ★: a run that spent $0.90 and is resumed with $0.01 leaves $0.10 of $1, not $0.99."""
+    """A run that spent $0.90 and is resumed with $0.01 leaves $0.10 of $1, not $0.99."""
     records.reserve(record("RUN_A"), CAPS)
     records.end("RUN_A", Decimal("0.9"))
     ended = records.get("RUN_A")
@@ -42,7 +42,7 @@ def test_a_resume_with_less_money_frees_none_that_was_spent(records: Records) ->
 
 
 def test_a_resume_with_less_money_than_was_spent_must_fit_too(records: Records) -> None:
-    """A6 ★: what a run spent counts when it is resumed, whatever it is given now."""
+    """What a run spent counts when it is resumed, whatever it is given now."""
     records.reserve(record("RUN_A"), CAPS)
     records.end("RUN_A", Decimal("0.9"))
     records.reserve(record("RUN_B", "0.1"), CAPS)
@@ -63,7 +63,7 @@ def resumed(records: Records, by: str, budget: str, cost: str) -> Record:
 
 
 def test_who_resumes_a_run_pays_for_what_it_costs_then(records: Records) -> None:
-    """A6 ★: the owner stays; each token has spent what its own part cost, and sets aside no more than the rest."""
+    """The owner stays; each token has spent what its own part cost, and sets aside no more than the rest."""
     records.reserve(record("RUN_A", "0.5"), CAPS)
     records.end("RUN_A", Decimal("0.3"))
     records.requeue(resumed(records, "root", "5", "0.3"), replace(CAPS, total_usd=Decimal("4.7")))
@@ -87,7 +87,7 @@ def test_who_resumes_a_run_pays_for_what_it_costs_then(records: Records) -> None
 
 
 def test_who_resumes_a_run_has_one_more_at_work(records: Records) -> None:
-    """A12: the runs at work of a token are those it pays for."""
+    """The runs at work of a token are those it pays for."""
     one = replace(CAPS, active_of_payer=1)
     records.reserve(record("RUN_A"), one)
     records.end("RUN_A", Decimal(0))
@@ -143,5 +143,5 @@ STAGE = {"cost_usd": "0.2", "unknown_cost": 0}
     ids=str,
 )
 def test_a_status_that_does_not_tell_makes_it_the_whole_budget(status: dict[str, Any], cost: str) -> None:
-    """A6 ★: what a run cost is never taken to be less than it may have been."""
+    """What a run cost is never taken to be less than it may have been."""
     assert spent(record("RUN_A"), status) == Decimal(cost)

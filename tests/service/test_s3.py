@@ -29,7 +29,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
 def test_a_run_in_s3_is_told_by_two_machines(
     tmp_path: Path, postgres_url: str, s3: S3Server, bucket: Storage
 ) -> None:
-    """A7, A10, A16: one service makes a run in S3 and follows it; another one, with an empty home, tells the same.
+    """One service makes a run in S3 and follows it; another one, with an empty home, tells the same.
 
     It says no more than it knows: whose the run is stands where it was started. What is at work elsewhere is neither
     stopped nor resumed here, and while S3 fails nothing is started and nothing is left.

@@ -50,7 +50,7 @@ def door(postgres_url: str) -> Iterator[tuple[Held, str]]:
 def test_the_service_tells_none_of_its_secrets(
     tmp_path: Path, postgres_url: str, shared_endpoint: Endpoint, door: tuple[Held, str]
 ) -> None:
-    """SEC-6, SEC-23, A1 ★, A9, A10: key, password and token, each in five dresses, are in no answer and no file."""
+    """Key, password and token, each in five dresses, are in no answer and no file."""
     database, url = door
     fill_products(postgres_url, range(1, 21))
     shared_endpoint.reset()

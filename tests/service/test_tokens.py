@@ -30,7 +30,7 @@ def test_a_token_is_shown_once_and_stored_as_a_hash(tmp_path: Path) -> None:
 
 
 def test_only_the_whole_token_is_let_in(tmp_path: Path) -> None:
-    """A1 ★: not a part of it, not its hash, not nothing, not one that expired."""
+    """Not a part of it, not its hash, not nothing, not one that expired."""
     path = tmp_path / "tokens.json"
     secret = add_token(path, "ann")
     late = add_token(path, "ben", expires=datetime.now(UTC) - timedelta(seconds=1))
@@ -78,7 +78,7 @@ def test_a_broken_change_keeps_the_tokens_and_is_told_once(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_the_last_token_can_be_withdrawn(tmp_path: Path, gone: bool) -> None:
-    """SEC-11: a file that is removed, or holds no token any more, lets nobody in; a new one does again."""
+    """A file that is removed, or holds no token any more, lets nobody in; a new one does again."""
     path = tmp_path / "tokens.json"
     secret = add_token(path, "ann")
     book, known = TokenBook(path), path.read_bytes()

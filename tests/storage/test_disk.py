@@ -50,7 +50,6 @@ def test_a_file_is_read_as_it_was_written(storage: Storage) -> None:
 
 
 def test_a_file_is_created_once_and_replaced_at_will(storage: Storage) -> None:
-    """MG-8."""
     storage.create("RUN_1/a", b"one")
     with pytest.raises(FileExistsError, match="RUN_1/a"):
         storage.create("RUN_1/a", b"two")
@@ -75,14 +74,13 @@ def test_an_empty_file_is_a_file(storage: Storage) -> None:
 
 
 def test_a_probe_leaves_nothing(storage: Storage) -> None:
-    """MG-9."""
     storage.probe()
     assert storage.folders() == set()
 
 
 @pytest.mark.parametrize("storage", ["rclone", pytest.param("moto", marks=pytest.mark.long)], indirect=True)
 def test_more_files_than_a_page_of_a_listing(storage: Storage) -> None:
-    """MG-12: S3 lists a thousand files at a time."""
+    """S3 lists a thousand files at a time."""
     names = [f"RUN_1/{i}" for i in range(1003)]
     for name in names:
         storage.replace(name, b"x")
@@ -91,7 +89,7 @@ def test_more_files_than_a_page_of_a_listing(storage: Storage) -> None:
 
 @pytest.mark.parametrize("fault", [500, 503, "reset", "lost"])
 def test_a_passing_fault_is_tried_again(s3: S3Server, fault: Any) -> None:
-    """MG-1: also where the file was stored and only the answer was lost."""
+    """Also where the file was stored and only the answer was lost."""
     storage, faults = a_storage(s3), [fault]
     storage.create("RUN_1/before", b"")
     s3.history.clear()
@@ -112,7 +110,6 @@ def test_a_fault_that_stays_is_told_after_a_few_attempts(s3: S3Server) -> None:
 
 
 def test_a_refusal_is_told_at_once_with_what_helps(s3: S3Server) -> None:
-    """MG-9."""
     storage = a_storage(s3)
     s3.order = lambda method, key: 403 if method == "GET" and "probe" in key else None
     with pytest.raises(StorageError, match="AccessDenied") as told:
@@ -123,14 +120,12 @@ def test_a_refusal_is_told_at_once_with_what_helps(s3: S3Server) -> None:
 
 
 def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
-    """MG-9."""
     with pytest.raises(StorageError, match="NoSuchBucket") as told:
         a_storage(s3, "bucket-of-nobody").probe()
     assert "S3_BUCKET" in told.value.hint
 
 
 def test_a_server_that_gives_other_bytes_is_found_by_the_probe(s3: S3Server) -> None:
-    """MG-2."""
     s3.order = lambda method, key: "corrupt" if method == "PUT" else None
     with pytest.raises(StorageError, match="gives other bytes than it was sent"):
         a_storage(s3).probe()

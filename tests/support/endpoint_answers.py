@@ -23,7 +23,7 @@ MOST_EXTRACTED, MOST_CONSOLIDATED = 8, 40
 ID_LINE = re.compile(r"^\[([A-Z]+_\d+)\] (.*)$", re.MULTILINE)
 PLACED = re.compile(r"^(.*) → (S_\d+|OUT_OF_SCOPE)(?: \(.*\))?$")
 WORD = re.compile(r"[^\W\d_]+")
-# Names that segkit must refuse (V18) are no names for a right answer, whatever a title ends with.
+# Names that segkit must refuse are no names for a right answer, whatever a title ends with.
 NO_NAMES = {"", "others", "unknowns", "nas", "nulls", "nones", "miscs", "miscellaneous"}
 
 JSON_TYPES: dict[str, Any] = {

@@ -260,7 +260,7 @@ def refuse_in_words(case: Case, text: str, content_type: str = "text/plain", ret
 
 @fault("leak_key")
 def leak_key(case: Case, status: int = 401) -> Reply:
-    """A refusal that repeats the caller's key in its body and in a header (J13, SEC-6)."""
+    """A refusal that repeats the caller's key in its body and in a header."""
     reply = as_reply({"error": {"message": f"Incorrect API key provided: {case.key}.", "type": "auth"}}, status)
     reply.headers = {"x-debug-authorization": f"Bearer {case.key}"}
     return reply
@@ -606,7 +606,7 @@ def invent_id(case: Case, local_id: Any = None) -> dict[str, Any]:
 
 @bad_answer("rename_id")
 def rename_id(case: Case, to: Any = "p_0") -> dict[str, Any]:
-    """Spell an id otherwise than the prompt did (V10)."""
+    """Spell an id otherwise than the prompt did."""
     category = stated(case, case.target)
     where = case.answer[PLACES[case.question.stage]]
     if isinstance(where, dict):
