@@ -104,7 +104,7 @@ def confidence_by_category(run: Run, of: str = "lineage", most: int = 40) -> Fig
 
 def time_and_tokens(run: Run) -> Figure:
     """Show for each stage its seconds, its calls (and answers from the cache) and its tokens."""
-    stages = run.status.get("stages", {})
+    stages = run.status.stages
     names = [name for name in STAGES.values() if name in stages]
     figure = blank(0.9 + 0.42 * max(2, len(names)))
     panels = figure.subplots(1, 3, sharey=True)
@@ -112,7 +112,7 @@ def time_and_tokens(run: Run) -> Figure:
         for axes in panels[1:]:
             axes.remove()
         return nothing(figure, panels[0], "no stage has begun")
-    table = pd.DataFrame([stages[name] for name in names], index=names)
+    table = pd.DataFrame([stages[name].as_json() for name in names], index=names)
     _stacked(panels[0], "Seconds", table, {"seconds": (BLUE, "")})
     _stacked(panels[1], "Calls", table, {"calls": (BLUE, "paid"), "cached": (GRID, "from the cache")})
     _stacked(panels[2], "Tokens", table, {"input_tokens": (BLUE, "input"), "output_tokens": (ORANGE, "output")})

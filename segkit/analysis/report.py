@@ -83,7 +83,7 @@ def write_report(run: Run, executed_notebook: Path) -> Path:
 
 def _facts(run: Run) -> list[str]:
     status, parameters = run.status, run.parameters
-    state = f"{status['state']}: {status['reason']}" if status.get("reason") else status["state"]
+    state = f"{status.state}: {status.reason}" if status.reason else status.state
     products = f"{run.document['input']['products']:,} products"
     return [run.id, f"model {parameters.model}", f"prompts {parameters.prompts}", products, state]
 

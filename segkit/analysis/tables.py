@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from typing import Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from segkit.core.batching import batches_of, planned_calls
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.products import first_runs, untitled
 from segkit.runs.run import Run
+from segkit.runs.status import StageFigures
 
 OFFLINE = "offline (embedded; it groups by words and is no language model)"
 _NAMED = 8  # how many names a cell lists before it counts the rest
@@ -148,33 +148,29 @@ def summary(run: Run) -> pd.DataFrame:
         "category": parameters.category,
         "model": OFFLINE if parameters.model == "offline" else parameters.model,
         "prompts": parameters.prompts,
-        "state": status["state"],
-        "reason": status.get("reason", ""),
+        "state": status.state,
+        "reason": status.reason,
         "products": int(states.sum()),
         "categories": int(named.sum()),
         **{name.replace("_", " "): int(states.get(name, 0)) for name in ("assigned", "out_of_scope", "unassigned")},
         "moved by refinement": len(moved_products(run)),
-        **_spent(status.get("stages", {}).values()),
+        **_spent(status.total),
     }
     return _facts({name: value for name, value in told.items() if value != ""})
 
 
-def _spent(stages: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Sum up calls, tokens and money of the stages, and say where a server did not tell them."""
-    stages = list(stages)
-    total = {name: sum(stage[name] for stage in stages) for name in ("calls", "cached", "retries", "failed")}
-    tokens = " in, ".join(f"{sum(stage[name] for stage in stages):,}" for name in ("input_tokens", "output_tokens"))
-    silent = sum(stage["unknown_usage"] for stage in stages)
-    cost = sum((Decimal(stage["cost_usd"]) for stage in stages), Decimal(0))
-    unknown = sum(stage["unknown_cost"] for stage in stages)
+def _spent(total: StageFigures) -> dict[str, Any]:
+    """Describe the calls, tokens and money of all stages, and where a server did not report them."""
+    unmetered = f" (not told for {total.unmetered:,} calls)" if total.unmetered else ""
+    unpriced = f" (unknown for {total.unpriced:,} calls)" if total.unpriced else ""
     return {
-        "calls": total["calls"],
-        "answers from the cache": total["cached"],
-        "retries": total["retries"],
-        "failed questions": total["failed"],
-        "tokens": f"{tokens} out" + (f" (not told for {silent:,} calls)" if silent else ""),
-        "cost": f"${cost:,.4f}" + (f" (unknown for {unknown:,} calls)" if unknown else ""),
-        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+        "calls": total.calls,
+        "answers from the cache": total.cached,
+        "retries": total.retries,
+        "failed questions": total.failed,
+        "tokens": f"{total.input_tokens:,} in, {total.output_tokens:,} out{unmetered}",
+        "cost": f"${total.cost_usd:,.4f}{unpriced}",
+        "seconds": round(total.seconds, 1),
     }
 
 

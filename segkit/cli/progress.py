@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from segkit.runs.run import Run, read_status
+from segkit.runs.run import Run
+from segkit.runs.status import StageFigures, Status, read_status
 
 _NAMES = {
     "segmentation": "extract",
@@ -40,30 +40,31 @@ def watched(run: Run) -> Iterator[None]:
         thread.join()
 
 
-def progress_table(status: dict[str, Any], seconds: float) -> Group:
-    """Draw the stages of a run: questions done of planned, retries, tokens, cost, and the time left."""
+def progress_table(status: Status, seconds: float, title: str = "") -> Group:
+    """Draw the stages of a run: questions done of planned, retries, tokens, cost, and the time left.
+
+    The title is the notebook at work, if none is given.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("stage", "done", "retries", "tokens in", "out", "cost", "time", "left"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for key, name in _NAMES.items():
-        if key in status.get("stages", {}):
-            table.add_row(name, *_cells(status["stages"][key], status.get("stage") == key))
-    notebook = status.get("notebook") or "starting"
-    return Group(Text(f"{notebook} · {seconds:.0f} s", style="bold"), table)
+        if key in status.stages:
+            table.add_row(name, *_cells(status.stages[key], status.stage == key))
+    return Group(Text(f"{title or status.notebook or 'starting'} · {seconds:.0f} s", style="bold"), table)
 
 
-def _cells(stage: dict[str, Any], working: bool) -> list[str]:
+def _cells(stage: StageFigures, working: bool) -> list[str]:
     left = ""
-    if working and 0 < stage["done"] < stage["planned"]:
-        left = f"{stage['seconds'] / stage['done'] * (stage['planned'] - stage['done']):.0f} s"
-    cost = "unknown" if stage["unknown_cost"] else f"${float(stage['cost_usd']):.4f}"
+    if working and 0 < stage.done < stage.planned:
+        left = f"{stage.seconds / stage.done * (stage.planned - stage.done):.0f} s"
     return [
-        f"{stage['done']}/{stage['planned']}",
-        str(stage["retries"]),
-        f"{stage['input_tokens']:,}",
-        f"{stage['output_tokens']:,}",
-        cost,
-        f"{stage['seconds']:.1f} s",
+        f"{stage.done}/{stage.planned}",
+        str(stage.retries),
+        f"{stage.input_tokens:,}",
+        f"{stage.output_tokens:,}",
+        "unknown" if stage.unpriced else f"${stage.cost_usd:.4f}",
+        f"{stage.seconds:.1f} s",
         left,
     ]
 
@@ -78,7 +79,7 @@ def _follow_live(run: Run, done: threading.Event) -> None:
 def _follow_lines(run: Run, done: threading.Event) -> None:
     began, told = time.monotonic(), ""
     while not done.wait(0.2):
-        notebook = read_status(run.folder).get("notebook", "")
+        notebook = read_status(run.folder).notebook
         if notebook and notebook != told:
             print(f"{time.monotonic() - began:6.1f} s  {notebook}", file=sys.stderr, flush=True)
             told = notebook

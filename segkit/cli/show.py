@@ -74,19 +74,19 @@ def show_run(name: str, runs_dir: Path | None, as_json: bool) -> None:
     """Show one run: what it was told, how far it is, what it found."""
     run = open_run(name, runs_dir or load_settings().storage_root)
     fetch(run.folder, "report.html")
-    status = {**run.status, "state": current_state(run.folder)}
+    status, state = run.status, current_state(run.folder)
     taxonomies = run.result("taxonomies").to_dict("records") if run.has_result("taxonomies") else []
     if as_json:
-        write_json({"run": run.document, "status": status, "taxonomies": taxonomies})
+        write_json({"run": run.document, "status": {**status.document, "state": state}, "taxonomies": taxonomies})
         return
     console = new_console()
-    console.print(pairs({"run": run.id, "state": status["state"], "reason": status.get("reason", "")}))
+    console.print(pairs({"run": run.id, "state": state, "reason": status.reason}))
     console.print(pairs({**run.document["parameters"], "products": run.document["input"]["products"]}))
-    if status.get("stages"):
+    if status.stages:
         from segkit.cli.progress import progress_table
 
-        seconds = float((status.get("summary") or {}).get("seconds", 0))
-        console.print(progress_table({**status, "notebook": "finished" if seconds else "not finished"}, seconds))
+        seconds = float(status.summary.get("seconds", 0))
+        console.print(progress_table(status, seconds, "finished" if seconds else "not finished"))
     if taxonomies:
         print_table(columns_of(taxonomies, ("id", "category_name", "product_count", "definition")))
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import RunError
 from segkit.runs.mirror import fetch
-from segkit.runs.progress import processed_products
+from segkit.runs.status import read_status
 
 _MODEL = ("model", "temperature", "response_format", "endpoint")  # the parameters that go into model_config
 _INT, _TEXT, _TIME = pa.int64(), pa.string(), pa.timestamp("us", tz="UTC")
@@ -41,13 +41,15 @@ Row = tuple[Any, ...]
 def run_row(folder: Path) -> Row:
     """The row of a run in segmentation_runs."""
     with _readable(folder):
-        run, status = (json.loads((folder / name).read_bytes()) for name in ("run.json", "status.json"))
+        run, status = json.loads((folder / "run.json").read_bytes()), read_status(folder)
         model = {name: value for name, value in run["parameters"].items() if name in _MODEL}
         others = {name: value for name, value in run["parameters"].items() if name not in _MODEL}
-        head = (run["run_id"], datetime.fromisoformat(run["created_at"]), status["state"])
+        head = (run["run_id"], datetime.fromisoformat(run["created_at"]), status.state)
         # How long the run took is known only after its sync, which is a part of it.
-        summary = {name: value for name, value in (status.get("summary") or {}).items() if name != "seconds"}
-        return (*head, model, others, status["products"], processed_products(status), summary)
+        summary = {name: value for name, value in status.summary.items() if name != "seconds"}
+        if status.products is None or not status.state:
+            raise ValueError("its status is damaged")
+        return (*head, model, others, status.products, status.processed_products, summary)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import orjson
 from segkit import errors
 from segkit.analysis.jupyter import quick_imports
 from segkit.errors import SegkitError, StageError, StoppedError
-from segkit.runs.run import Run, update_status
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
 from segkit.settings import load_settings
 from segkit.storage.disk import disk_error, write_atomic
 from segkit.storage.redaction import redactor

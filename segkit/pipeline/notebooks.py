@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from decimal import Decimal
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,8 @@ from segkit.runs import mirror
 from segkit.runs.events import log_event
 from segkit.runs.integrity import is_finished, lost_logs, seal_folder
 from segkit.runs.ownership import claimed
-from segkit.runs.run import Run, reopen_run, update_status
+from segkit.runs.run import Run, reopen_run
+from segkit.runs.status import update_status
 from segkit.settings import project_folder
 from segkit.storage.disk import owned
 
@@ -45,7 +45,7 @@ def run_notebooks(
     if is_finished(run):
         if take_over:
             _release(run)
-        return dict(run.status["summary"])
+        return run.status.summary
     began = time.monotonic()
     with (
         owned(run.folder / "run.lock"),
@@ -121,13 +121,8 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
     """Sum up a run: products by state, categories, calls, tokens, cost and seconds, as JSON can hold them."""
     counts = run.result("ledger")["state"].value_counts()
     taxonomies = run.result("taxonomies")
-    stages = run.status.get("stages", {})
-
-    def total(name: str) -> int:
-        return sum(int(stage[name]) for stage in stages.values())
-
-    cost = sum((Decimal(stage["cost_usd"]) for stage in stages.values()), Decimal(0))
-    figures = ("calls", "cached", "retries", "input_tokens", "cached_tokens", "output_tokens", "unknown_usage")
+    status = run.status
+    total = status.total
     named = taxonomies["category_name"] != OUT_OF_SCOPE
     return {
         "run_id": run.id,
@@ -139,19 +134,25 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "categories": int((named & (taxonomies["product_count"] > 0)).sum()),
         "out_of_scope": int(counts.get("out_of_scope", 0)),
         "unassigned": int(counts.get("unassigned", 0)),
-        **{name: total(name) for name in figures},
-        "cost_usd": None if total("unknown_cost") else str(cost),
-        "stage_seconds": {name: stage["seconds"] for name, stage in stages.items()},
-        "problems": [problem for stage in stages.values() for problem in stage["problems"]],
+        "calls": total.calls,
+        "cached": total.cached,
+        "retries": total.retries,
+        "input_tokens": total.input_tokens,
+        "cached_tokens": total.cached_tokens,
+        "output_tokens": total.output_tokens,
+        "unknown_usage": total.unmetered,
+        "cost_usd": None if total.unpriced else str(total.cost_usd),
+        "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
+        "problems": total.problems,
     }
 
 
 def finish(run: Run, seconds: float) -> dict[str, Any]:
     """Close a run: its logs become one Parquet file, and every file gets a checksum."""
     logs.compact(run)
-    summary = {**run.status["summary"], "seconds": round(seconds, 1)}
+    summary = {**run.status.summary, "seconds": round(seconds, 1)}
     status = update_status(run.folder, stage="finished", notebook="", summary=summary)
-    log_event(run.folder, "run_ended", state=status["state"], seconds=summary["seconds"])
+    log_event(run.folder, "run_ended", state=status.state, seconds=summary["seconds"])
     seal_folder(run)
     mirror.seal(run.folder)
     return summary
@@ -215,6 +216,6 @@ def _stoppable(run: Run) -> Iterator[None]:
 
 def _stages_are_done(run: Run) -> bool:
     """Tell whether every question of every stage has its answer, so that only what follows them is left."""
-    stages = run.status.get("stages") or {}
+    stages = run.status.stages
     known = {STAGES[name] for name in ("extract_taxonomy", "refine_assignments")} <= stages.keys()
-    return known and run.has_result("ledger") and not any(stage["failed"] for stage in stages.values())
+    return known and run.has_result("ledger") and not any(stage.failed for stage in stages.values())

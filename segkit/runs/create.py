@@ -23,7 +23,8 @@ from segkit.core.prompts import prompt_hash
 from segkit.errors import RunError
 from segkit.runs.events import timestamp
 from segkit.runs.mirror import attach, probe
-from segkit.runs.run import RUN_ID, SCHEMA_VERSION, Run, open_run, prompt_path, write_status
+from segkit.runs.run import RUN_ID, SCHEMA_VERSION, Run, open_run, prompt_path
+from segkit.runs.status import write_status
 from segkit.settings import load_settings
 
 _TOLD_PACKAGES = ("pandas", "pyarrow", "duckdb", "papermill", "scikit-learn", "aiohttp", "openai", "psycopg")

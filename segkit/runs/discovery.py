@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from segkit.core.models import STAGES
 from segkit.runs.mirror import (
@@ -15,14 +12,13 @@ from segkit.runs.mirror import (
     NEVER_CHANGED,
     OWNER,
     STORED,
-    change_of,
     files,
     is_filled,
     location,
     remote_status,
     settle,
-    status_of,
 )
+from segkit.runs.status import Status, known_status, read_status
 from segkit.settings import Settings
 from segkit.storage.base import Storage, open_storage
 from segkit.storage.disk import disk_error, is_held, write_atomic
@@ -68,31 +64,32 @@ def _refresh(folder: Path, storage: Storage) -> None:
     """See what became of a run that this machine does not work on."""
     if not location(folder) or any(is_held(folder / lock) for lock in LOCKS):
         return
-    ours = status_of(folder / "status.json")
-    if ours.get("state") == "completed" and is_filled(folder / STORED):
+    ours = read_status(folder)
+    if ours.state == "completed" and is_filled(folder / STORED):
         return
     for name in (OWNER, STORED):  # before the status: what it said last must not be taken for what it says now
         try:
             write_atomic(folder / name, storage.read(f"{folder.name}/{name}"))
         except FileNotFoundError:
             (folder / name).unlink(missing_ok=True)
-    theirs = remote_status(storage, folder.name)
+    content = remote_status(storage, folder.name)
+    theirs = known_status(content)
     if theirs and theirs != ours and _is_later(theirs, ours):
         _drop_what_is_outdated(folder)
-        write_atomic(folder / "status.json", orjson.dumps(theirs, option=orjson.OPT_INDENT_2))
+        write_atomic(folder / "status.json", content)
 
 
-def _is_later(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Tell whether S3 knows a later state of a run than its folder; clocks are not asked, those of machines differ.
+def _is_later(theirs: Status, ours: Status) -> bool:
+    """Report whether S3 has a later state of a run than its folder, without comparing the clocks of machines.
 
-    Ours is later where it is of the life that began after the one which S3 knows, or of the same one after more
-    changes. A status of an older segkit has neither, and is ordered by its time.
+    Ours is later where its session began after the one in S3, or where the same session has changed it more often.
+    A status of an older segkit has neither session nor change number, and is ordered by its time.
     """
-    if theirs.get("life", "") != ours.get("life", ""):
-        return bool(theirs.get("life", "") != ours.get("after"))
-    if change_of(theirs) and change_of(ours) and change_of(theirs) != change_of(ours):
-        return change_of(theirs) > change_of(ours)
-    return str(theirs.get("updated_at", "")) >= str(ours.get("updated_at", ""))
+    if theirs.session != ours.session:
+        return theirs.session != ours.previous_session
+    if theirs.change and ours.change and theirs.change != ours.change:
+        return theirs.change > ours.change
+    return theirs.updated_at >= ours.updated_at
 
 
 def _drop_what_is_outdated(folder: Path) -> None:

@@ -12,7 +12,8 @@ from segkit.core.models import STAGES
 from segkit.errors import RunError
 from segkit.runs import mirror
 from segkit.runs.interactions import scan
-from segkit.runs.run import Run, update_status
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
 from segkit.storage.checksums import as_lines, hash_of, read_hashes
 from segkit.storage.disk import write_atomic
 
@@ -35,7 +36,7 @@ def seal_folder(run: Run) -> None:
 def is_finished(run: Run) -> bool:
     """Tell whether a run is completed and sealed, and has its logs, so that nothing is left to do."""
     mirror.fetch(run.folder, CHECKSUMS)
-    sealed = run.status["state"] == "completed" and (run.folder / CHECKSUMS).exists()
+    sealed = run.status.state == "completed" and (run.folder / CHECKSUMS).exists()
     return sealed and not lost_logs(run)
 
 
@@ -73,7 +74,7 @@ def differences(run: Run) -> list[str]:
 
 def _unequal(run: Run) -> list[str]:
     mirror.fetch(run.folder, CHECKSUMS)
-    seal = run.status.get("seal")
+    seal = run.status.seal
     if not (run.folder / CHECKSUMS).exists():
         return [f"{CHECKSUMS}: missing"] if seal else []
     changed = seal and hash_of(run.folder / CHECKSUMS) != seal

@@ -13,17 +13,17 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from segkit.core.models import STAGES
 from segkit.errors import RunError, StorageError
 from segkit.runs.events import timestamp
+from segkit.runs.status import known_status, read_status
 from segkit.settings import Settings
 from segkit.storage.base import Storage, open_storage
 from segkit.storage.checksums import as_lines, hash_of, is_inside, read_hashes
@@ -122,7 +122,8 @@ def reopen(folder: Path) -> str | None:
     fetch_all(folder)
     storage.remove(f"{folder.name}/{STORED}")
     (folder / STORED).unlink(missing_ok=True)
-    return str(remote_status(storage, folder.name).get("life", ""))
+    known = known_status(remote_status(storage, folder.name))
+    return known.session if known else ""
 
 
 def push(folder: Path) -> None:
@@ -203,7 +204,7 @@ def is_damaged(folder: Path) -> bool:
 
 def way_to_store(folder: Path) -> str:
     """The command after which all of a run is stored in S3, and the list of it whole."""
-    is_completed = status_of(folder / "status.json").get("state") == "completed"
+    is_completed = read_status(folder).state == "completed"
     return f"segkit {'migrate-to-s3' if is_completed else 'resume'} {folder.name}"
 
 
@@ -219,30 +220,11 @@ def is_filled(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def change_of(status: Mapping[str, Any]) -> int:
-    """The number of the last change of a status, 0 where it does not tell."""
-    return number if isinstance(number := status.get("change"), int) else 0
-
-
-def remote_status(storage: Storage, run_id: str) -> dict[str, Any]:
-    """Read the status of a run in S3, empty where it has none that can be read."""
+def remote_status(storage: Storage, run_id: str) -> bytes:
+    """Read the `status.json` of a run in S3, empty where it has none."""
     with suppress(FileNotFoundError):
-        return _parsed(storage.read(f"{run_id}/status.json"))
-    return {}
-
-
-def status_of(path: Path) -> dict[str, Any]:
-    """Read a status as far as it can be read."""
-    with suppress(FileNotFoundError):
-        return _parsed(path.read_bytes())
-    return {}
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    with suppress(orjson.JSONDecodeError):
-        status = orjson.loads(data)
-        return status if isinstance(status, dict) and "state" in status else {}
-    return {}
+        return storage.read(f"{run_id}/status.json")
+    return b""
 
 
 def _fetch(storage: Storage, folder: Path, name: str, told: dict[str, str]) -> None:

@@ -13,8 +13,8 @@ import orjson
 
 from segkit.errors import RunError, StorageError
 from segkit.runs.events import timestamp
-from segkit.runs.mirror import OWNER, location, remote
-from segkit.storage.disk import is_alive
+from segkit.runs.mirror import LOCKS, OWNER, location, remote
+from segkit.storage.disk import is_alive, is_held
 
 
 @contextmanager
@@ -46,6 +46,11 @@ def claimed(folder: Path, *, take_over: bool = False, command: str = "resume") -
         with suppress(StorageError, FileNotFoundError):
             if storage.read(name) == mine:
                 storage.remove(name)
+
+
+def is_owned(folder: Path) -> bool:
+    """Report whether a process works on a run."""
+    return any(is_held(folder / name) for name in LOCKS) or is_owned_elsewhere(folder)
 
 
 def is_owned_elsewhere(folder: Path) -> bool:

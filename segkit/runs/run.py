@@ -7,7 +7,6 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +17,17 @@ from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import prompt_hash
 from segkit.errors import RunError
 from segkit.runs.discovery import adopt, adopt_all
-from segkit.runs.events import timestamp
-from segkit.runs.mirror import LOCKS, change_of, fetch, reopen
-from segkit.runs.ownership import is_owned_elsewhere
+from segkit.runs.mirror import fetch, reopen
+from segkit.runs.ownership import is_owned
+from segkit.runs.status import Status, read_status, update_status
 from segkit.settings import load_settings
-from segkit.storage.disk import disk_error, is_held, write_atomic
+from segkit.storage.disk import disk_error, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 1
-RUN_ID = re.compile(r"RUN_\d{8}T\d{6}Z_[0-9a-f]{4,8}")
+RUN_ID = re.compile(r"RUN_[0-9]{8}T[0-9]{6}Z_[0-9a-f]{4,8}")
 LISTED = ("id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds")
 
 
@@ -67,7 +66,7 @@ class Run:
         return texts
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         return read_status(self.folder)
 
     def _changed(self, name: str) -> RunError:
@@ -150,25 +149,8 @@ def current_state(folder: Path) -> str:
     return _state(folder, read_status(folder))
 
 
-def _state(folder: Path, status: Mapping[str, Any]) -> str:
-    state = str(status["state"])
-    return "failed" if state == "running" and not is_owned(folder) else state
-
-
-def is_owned(folder: Path) -> bool:
-    """Tell whether a process works on a run."""
-    return any(is_held(folder / name) for name in LOCKS) or is_owned_elsewhere(folder)
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """Read `status.json`; a run without one, or with a broken one, has not got beyond its start."""
-    try:
-        status: dict[str, Any] = orjson.loads((folder / "status.json").read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        status = {}
-    if isinstance(status, dict) and status:
-        return status
-    return {"run_id": folder.name, "state": "running", "stage": "", "reason": "", "stages": {}, "summary": {}}
+def _state(folder: Path, status: Status) -> str:
+    return "failed" if status.state == "running" and not is_owned(folder) else status.state
 
 
 def reopen_run(run: Run) -> None:
@@ -181,27 +163,10 @@ def reopen_run(run: Run) -> None:
         update_status(run.folder, life=secrets.token_hex(8), after=before)
 
 
-def update_status(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Replace some of `status.json`, atomically; raise StoppedError when the disk fails."""
-    try:
-        return write_status(folder, changes)
-    except OSError as error:
-        raise disk_error(folder, error) from None
-
-
-def write_status(folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace some of `status.json`, and leave it to the caller what a failing disk means."""
-    before = read_status(folder)
-    status = {**before, **changes, "change": change_of(before) + 1, "updated_at": timestamp()}
-    write_atomic(folder / "status.json", orjson.dumps(status, default=str, option=orjson.OPT_INDENT_2))
-    return status
-
-
 def _row(folder: Path) -> dict[str, Any]:
     document, status = _document(folder), read_status(folder)
-    summary = status.get("summary", {})
     told = {name: document["parameters"][name] for name in ("category", "model", "prompts")}
-    figures = {name: summary.get(name) for name in ("categories", "cost_usd", "seconds")}
+    figures = {name: status.summary.get(name) for name in ("categories", "cost_usd", "seconds")}
     products = document["input"]["products"]
     return {"id": folder.name, "state": _state(folder, status), "products": products, **told, **figures}
 

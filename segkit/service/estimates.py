@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pandas as pd
 
@@ -14,6 +12,7 @@ from segkit.core.batching import batches_by_first_run, consolidation_rounds
 from segkit.core.models import Parameters
 from segkit.pipeline.plan import plan_run
 from segkit.runs.run import Run
+from segkit.runs.status import StageFigures, Status
 from segkit.settings import Settings
 
 _FEW_BATCHES = 5
@@ -55,7 +54,7 @@ def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[i
 
 
 def estimated_completion(
-    status: Mapping[str, Any], told: Forecast, began: datetime | None = None, now: datetime | None = None
+    status: Status, told: Forecast, began: datetime | None = None, now: datetime | None = None
 ) -> datetime:
     """Estimate when a run that works will be done, from its `status.json`.
 
@@ -64,18 +63,17 @@ def estimated_completion(
     the plan says of both. `began` is when its process began.
     """
     now = now or datetime.now(UTC)
-    written = _moment(status.get("updated_at")) or now
-    stages = status.get("stages") or {}
+    written = _moment(status.updated_at) or now
     left, known = 0.0, 1.0
     for stage, rounds in told.rounds.items():
-        figures, planned = stages.get(stage) or {}, told.wave_seconds[stage]
-        done = min(int(figures.get("done", 0)), sum(rounds))
+        figures, planned = status.stages.get(stage, StageFigures()), told.wave_seconds[stage]
+        done = min(figures.done, sum(rounds))
         wave = planned * known
         if done:
-            wave = float(figures["seconds"]) / _waves_done(rounds, done, told.at_once)
+            wave = figures.seconds / _waves_done(rounds, done, told.at_once)
             known = math.sqrt(wave / planned) if planned else 1.0
         left += wave * _waves(rounds, done, told.at_once)
-    left += _notebooks_left(status, stages, began, written)
+    left += _notebooks_left(status, began, written)
     return max(written + timedelta(seconds=left), now + timedelta(seconds=1))
 
 
@@ -101,22 +99,20 @@ def _waves_done(rounds: tuple[int, ...], done: int, at_once: int) -> float:
     return waves
 
 
-def _notebooks_left(
-    status: Mapping[str, Any], stages: Mapping[str, Any], began: datetime | None, written: datetime
-) -> float:
+def _notebooks_left(status: Status, began: datetime | None, written: datetime) -> float:
     """Count what notebooks take beside their questions: the kernel, its imports, the tables and plots."""
     least, usual, most = _NOTEBOOK_SECONDS
-    name = str(status.get("notebook") or "")[:2]
+    name = status.notebook[:2]
     place = _NOTEBOOKS.index(name) if name in _NOTEBOOKS else 0
     each = usual
     if began and place >= 2:
-        asked = sum(float(stage["seconds"]) for stage in stages.values())
+        asked = status.total.seconds
         each = min(most, max(least, ((written - began).total_seconds() - asked) / place))
     return each * (len(_NOTEBOOKS) - place - 0.5)
 
 
-def _moment(text: Any) -> datetime | None:
+def _moment(text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(str(text))
+        return datetime.fromisoformat(text)
     except ValueError:
         return None

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from segkit.errors import RequestError, SegkitError
 from segkit.runs.events import log_event
-from segkit.runs.ownership import is_owned_elsewhere
-from segkit.runs.run import is_owned, read_status, update_status
+from segkit.runs.ownership import is_owned, is_owned_elsewhere
+from segkit.runs.status import Status, read_status, update_status
 from segkit.service.records import Caps, Record, Records
 from segkit.storage.disk import is_held
 
@@ -116,7 +116,7 @@ class Jobs:
         status = read_status(folder)
         self.records.end(run_id, spent(record, status))
         code = child.returncode if child else None
-        told = {"state": status.get("state", ""), "reason": status.get("reason", ""), "exit_code": code}
+        told = {"state": status.state, "reason": status.reason, "exit_code": code}
         log_event(self.home, "run_ended", run_id=run_id, owner=record.owner, payer=record.payer, **told)
         return False
 
@@ -182,31 +182,18 @@ class Jobs:
         return self.home / "processes" / f"{run_id}.log"
 
 
-def spent(record: Record, status: dict[str, object]) -> Decimal:
-    """Tell what a run has cost; the whole budget where a call has no known cost, or nobody was left to tell it."""
+def spent(record: Record, status: Status) -> Decimal:
+    """Return what a run has cost; its whole budget where its status does not say that for sure."""
     most = max(record.budget or Decimal(0), record.spent)
-    told = _costs(status)
-    if told is None:
+    if status.damage or status.cost_usd >= _MOST:
         return most
-    cost, is_unknown = told
-    untold = "products" not in status or status.get("state") == "running"  # killed, with calls in flight
-    return most if (untold or is_unknown) and record.budget is not None else cost
+    unknown = status.products is None or status.state == "running" or status.unpriced  # killed, with calls in flight
+    return most if unknown and record.budget is not None else status.cost_usd
 
 
-def known_cost(status: dict[str, object]) -> Decimal:
-    """Tell what a run has cost for sure: never more than it did."""
-    return (_costs(status) or (Decimal(0), True))[0]
-
-
-def _costs(status: dict[str, object]) -> tuple[Decimal, bool] | None:
-    """Sum up the known costs of a run's calls, and tell whether some are unknown; None where that cannot be read."""
-    try:
-        stages = list(dict(status["stages"] or {}).values())  # type: ignore[call-overload]
-        cost = sum((Decimal(stage["cost_usd"]) for stage in stages), Decimal(0))
-        is_unknown = any(stage["unknown_cost"] for stage in stages)
-    except (ArithmeticError, LookupError, TypeError, ValueError):
-        return None
-    return (cost, is_unknown) if cost.is_finite() and 0 <= cost < _MOST else None
+def known_cost(status: Status) -> Decimal:
+    """Return what a run has cost for sure: never more than it did."""
+    return Decimal(0) if status.damage or status.cost_usd >= _MOST else status.cost_usd
 
 
 def _private(path: str, flags: int) -> int:

@@ -7,14 +7,13 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from segkit.runs.run import read_status
+from segkit.runs.status import StageFigures, Status, read_status, total
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -34,7 +33,7 @@ class Metrics:
         self._requests = Histogram(name, told, labels, buckets=_BUCKETS, registry=self._registry)
         self._lock = threading.Lock()
         self._bytes, self._counted = 0, 0.0
-        self._ended: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._ended: dict[str, tuple[int, Status]] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method, route, str(status)).observe(seconds)
@@ -51,19 +50,17 @@ class Metrics:
         for state in ("running", "completed", "failed"):
             runs.add_metric([state], counts[state])
         stages = [
-            (name, figures)
-            for run_id, _ in run_states
-            for name, figures in (self._status(run_id).get("stages") or {}).items()
+            (name, figures) for run_id, _ in run_states for name, figures in self._status(run_id).stages.items()
         ]
         return [runs, *_spent(stages), *(self._storage() if whole else ())]
 
-    def _status(self, run_id: str) -> dict[str, Any]:
+    def _status(self, run_id: str) -> Status:
         """Read a run's status, again only when it was written again."""
         path = self._place / run_id / "status.json"
         try:
             changed = path.stat().st_mtime_ns
         except OSError:
-            return {}
+            return Status()
         with self._lock:
             if run_id not in self._ended or self._ended[run_id][0] != changed:
                 self._ended[run_id] = (changed, read_status(path.parent))
@@ -88,30 +85,26 @@ class _Runs:
         return iter(self._families)
 
 
-def _spent(stages: list[tuple[str, dict[str, Any]]]) -> Iterator[Metric]:
+def _spent(stages: list[tuple[str, StageFigures]]) -> Iterator[Metric]:
     """Sum up what stages took; a run that is removed makes these fall, as a restart of a counter does."""
-    sums: Counter[tuple[str, str]] = Counter()
-    for name, figures in stages:
-        for key in (*_FIGURES, *_TOKENS.values(), "unknown_cost", "seconds"):
-            sums[key, name] += figures.get(key, 0)
-        sums["cost_usd", name] += float(figures.get("cost_usd", 0))  # type: ignore[assignment]
     names = sorted({name for name, _ in stages})
+    sums = {name: total(figures for stage, figures in stages if stage == name) for name in names}
     for key, title in _FIGURES.items():
-        yield _counter(f"segkit_{title}", f"{title.replace('_', ' ').capitalize()} by stage.", key, names, sums)
+        yield _counter(f"segkit_{title}", f"{title.replace('_', ' ').capitalize()} by stage.", key, sums)
     tokens = CounterMetricFamily("segkit_tokens", "Tokens of paid calls.", labels=["stage", "kind"])
     for kind, key in _TOKENS.items():
-        for name in names:
-            tokens.add_metric([name, kind], sums[key, name])
+        for name, figures in sums.items():
+            tokens.add_metric([name, kind], getattr(figures, key))
     yield tokens
-    yield _counter("segkit_cost_usd", "Dollars spent, as far as prices are known.", "cost_usd", names, sums)
-    yield _counter("segkit_unpriced_calls", "Calls whose cost is not known.", "unknown_cost", names, sums)
-    yield _counter("segkit_stage_seconds", "Seconds that stages took.", "seconds", names, sums)
+    yield _counter("segkit_cost_usd", "Dollars spent, as far as prices are known.", "cost_usd", sums)
+    yield _counter("segkit_unpriced_calls", "Calls whose cost is not known.", "unpriced", sums)
+    yield _counter("segkit_stage_seconds", "Seconds that stages took.", "seconds", sums)
 
 
-def _counter(title: str, told: str, key: str, names: list[str], sums: Counter[tuple[str, str]]) -> Metric:
-    family = CounterMetricFamily(title, told, labels=["stage"])
-    for name in names:
-        family.add_metric([name], sums[key, name])
+def _counter(title: str, help_text: str, key: str, sums: Mapping[str, StageFigures]) -> Metric:
+    family = CounterMetricFamily(title, help_text, labels=["stage"])
+    for name, figures in sums.items():
+        family.add_metric([name], float(getattr(figures, key)))
     return family
 
 

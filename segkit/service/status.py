@@ -20,9 +20,9 @@ from segkit.runs.discovery import adopt
 from segkit.runs.events import timestamp
 from segkit.runs.integrity import CHECKSUMS
 from segkit.runs.mirror import STORED
-from segkit.runs.ownership import is_owned_elsewhere
-from segkit.runs.progress import processed_products
-from segkit.runs.run import is_owned, open_run, read_status
+from segkit.runs.ownership import is_owned, is_owned_elsewhere
+from segkit.runs.run import open_run
+from segkit.runs.status import Status, read_status
 from segkit.service.estimates import Forecast, estimated_completion, forecast
 from segkit.settings import Settings
 
@@ -89,7 +89,10 @@ class Board:
             if not (folder / "run.json").exists():
                 raise RequestError(404, f"there is no run {run_id}")
             alive = bool(life) or is_owned(folder)
-            told = self._told(run_id, read_status(folder), life, alive)
+            status = read_status(folder)
+            if status.damage:
+                raise RequestError(409, f"the status of {run_id} is damaged")
+            told = self._told(run_id, status, life, alive)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise RequestError(409, f"the status of {run_id} is damaged") from None
         standing = Standing(time.monotonic(), told, orjson.dumps(told), alive)
@@ -124,12 +127,12 @@ class Board:
             self._sealed.add(run_id)
         return state
 
-    def _told(self, run_id: str, status: dict[str, Any], life: str, alive: bool) -> dict[str, Any]:
+    def _told(self, run_id: str, status: Status, life: str, alive: bool) -> dict[str, Any]:
         folder = self.place / run_id
         # One that lives in S3 may have its checksums there alone; it is whole there once it says what is stored.
-        sealed = status["state"] == "completed" and any((folder / name).exists() for name in (CHECKSUMS, STORED))
+        sealed = status.state == "completed" and any((folder / name).exists() for name in (CHECKSUMS, STORED))
         state = "running" if alive and not sealed else "completed" if sealed else "failed"
-        total, processed = int(status.get("products", 0)), processed_products(status)
+        total, processed = status.products or 0, status.processed_products
         told: dict[str, Any] = {
             "run_id": run_id,
             "status": state,
@@ -144,10 +147,10 @@ class Board:
             told |= self._failure(run_id, status)
         return told
 
-    def _failure(self, run_id: str, status: dict[str, Any]) -> dict[str, Any]:
+    def _failure(self, run_id: str, status: Status) -> dict[str, Any]:
         """Say why a run failed: what it wrote itself, or else what its process said last, if anything."""
-        if status["state"] == "failed":
-            return {"reason": self._without_paths(str(status.get("reason") or "unknown"))}
+        if status.state == "failed":
+            return {"reason": self._without_paths(status.reason or "unknown")}
         if words := self._last_words(run_id):
             return {"reason": self._without_paths(words)}
         return {"reason": "interrupted: its process ended without a word; resume it", "interrupted": True}
@@ -157,9 +160,9 @@ class Board:
             text = text.replace(f"{place}/", "")
         return text
 
-    def _end(self, run_id: str, state: str, status: dict[str, Any]) -> str | None:
+    def _end(self, run_id: str, state: str, status: Status) -> str | None:
         if state == "completed":
-            return status.get("updated_at")
+            return status.updated_at or None
         if state == "failed":
             return None
         found = self._forecast(run_id)

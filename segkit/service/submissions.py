@@ -28,7 +28,8 @@ from segkit.pipeline.prepare import choose_parameters, prepare_run
 from segkit.runs.create import new_run_id
 from segkit.runs.events import log_event
 from segkit.runs.mirror import discard, push
-from segkit.runs.run import Run, open_run, read_status
+from segkit.runs.run import Run, open_run
+from segkit.runs.status import read_status
 from segkit.service.admission import (
     calls_without_price,
     check_price,
@@ -248,7 +249,7 @@ class Desk:
 
 def _tell_s3(folder: Path) -> None:
     """Let S3 know that a run never began; while it fails, the run says so here alone."""
-    if read_status(folder).get("state") == "failed":
+    if read_status(folder).state == "failed":
         with suppress(StorageError, RunError, OSError):
             push(folder)
 

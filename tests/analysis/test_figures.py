@@ -17,7 +17,8 @@ from matplotlib.transforms import Bbox
 
 from segkit.analysis import figures
 from segkit.core.models import OUT_OF_SCOPE
-from segkit.runs.run import Run, update_status
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
 
 ALL = ["title_lengths", "segment_sizes", "moves", "confidence_by_category", "time_and_tokens"]
 HOSTILE = [

@@ -13,7 +13,8 @@ from page import Page
 
 from segkit.analysis import tables
 from segkit.analysis.report import write_report
-from segkit.runs.run import Run, update_status
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
 
 HOSTILE = [
     "<script>alert(1)</script> kettle",

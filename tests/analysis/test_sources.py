@@ -11,7 +11,8 @@ from endpoint import Endpoint
 
 from segkit.analysis.logs import query
 from segkit.runs.events import log_event
-from segkit.runs.run import Run, update_status
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +49,7 @@ def test_every_table_can_be_shown(sample: Run, name: str) -> None:
 
 
 def test_the_plan_counts_the_calls_that_were_made(sample: Run) -> None:
-    calls = {name: stage["calls"] for name, stage in sample.status["stages"].items()}
+    calls = {name: stage.calls for name, stage in sample.status.stages.items()}
     plan = tables.batch_plan(sample)
     assert dict(zip(plan["stage"], plan["calls"], strict=True)) == calls
     assert plan["each_holds"][0] == "19 products"
@@ -89,8 +91,7 @@ def test_the_summary_says_that_offline_is_no_language_model(sample: Run) -> None
 
 
 def test_unknown_usage_and_cost_are_said_to_be_unknown(sample: Run) -> None:
-    stage = next(iter(sample.status["stages"].values()))
-    spent = tables._spent([{**stage, "unknown_usage": 2, "unknown_cost": 3, "cost_usd": "0.25"}])
+    spent = tables._spent(replace(sample.status.total, unmetered=2, unpriced=3, cost_usd=Decimal("0.25")))
     assert spent["cost"] == "$0.2500 (unknown for 3 calls)"
     assert spent["tokens"].endswith("(not told for 2 calls)")
 

@@ -36,7 +36,8 @@ from segkit.analysis import logs
 from segkit.pipeline.migrate import migrate_to_s3
 from segkit.pipeline.prepare import prepare_run
 from segkit.runs import interactions
-from segkit.runs.run import Run, open_run, update_status
+from segkit.runs.run import Run, open_run
+from segkit.runs.status import update_status
 from segkit.settings import load_settings
 
 _TYPED = """

@@ -7,6 +7,7 @@ from io import StringIO
 from rich.console import Console
 
 from segkit.cli.progress import progress_table
+from segkit.runs.status import as_status
 
 STAGE = {
     "planned": 25,
@@ -22,7 +23,7 @@ STAGE = {
 
 def drawn(status: dict[str, object]) -> str:
     out = StringIO()
-    Console(file=out, width=120).print(progress_table(status, 21.0))
+    Console(file=out, width=120).print(progress_table(as_status(status), 21.0))
     return out.getvalue()
 
 

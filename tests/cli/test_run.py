@@ -24,7 +24,8 @@ from segkit.cli.show import sync_and_show
 from segkit.database.embedded import embedded_url
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.stages import extract_taxonomy
-from segkit.runs.run import LISTED, open_run, read_status
+from segkit.runs.run import LISTED, open_run
+from segkit.runs.status import read_status
 from segkit.storage.disk import owned
 
 COMMAND = [sys.executable, "-m", "segkit"]
@@ -329,7 +330,7 @@ def test_the_first_interrupt_stops_in_an_orderly_way(endpoint: Endpoint, place: 
     assert "segkit resume RUN_" in told
     (run_id,) = (path.name for path in (place / "runs").glob("RUN_*"))
     folder = place / "runs" / run_id
-    assert read_status(folder)["state"] == "failed"
+    assert read_status(folder).state == "failed"
     assert not list(folder.rglob("*.intent")), "what was in flight was waited for"
     endpoint.configure(latency=0.0)
     extract_taxonomy(open_run(run_id, place / "runs"))
@@ -375,7 +376,7 @@ def test_a_kernel_that_is_killed_while_it_asks(endpoint: Endpoint, place: Path) 
     assert process.returncode == 1
     assert "10_extract_taxonomy: Kernel died" in told
     (folder,) = (place / "runs").glob("RUN_*")
-    assert read_status(folder)["state"] == "failed"
+    assert read_status(folder).state == "failed"
     kept = {path: path.read_bytes() for path in folder.glob("*/*_b*_a*.json")}
     endpoint.configure(latency=0.0)
     done = segkit("resume", "latest", "--no-sync", cwd=place, OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY)
@@ -435,7 +436,7 @@ def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -
     assert KEY not in told
     (folder,) = (place / "runs").glob("RUN_*")
     assert "RefusedError" in (folder / "notebooks" / "10_extract_taxonomy.ipynb").read_text()
-    assert read_status(folder)["state"] == "failed"
+    assert read_status(folder).state == "failed"
     assert KEY not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 

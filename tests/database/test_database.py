@@ -35,7 +35,8 @@ from segkit.database.embedded import embedded_url
 from segkit.database.live_status import told_live
 from segkit.errors import DatabaseError, RunError
 from segkit.runs.events import read_events
-from segkit.runs.run import Run, update_status
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
 from segkit.settings import load_settings
 
 RUN_ID = "RUN_20250618T120301Z_8d24"

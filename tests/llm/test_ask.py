@@ -278,7 +278,7 @@ def test_a_time_out_may_have_been_paid(
     assert endpoint.count() == 2
     logs, _ = scan(run.stage_folder(STAGE))
     assert sorted(log.log["metadata"]["money"] for log in logs) == ["paid", "unknown"]
-    assert run.status["stages"]["segmentation"]["unknown_cost"] == 1
+    assert run.status.stages["segmentation"].unpriced == 1
 
 
 def test_a_stage_that_reached_nobody_ends(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_an_answer_is_bought_once_for_all_runs(endpoint: Endpoint, new_run: NewR
     assert endpoint.count() == 2
     logs, _ = scan(again.stage_folder(STAGE))
     assert all(log.log["metadata"]["cached_from"].startswith("RUN_") for log in logs)
-    assert again.status["stages"]["segmentation"]["cached"] == 2
+    assert again.status.stages["segmentation"].cached == 2
 
 
 @pytest.mark.parametrize("fault", ["drop_id", "length", "content_filter", "refusal", "not_json"])
@@ -474,7 +474,7 @@ def test_a_consolidation_that_fails_is_merged_by_name(endpoint: Endpoint, new_ru
     taxonomy = consolidate_taxonomy(run)
     assert sorted(taxonomy["name"]) == ["Kettles", "Ladles", "Toasters", "Whisks"]
     assert "merged_by_name" in {event["event"] for event in read_events(run.folder)}
-    assert run.status["stages"]["consolidate_taxonomy"]["failed"] == 1
+    assert run.status.stages["consolidate_taxonomy"].failed == 1
 
 
 def test_a_refinement_that_fails_keeps_its_first_assignments(endpoint: Endpoint, new_run: NewRun) -> None:
@@ -485,7 +485,7 @@ def test_a_refinement_that_fails_keeps_its_first_assignments(endpoint: Endpoint,
     consolidate_taxonomy(run)
     lineage = refine_assignments(run)
     assert (lineage["category"] == lineage["refined_category"]).all()
-    assert run.status["stages"]["refine_assignments"]["failed"] == 2
+    assert run.status.stages["refine_assignments"].failed == 2
 
 
 def test_refinement_moves_what_the_model_moves(endpoint: Endpoint, new_run: NewRun) -> None:

@@ -24,7 +24,8 @@ from segkit.pipeline.notebooks import STAGE_NOTEBOOKS, finish, settle, stages_to
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.events import read_events
 from segkit.runs.integrity import is_finished
-from segkit.runs.run import Run, current_state, read_status
+from segkit.runs.run import Run, current_state
+from segkit.runs.status import read_status
 from segkit.settings import load_settings, project_folder
 
 NewRun = Callable[..., Run]
@@ -77,7 +78,7 @@ def test_an_exit_with_0_fails_the_run(place: Path) -> None:
     assert "00_prepare_run ended in its code cell 3" in done.stderr
     assert f"segkit resume {folder.name}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert read_status(folder)["state"] == "failed"
+    assert read_status(folder).state == "failed"
 
 
 ENDS = {
@@ -222,7 +223,7 @@ def test_a_finished_run_that_lost_a_log_is_opened_again(endpoint: Endpoint, loss
     """The logs win over the status: what is lost is told, and only that is asked again."""
     run, lost = lossy
     asked = endpoint.count()
-    assert read_status(run.folder)["state"] == "completed"
+    assert read_status(run.folder).state == "completed"
     assert not is_finished(run)
     assert stages_to_do(run) == list(STAGE_NOTEBOOKS)
     (told,) = [event for event in read_events(run.folder) if event["event"] == "logs_lost"]

@@ -24,7 +24,8 @@ from segkit.errors import RefusedError, RunError
 from segkit.pipeline.stages import extract_taxonomy
 from segkit.runs.events import read_events
 from segkit.runs.interactions import intents, scan
-from segkit.runs.run import Run, current_state, open_run, read_status
+from segkit.runs.run import Run, current_state, open_run
+from segkit.runs.status import read_status
 from segkit.storage.disk import owned
 
 # Where a life ends: how, at which operation, and at which of its kind. Between the request and the result stand the
@@ -263,7 +264,7 @@ def test_two_processes_never_work_on_one_run(scene: Scene) -> None:
 def test_every_state_of_a_status_can_be_read(scene: Scene) -> None:
     """At a kill in the middle of its writing the status is the one before."""
     assert scene.life(trap={"action": "tear", "label": "write RUN/.status.json*tmp", "at": 3}).end().killed
-    assert read_status(scene.run)["run_id"] == RUN_ID
+    assert read_status(scene.run).document["run_id"] == RUN_ID
     assert open_run(RUN_ID, scene.place / "runs").document["run_id"] == RUN_ID
 
 

@@ -28,7 +28,8 @@ from segkit.pipeline.notebooks import run_notebooks
 from segkit.runs import mirror
 from segkit.runs.integrity import seal_folder
 from segkit.runs.interactions import write_whole
-from segkit.runs.run import Run, open_run, update_status
+from segkit.runs.run import Run, open_run
+from segkit.runs.status import update_status
 from segkit.settings import load_settings
 from segkit.storage.disk import owned
 

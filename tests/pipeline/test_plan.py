@@ -41,10 +41,9 @@ def test_what_is_used_lies_within_the_plan(endpoint: Endpoint, new_run: NewRun) 
     plan = plan_run(run.products, run.prompts, run.parameters, load_settings()).set_index("stage").loc["all"]
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
         stage(run)
-    stages = run.status["stages"].values()
-    assert plan["input_low"] <= sum(stage["input_tokens"] for stage in stages) <= plan["input_high"]
-    assert sum(stage["output_tokens"] for stage in stages) <= plan["output_high"]
-    assert sum(Decimal(stage["cost_usd"]) for stage in stages) <= plan["cost_usd_high"]
+    assert plan["input_low"] <= run.status.total.input_tokens <= plan["input_high"]
+    assert run.status.total.output_tokens <= plan["output_high"]
+    assert 0 < run.status.cost_usd <= plan["cost_usd_high"]
 
 
 def test_a_price_that_is_not_known_is_not_zero(endpoint: Endpoint) -> None:
@@ -71,8 +70,7 @@ def test_no_more_money_than_allowed(endpoint: Endpoint, new_run: NewRun, monkeyp
     run = new_run(240, max_output_tokens=1000)
     with pytest.raises(StoppedError, match="budget: "):
         extract_taxonomy(run)
-    spent = Decimal(run.status["stages"]["segmentation"]["cost_usd"])
-    assert Decimal("0.02") < spent <= Decimal("0.05")
+    assert Decimal("0.02") < run.status.cost_usd <= Decimal("0.05")
     asked = endpoint.count()
     monkeypatch.delenv("SEGKIT_MAX_COST_USD")
     extract_taxonomy(run)

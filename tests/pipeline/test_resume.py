@@ -21,7 +21,8 @@ from segkit.pipeline.notebooks import settle
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.interactions import scan, write_whole
-from segkit.runs.run import Run, open_run, read_status
+from segkit.runs.run import Run, open_run
+from segkit.runs.status import read_status
 from segkit.settings import project_folder
 from segkit.storage.disk import is_held, owned
 
@@ -192,7 +193,7 @@ def test_nothing_is_looked_for_by_listing_what_grows(endpoint: Endpoint, new_run
     with folders_listed() as listed:
         work(open_run(run.id, place / "runs"))
         assert str(run.folder.resolve()) in {str(Path(name).resolve().parent) for name in listed}, "it does hear"
-    assert read_status(run.folder)["stages"]["segmentation"]["cached"] == 2
+    assert read_status(run.folder).stages["segmentation"].cached == 2
     places = {Path(name).resolve() for name in listed}
     assert not [
         folder for folder in places if folder == place / "runs" or place / "home" in [folder, *folder.parents]

@@ -154,7 +154,7 @@ def test_products_without_a_title_must_be_allowed(new_run: NewRun) -> None:
     frame = catalogue(8)
     frame.loc[[2, 5], "title"] = ["", "  "]
     run = worked(new_run(frame, model="offline"))
-    assert settle(run)["state"] == run.status["state"] == "failed"
-    assert run.status["reason"] == "2 products are unassigned, 0 are allowed (2 × no title)"
+    assert settle(run)["state"] == run.status.state == "failed"
+    assert run.status.reason == "2 products are unassigned, 0 are allowed (2 × no title)"
     eased = settle(run, max_unassigned=2)
     assert (eased["state"], eased["reason"], eased["unassigned"]) == ("completed", "", 2)

@@ -26,7 +26,8 @@ from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refin
 from segkit.runs import mirror
 from segkit.runs.events import log_event
 from segkit.runs.ownership import claimed
-from segkit.runs.run import Run, current_state, list_runs, open_run, reopen_run, update_status
+from segkit.runs.run import Run, current_state, list_runs, open_run, reopen_run
+from segkit.runs.status import update_status
 from segkit.settings import load_settings
 
 STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
@@ -82,7 +83,7 @@ def test_another_machine_goes_on_and_pays_for_nothing_again(
     assert len(endpoint.ledger()) == asked
     work(run)
     end(run)
-    assert run.status["state"] == "completed"
+    assert run.status.state == "completed"
 
 
 def test_a_finished_run_is_read_from_anywhere(
@@ -269,9 +270,9 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(remote_run: Run, tmp
 def test_what_another_machine_did_since_is_seen(remote_run: Run, tmp_path: Path) -> None:
     work(remote_run)
     away = elsewhere(remote_run, tmp_path)
-    assert away.status["state"] == "running"
+    assert away.status.state == "running"
     end(remote_run)
-    assert elsewhere(remote_run, tmp_path).status["state"] == "completed"
+    assert elsewhere(remote_run, tmp_path).status.state == "completed"
     assert elsewhere(remote_run, tmp_path).result("ledger").equals(remote_run.result("ledger"))
 
 
@@ -295,21 +296,21 @@ def test_the_state_of_a_run_is_ordered_by_no_clock(remote_run: Run, tmp_path: Pa
     mirror.push(remote_run.folder)
     second = elsewhere(remote_run, tmp_path)
     goes_on(second, 2001, state="failed", reason="of the second")
-    assert elsewhere(remote_run, tmp_path).status["reason"] == "of the second", "not sent, and yet the newest"
+    assert elsewhere(remote_run, tmp_path).status.reason == "of the second", "not sent, and yet the newest"
     mirror.push(second.folder)
-    assert open_run(remote_run.id, remote_run.folder.parent).status["reason"] == "of the second"
+    assert open_run(remote_run.id, remote_run.folder.parent).status.reason == "of the second"
     update_status(second.folder, reason="later, by the same")
     set_clock(second, 1999)
     mirror.push(second.folder)
-    assert open_run(remote_run.id, remote_run.folder.parent).status["reason"] == "later, by the same"
+    assert open_run(remote_run.id, remote_run.folder.parent).status.reason == "later, by the same"
     for year in (2098, 2099):  # two lives that were killed before they sent anything
         goes_on(remote_run, year, reason="of the first")
-    assert open_run(remote_run.id, remote_run.folder.parent).status["reason"] == "of the first"
+    assert open_run(remote_run.id, remote_run.folder.parent).status.reason == "of the first"
     third = elsewhere(remote_run, tmp_path, "third")
     goes_on(third, 2026, state="completed", reason="")
     mirror.push(third.folder)
     for place in (remote_run.folder.parent, second.folder.parent):
-        assert open_run(remote_run.id, place).status["state"] == "completed"
+        assert open_run(remote_run.id, place).status.state == "completed"
 
 
 def test_a_status_of_an_older_segkit_has_its_place(remote_run: Run, tmp_path: Path) -> None:
@@ -318,9 +319,9 @@ def test_a_status_of_an_older_segkit_has_its_place(remote_run: Run, tmp_path: Pa
     told = {"state": "failed", "reason": "older", "stages": {}, "updated_at": "2099-01-01T00:00:00Z"}
     path.write_bytes(orjson.dumps(told))
     mirror.push(remote_run.folder)
-    assert elsewhere(remote_run, tmp_path).status["reason"] == "older"
+    assert elsewhere(remote_run, tmp_path).status.reason == "older"
     goes_on(away, 2001, reason="newer")
-    assert elsewhere(remote_run, tmp_path).status["reason"] == "newer"
+    assert elsewhere(remote_run, tmp_path).status.reason == "newer"
 
 
 @pytest.mark.parametrize("told", [b"", b"{", b"[]", b'{"updated_at": 5}', b'{"change": "x", "life": []}'])
@@ -329,7 +330,7 @@ def test_a_damaged_status_in_s3_hides_nothing(told: bytes, remote_run: Run, tmp_
     away = elsewhere(remote_run, tmp_path)
     goes_on(away, 2026, reason="mine")
     mirror.remote(away.folder).replace(f"{away.id}/status.json", told)
-    assert elsewhere(remote_run, tmp_path).status["reason"] == "mine"
+    assert elsewhere(remote_run, tmp_path).status.reason == "mine"
     reopen_run(away)
 
 
@@ -406,7 +407,7 @@ def test_a_leftover_intent_in_s3_is_no_second_answer(
     assert (away.stage_folder("extract_taxonomy") / left.name).exists()
     extract_taxonomy(away, load_settings())
     assert len(endpoint.ledger()) == asked
-    assert away.status["stages"]["segmentation"]["calls"] == 2, "none is counted twice"
+    assert away.status.stages["segmentation"].calls == 2, "none is counted twice"
     assert (away.stage_folder("extract_taxonomy") / log.name).read_bytes() == log.read_bytes()
     mirror.push(away.folder)
     assert not [name for name in keys(away) if name.endswith(".intent")]

@@ -16,7 +16,8 @@ from catalogues import catalogue
 from segkit.errors import InputError, RunError, SettingsError
 from segkit.pipeline.prepare import choose_parameters, prepare_run
 from segkit.runs.create import create_run
-from segkit.runs.run import Run, current_state, list_runs, open_run, read_status, run_ids, update_status
+from segkit.runs.run import Run, current_state, list_runs, open_run, run_ids
+from segkit.runs.status import read_status, update_status
 from segkit.settings import load_settings
 from segkit.storage.disk import owned, write_atomic
 
@@ -94,8 +95,8 @@ def test_a_broken_status_does_not_break_a_run(content: bytes, new_run: NewRun) -
     """The status is only a view of what is on disk."""
     run = new_run(2, model="offline")
     (run.folder / "status.json").write_bytes(content)
-    assert read_status(run.folder)["state"] == "running"
-    assert update_status(run.folder, state="failed")["state"] == "failed"
+    assert read_status(run.folder).state == "running"
+    assert update_status(run.folder, state="failed").state == "failed"
 
 
 def test_a_run_nobody_works_on_is_not_running(new_run: NewRun) -> None:

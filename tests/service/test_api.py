@@ -25,7 +25,8 @@ from endpoint import Endpoint
 from rest_service import COMMAND, Service, fill_products, finished, wish
 
 from segkit.pipeline.prepare import prepare_run
-from segkit.runs.run import Run, open_run, update_status
+from segkit.runs.run import Run, open_run
+from segkit.runs.status import update_status
 from segkit.settings import Settings, load_settings
 from segkit.storage.disk import owned
 

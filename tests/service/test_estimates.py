@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from segkit.runs.run import Run
+from segkit.runs.status import as_status
 from segkit.service.estimates import Forecast, estimated_completion, forecast
 from segkit.settings import load_settings
 
@@ -24,7 +25,7 @@ def left(notebook: str = "10_extract_taxonomy", **done: tuple[int, float]) -> fl
     """Give the seconds that are left after so many questions of each stage took so many seconds."""
     stages = {name: {"done": count, "planned": 100, "seconds": seconds} for name, (count, seconds) in done.items()}
     status: dict[str, Any] = {"updated_at": "2025-06-18T12:00:00Z", "stages": stages, "notebook": notebook}
-    return (estimated_completion(status, PLAN, now=NOW) - NOW).total_seconds()
+    return (estimated_completion(as_status(status), PLAN, now=NOW) - NOW).total_seconds()
 
 
 def test_before_the_first_answer_the_plan_speaks() -> None:
@@ -47,7 +48,7 @@ def test_what_is_left_falls_with_every_answer() -> None:
 
 def test_a_run_that_is_late_is_never_told_to_be_done() -> None:
     status = {"updated_at": "2025-06-18T11:00:00Z", "stages": {}, "notebook": "50_sync_postgres"}
-    assert estimated_completion(status, PLAN, now=NOW) == NOW + timedelta(seconds=1)
+    assert estimated_completion(as_status(status), PLAN, now=NOW) == NOW + timedelta(seconds=1)
 
 
 def test_the_forecast_counts_the_questions_of_a_run(new_run: Callable[..., Run]) -> None:

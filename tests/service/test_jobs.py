@@ -22,7 +22,8 @@ from rest_service import COMMAND, Service, fill_products, settled, wish
 from segkit.database.sync import read_postgres
 from segkit.runs.integrity import differences
 from segkit.runs.interactions import scan
-from segkit.runs.run import is_owned, open_run
+from segkit.runs.ownership import is_owned
+from segkit.runs.run import open_run
 
 START = "/api/segmentation/start"
 SLOW = 3.0  # seconds an answer takes: long enough to be killed meanwhile

@@ -17,7 +17,8 @@ import psycopg
 from catalogues import catalogue, unmeasured
 
 from segkit.pipeline.prepare import prepare_run
-from segkit.runs.run import Run, update_status
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
 from segkit.service.tokens import add_token
 from segkit.settings import load_settings
 
