@@ -34,9 +34,25 @@ def test_every_dependency_is_locked_with_hashes() -> None:
     assert names <= locked()
 
 
-def test_the_lock_names_no_registry() -> None:
+def pins(name: str) -> set[str]:
+    """The `package==version` lines of a lock file, with the Pythons that they are for."""
+    return set(re.findall(r"^([a-z0-9._-]+==[^\\\n]+) \\$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_what_a_run_needs_is_a_part_of_all_at_the_same_versions() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names = {pin.partition("==")[0] for pin in pins("requirements-run.lock")}
+    assert {re.split(r"[\[<>=]", one)[0] for one in project["project"]["dependencies"]} <= names
+    assert {pin.partition(" ;")[0] for pin in pins("requirements-run.lock")} <= {
+        pin.partition(" ;")[0] for pin in pins("requirements.lock")
+    }
+    assert not names & {"jupyterlab", "pytest", "moto", "fastapi"}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-run.lock"])
+def test_the_lock_names_no_registry(lock: str) -> None:
     """Hashes say what is installed; where it comes from is the machine's."""
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    text = (ROOT / lock).read_text(encoding="utf-8")
     assert "://" not in text
     assert "--index-url" not in text
 
