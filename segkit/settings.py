@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from segkit.errors import SettingsError
+
+#: The permitted range of each number that a user may choose, both ends included.
+RANGES: Mapping[str, tuple[int, int]] = {
+    "temperature": (0, 2),
+    "products_per_prompt": (1, 1000),
+    "taxonomies_per_consolidation": (2, 200),
+    "products_per_refinement": (1, 1000),
+    "max_retries": (1, 20),
+    "max_output_tokens": (1, 1_000_000),
+    "max_unassigned": (0, 2**63 - 1),
+    "max_calls": (0, 2**63 - 1),
+    "max_cost_usd": (0, 1_000_000),
+    "concurrency": (1, 4096),
+}
+
+
+def within(name: str, default: Any) -> Any:
+    """Return a pydantic field of which every value has to lie in the range of that name."""
+    least, most = RANGES[name]
+    return Field(default, ge=least, le=most)
 
 
 class Settings(BaseSettings):
@@ -25,11 +46,11 @@ class Settings(BaseSettings):
     s3_bucket: str = ""
     s3_region: str = "us-east-1"
     default_model: str = "gpt-4o"
-    default_temperature: float | None = Field(0.2, ge=0, le=2)
-    segmentation_products_per_prompt: int = Field(40, ge=1, le=1000)
-    segmentation_taxonomies_per_consolidation: int = Field(20, ge=2, le=200)
-    segmentation_products_per_refinement: int = Field(40, ge=1, le=1000)
-    segmentation_max_retries: int = Field(3, ge=1, le=20)
+    default_temperature: float | None = within("temperature", 0.2)
+    segmentation_products_per_prompt: int = within("products_per_prompt", 40)
+    segmentation_taxonomies_per_consolidation: int = within("taxonomies_per_consolidation", 20)
+    segmentation_products_per_refinement: int = within("products_per_refinement", 40)
+    segmentation_max_retries: int = within("max_retries", 3)
 
     database_url: SecretStr | None = None
     openai_api_key: SecretStr | None = None
@@ -38,15 +59,15 @@ class Settings(BaseSettings):
     openai_project: str = Field("", validation_alias="OPENAI_PROJECT_ID")
 
     segkit_home: Path = Path(".segkit")
-    segkit_concurrency: int = Field(16, ge=1, le=4096)
+    segkit_concurrency: int = within("concurrency", 16)
     segkit_requests_per_minute: int | None = Field(None, ge=1)
     segkit_input_tokens_per_minute: int | None = Field(None, ge=1)
     segkit_output_tokens_per_minute: int | None = Field(None, ge=1)
     segkit_timeout_seconds: float = Field(180, gt=0)
     segkit_connect_seconds: float = Field(10, gt=0)
-    segkit_max_output_tokens: int | None = Field(None, ge=1)
-    segkit_max_calls: int | None = Field(None, ge=0)
-    segkit_max_cost_usd: Decimal | None = Field(None, ge=0)
+    segkit_max_output_tokens: int | None = within("max_output_tokens", None)
+    segkit_max_calls: int | None = within("max_calls", None)
+    segkit_max_cost_usd: Decimal | None = within("max_cost_usd", None)
     segkit_max_wait_seconds: float = Field(120, ge=0)
     segkit_backoff_seconds: float = Field(0.5, ge=0)
     segkit_transport: Literal["http", "sdk"] = "http"

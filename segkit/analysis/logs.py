@@ -20,6 +20,7 @@ import pandas as pd
 
 from segkit.analysis.sources import monitoring_sources
 from segkit.core.models import STAGES
+from segkit.core.text import shortened
 from segkit.errors import InputError
 from segkit.runs import interactions
 from segkit.runs.mirror import fetch, fetch_all, location, stored
@@ -185,8 +186,8 @@ def _damaged(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 def _warn_of_damaged(connection: duckdb.DuckDBPyConnection) -> None:
     if damaged := _damaged(connection):
-        more = f" and {len(damaged) - 5} more (FROM damaged_logs)" if len(damaged) > 5 else ""
-        warnings.warn(f"damaged logs are passed over: {', '.join(damaged[:5])}{more}", stacklevel=3)
+        more = " (FROM damaged_logs)" if len(damaged) > 5 else ""
+        warnings.warn(f"damaged logs are passed over: {shortened(damaged, 5)}{more}", stacklevel=3)
 
 
 def _paths(folder: Path) -> list[Path]:

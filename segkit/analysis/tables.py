@@ -13,6 +13,7 @@ from segkit.analysis.lineage import merge_paths
 from segkit.core.batching import batches_of, planned_calls
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.products import first_runs, untitled
+from segkit.core.text import shortened
 from segkit.runs.run import Run
 from segkit.runs.status import StageFigures
 
@@ -195,6 +196,4 @@ def _facts(told: dict[str, Any]) -> pd.DataFrame:
 
 
 def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
-    rest = len(listed) - _NAMED
-    return ", ".join(listed[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+    return shortened(names, _NAMED)

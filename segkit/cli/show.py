@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segkit.cli.terminal import columns_of, is_missing, new_console, pairs, print_table, write_json
 from segkit.core.models import Parameters
+from segkit.core.text import shortened
 from segkit.errors import InputError, ProductsError, RunError
 from segkit.runs.mirror import fetch
 from segkit.runs.run import LISTED, Run, current_state, open_run, read_runs
@@ -130,9 +131,7 @@ def sync_and_show(
 
 def left_out(skipped: list[int]) -> dict[str, str]:
     """Tell which products of a run Postgres does not hold, in a row for `pairs`; no row where it holds all."""
-    from segkit.database.products import first_ids
-
-    told = f"{len(skipped):,} products that amazon_products lacks: {first_ids(skipped)}"
+    told = f"{len(skipped):,} products that amazon_products lacks: {shortened(skipped)}"
     return {"left out": told} if skipped else {}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from segkit.core.text import one_line
+from segkit.core.text import one_line, shortened
 from segkit.errors import ProductsError
 
 FIRST_RUN = "segkit_first_run"  # a column that only runs have which extend another
@@ -50,11 +50,12 @@ def select(products: pd.DataFrame, product_ids: Sequence[int] | None) -> pd.Data
         unknown = sorted(set(product_ids) - set(products["product_id"]))
         if unknown:
             raise ProductsError(
-                f"{len(unknown)} product ids are not among the products: {_listed(unknown)}", "take them off the list"
+                f"{len(unknown)} product ids are not among the products: {shortened(unknown)}",
+                "take them off the list",
             )
         repeated = sorted(_repeated(product_ids))
         if repeated:
-            raise ProductsError(f"product ids are listed more than once: {_listed(repeated)}")
+            raise ProductsError(f"product ids are listed more than once: {shortened(repeated)}")
         products = products[products["product_id"].isin(list(product_ids))]
     if products.empty:
         raise ProductsError("there are no products: 0 rows", "give a file or a list with at least one product")
@@ -66,7 +67,7 @@ def parse_ids(text: str) -> list[int]:
     words = [word for word in re.split(r"[,\s]+", text) if word]
     wrong = [word for word in words if _as_id(word) is None]
     if wrong:
-        raise ProductsError(f"not product ids (BIGINT): {_listed(wrong)}")
+        raise ProductsError(f"not product ids (BIGINT): {shortened(wrong)}")
     return [int(word) for word in words]
 
 
@@ -170,7 +171,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
         raise ProductsError(f"{path} is empty", "the first line names the columns")
     repeated = sorted(_repeated(names))
     if repeated:
-        raise ProductsError(f"{path}, line 1: columns named more than once: {_listed(repeated)}")
+        raise ProductsError(f"{path}, line 1: columns named more than once: {shortened(repeated)}")
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -233,17 +234,17 @@ def check_products(frame: pd.DataFrame) -> pd.DataFrame:
     wrong = [f"row {rows[i]}: {frame['product_id'].iloc[i]!r}" for i, value in enumerate(ids) if value is None]
     if wrong:
         raise ProductsError(
-            f"{len(wrong)} product ids are not integers within BIGINT, written plainly: {_listed(wrong)}",
+            f"{len(wrong)} product ids are not integers within BIGINT, written plainly: {shortened(wrong)}",
             "products with text ids (ASIN, SKU) need a column of numbers: --id-column",
         )
     repeated = sorted(_repeated(ids))
     if repeated:
         told = [
-            f"{value} (rows {_listed([rows[i] for i, v in enumerate(ids) if v == value])})"
+            f"{value} (rows {shortened([rows[i] for i, v in enumerate(ids) if v == value])})"
             for value in repeated[:_SHOWN]
         ]
         raise ProductsError(
-            f"{len(repeated)} product ids stand more than once: {_listed(told)}", "keep one row a product"
+            f"{len(repeated)} product ids stand more than once: {shortened(told)}", "keep one row a product"
         )
     titles = [value if isinstance(value, str) else "" for value in frame["title"]]
     return frame.assign(product_id=pd.array(ids, dtype="int64"), title=pd.array(titles, dtype="str"))
@@ -271,8 +272,3 @@ def _repeated(values: Iterable[Any]) -> set[Any]:
 def _text(value: Any) -> str:
     missing = value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
     return "" if missing else str(value)
-
-
-def _listed(values: Sequence[Any]) -> str:
-    shown = ", ".join(str(value) for value in values[:_SHOWN])
-    return f"{shown} and {len(values) - _SHOWN} more" if len(values) > _SHOWN else shown

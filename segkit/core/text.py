@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 MAX_NAME = 255
 MAX_TITLE = 1000
@@ -26,6 +27,13 @@ _INVISIBLE = re.compile(
 _BIDI = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _CONTROL_IN_NAME = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def shortened(items: Iterable[object], most: int = 10, separator: str = ", ") -> str:
+    """Return the first `most` items as one text, and how many follow: "1, 2, 3 and 1,990 more"."""
+    texts = [str(item) for item in items]
+    rest = len(texts) - most
+    return separator.join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def one_line(text: str, most: int = MAX_TITLE) -> str:

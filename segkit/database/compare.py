@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 from psycopg.sql import SQL, Identifier, Literal
 from psycopg.types.json import Jsonb
 
+from segkit.core.text import shortened
 from segkit.database.binary_format import binary_rows, holds_numbers
 from segkit.database.checksums import our_sums, stored_sums
 from segkit.database.connection import Connection, connect, mapped, names
-from segkit.database.products import first_ids, present_products
+from segkit.database.products import present_products
 from segkit.database.run_tables import ASSIGNMENTS, SCHEMAS, Content, Row, run_content, run_row, without_products
 
 CHUNK = 20_000  # rows at once as Python objects: a million rows are sent and compared in such pieces
@@ -51,7 +52,7 @@ def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
         skipped = skipped_products(known)
         found = differences(connection, run, without_products(content, skipped))
         if arrived := present_products(connection, skipped):
-            found.append(f"amazon_products: has {len(arrived)} products that were left out: {first_ids(arrived)}")
+            found.append(f"amazon_products: has {len(arrived)} products that were left out: {shortened(arrived)}")
         return found
 
 

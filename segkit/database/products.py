@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg.sql import SQL, Identifier
 
+from segkit.core.text import shortened
 from segkit.database.binary_format import binary_rows
 from segkit.database.connection import Connection, names
 from segkit.database.run_tables import Row
 from segkit.errors import DatabaseError
 
 _ROWS = 20_000  # at once as Python objects
-_TOLD = 10  # ids of products in a line
 _OWN = "made and filled by segkit"  # the comment of an amazon_products that our migration made
 _TEXTS = ("title", "brand", "price_usd", "category")
 
@@ -33,21 +33,16 @@ def require_products(connection: Connection, folder: Path, *, skip: bool = False
     ids = pq.read_table(path, columns=["product_id"]).rename_columns(["id"])
     _make(connection, "segkit_ids", ["id"])
     _send(connection, "COPY segkit_ids FROM STDIN (FORMAT binary)", binary_rows(ids))
-    missing = _missing(connection, _TOLD + 1)
+    missing = _missing(connection)
     if missing and _is_own(connection):
         _add_products(connection, path)
     elif missing and skip:
-        return [id_ for id_, _ in _missing(connection)]
+        return missing
     elif missing:
-        told = first_ids([id_ for id_, _ in missing])
+        what = f"{len(missing)} products of the run are not in amazon_products: {shortened(missing)}"
         hint = "put them into amazon_products, then run `segkit sync RUN` again; `--missing skip` leaves them out"
-        raise DatabaseError(f"{missing[0][1]} products of the run are not in amazon_products: {told}", hint)
+        raise DatabaseError(what, hint)
     return []
-
-
-def first_ids(ids: list[int]) -> str:
-    """Write the first of some ids for people; `…` stands for more."""
-    return ", ".join(map(str, ids[:_TOLD])) + (", …" if len(ids) > _TOLD else "")
 
 
 def present_products(connection: Connection, ids: list[int]) -> list[int]:
@@ -69,13 +64,13 @@ def _send(connection: Connection, statement: str, pieces: Iterable[bytes]) -> No
             copy.write(piece)
 
 
-def _missing(connection: Connection, most: int | None = None) -> list[Row]:
-    """The first products that the store lacks, `most` of them or all, each with the number of all of them."""
+def _missing(connection: Connection) -> list[int]:
+    """Return the ids of the products that the store lacks, sorted."""
     question = (
-        "SELECT id, count(*) OVER () FROM segkit_ids AS ours WHERE NOT EXISTS"
-        " (SELECT FROM amazon_products AS theirs WHERE theirs.id = ours.id) ORDER BY id LIMIT %s"
+        "SELECT id FROM segkit_ids AS ours WHERE NOT EXISTS"
+        " (SELECT FROM amazon_products AS theirs WHERE theirs.id = ours.id) ORDER BY id"
     )
-    return connection.execute(question, (most,)).fetchall()
+    return [id_ for (id_,) in connection.execute(question)]
 
 
 def _is_own(connection: Connection) -> bool:

@@ -25,7 +25,8 @@ from segkit.runs.mirror import location
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
 from segkit.settings import Settings
-from segkit.storage.disk import disk_error, owned
+from segkit.storage.disk import disk_error
+from segkit.storage.locks import owned
 from segkit.storage.redaction import redacted_logs, redactor
 
 FAILURES_IN_A_ROW = 5

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from segkit.core.text import shortened
 from segkit.database.interaction_index import move_paths
 from segkit.database.sync import known_database
 from segkit.errors import RunError, StorageError
@@ -24,7 +25,8 @@ from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
 from segkit.storage.base import Storage, open_storage
 from segkit.storage.checksums import as_lines, hash_of
-from segkit.storage.disk import LocalStorage, owned
+from segkit.storage.disk import LocalStorage
+from segkit.storage.locks import owned
 
 _STAYS = ("run.json", "status.json")  # so that a run can be listed without a look at S3
 _SHOWN = 20
@@ -127,7 +129,7 @@ def _hashes(run: Run) -> dict[str, str]:
     if damaged:
         for name in {line.partition(": ")[0] for line in damaged} & (here.keys() - before):
             (run.folder / name).unlink()  # as it is in S3; where it is restored there, it is fetched again
-        raise RunError(_listed(f"{run.id} is damaged", damaged), "nothing was sent; restore them from a copy")
+        raise RunError(_with_lines(f"{run.id} is damaged", damaged), "nothing was sent; restore them from a copy")
     return {**told, **here}
 
 
@@ -159,7 +161,7 @@ def _copy_all(folder: Path, storage: Storage, hashes: Mapping[str, str], tell: T
             threads.shutdown(cancel_futures=True)
             raise
     if troubles:
-        told = _listed(f"{len(troubles)} of {len(hashes)} files are not in S3 as they are here", troubles)
+        told = _with_lines(f"{len(troubles)} of {len(hashes)} files are not in S3 as they are here", troubles)
         raise StorageError(told, "nothing was switched or removed; remove those objects, then the same command again")
     return size
 
@@ -222,7 +224,7 @@ def _stored(run: Run) -> dict[str, str]:
 def _require_equal(folder: Path, hashes: Mapping[str, str]) -> None:
     differing = [name for name, digest in hashes.items() if hash_of(folder / name) != digest]
     if differing:
-        told = _listed(f"{folder.name} has local files that are not what was stored", differing)
+        told = _with_lines(f"{folder.name} has local files that are not what was stored", differing)
         raise RunError(told, "nothing was switched; remove them here, then: segkit rollback-s3")
 
 
@@ -234,6 +236,5 @@ def _require_room(folder: Path, storage: Storage, missing: list[str]) -> None:
         raise StorageError(what, "nothing was fetched, S3 was not touched")
 
 
-def _listed(what: str, lines: list[str]) -> str:
-    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return f"{what}: {'; '.join([*lines[:_SHOWN], *more])}"
+def _with_lines(what: str, lines: list[str]) -> str:
+    return f"{what}: {shortened(lines, _SHOWN, '; ')}"

@@ -24,7 +24,7 @@ from segkit.runs.ownership import claimed
 from segkit.runs.run import Run, reopen_run
 from segkit.runs.status import update_status
 from segkit.settings import project_folder
-from segkit.storage.disk import owned
+from segkit.storage.locks import owned
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager

@@ -19,17 +19,8 @@ from segkit.llm.prices import check_prices
 from segkit.llm.transports.offline import offline_endpoint
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run, open_run
-from segkit.settings import Settings, load_settings
+from segkit.settings import RANGES, Settings, load_settings
 
-_RANGES = {
-    "temperature": (0, 2),
-    "products_per_prompt": (1, 1000),
-    "taxonomies_per_consolidation": (2, 200),
-    "products_per_refinement": (1, 1000),
-    "max_retries": (1, 20),
-    "max_output_tokens": (1, 1_000_000),
-    "max_unassigned": (0, 2**63),
-}
 SAMPLE = Path(__file__).parents[1] / "sample" / "coffee_makers.csv"
 
 
@@ -106,7 +97,7 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
 
 
 def _check_ranges(chosen: Mapping[str, Any]) -> None:
-    for name, (least, most) in _RANGES.items():
+    for name, (least, most) in RANGES.items():
         value = chosen.get(name)
         if value is not None and not least <= value <= most:
             raise SettingsError(f"{name} is {value!r}", f"it lies between {least} and {most}")

@@ -26,6 +26,7 @@ from segkit.runs.mirror import attach, probe
 from segkit.runs.run import RUN_ID, SCHEMA_VERSION, Run, open_run, prompt_path
 from segkit.runs.status import write_status
 from segkit.settings import load_settings
+from segkit.storage.locks import is_left_behind
 
 _TOLD_PACKAGES = ("pandas", "pyarrow", "duckdb", "papermill", "scikit-learn", "aiohttp", "openai", "psycopg")
 
@@ -66,12 +67,8 @@ def create_run(
 def _sweep(runs_dir: Path) -> None:
     """Remove what is left of runs whose process died while it made them; nothing was asked in them."""
     for path in runs_dir.glob(".RUN_*.making"):
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)
-        except ProcessLookupError:
+        if is_left_behind(path):
             shutil.rmtree(path, ignore_errors=True)
-        except (PermissionError, ValueError):
-            pass  # it is alive, or none of ours
 
 
 def _fill(

@@ -21,7 +21,8 @@ from segkit.runs.mirror import (
 from segkit.runs.status import Status, known_status, read_status
 from segkit.settings import Settings
 from segkit.storage.base import Storage, open_storage
-from segkit.storage.disk import disk_error, is_held, write_atomic
+from segkit.storage.disk import disk_error, write_atomic
+from segkit.storage.locks import is_held
 
 _STUB = ("run.json", "status.json")
 

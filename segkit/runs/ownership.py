@@ -14,7 +14,7 @@ import orjson
 from segkit.errors import RunError, StorageError
 from segkit.runs.events import timestamp
 from segkit.runs.mirror import LOCKS, OWNER, location, remote
-from segkit.storage.disk import is_alive, is_held
+from segkit.storage.locks import is_alive, is_held
 
 
 @contextmanager

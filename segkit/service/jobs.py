@@ -24,7 +24,7 @@ from segkit.runs.events import log_event
 from segkit.runs.ownership import is_owned, is_owned_elsewhere
 from segkit.runs.status import Status, read_status, update_status
 from segkit.service.records import Caps, Record, Records
-from segkit.storage.disk import is_held
+from segkit.storage.locks import is_held
 
 _LAST = 4000  # bytes at the end of what a process said
 _MOST = 10**9  # dollars; no run costs more, and more would not fit into the table

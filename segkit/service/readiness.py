@@ -12,7 +12,7 @@ from segkit.database.sync import database_url
 from segkit.errors import DatabaseError
 from segkit.runs.events import log_event
 from segkit.settings import Settings
-from segkit.storage.redaction import redactor
+from segkit.storage.redaction import safe_text
 
 _FRESH = 1.0  # seconds that a failure is told to whoever waited for it
 
@@ -48,6 +48,6 @@ class LateDatabase:
         try:
             self.prepare()
         except DatabaseError as error:
-            why = redactor(self._settings.secrets)(str(error).encode(errors="replace")).decode()
+            why = safe_text(error, self._settings.secrets)
             with suppress(Exception):  # a full disk is told by whatever else writes there
                 log_event(self._home, "database_failed", why=why)

@@ -21,8 +21,8 @@ from segkit.service.status import Board, Standing
 from segkit.service.submissions import Desk, may_see
 from segkit.service.tokens import Token, TokenBook
 from segkit.settings import Settings
-from segkit.storage.disk import owned
-from segkit.storage.redaction import redactor
+from segkit.storage.locks import owned
+from segkit.storage.redaction import safe_text
 
 _TICK = 0.25  # seconds
 
@@ -73,7 +73,7 @@ class Service:
         frames = [
             f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
         ]
-        why = redactor(self.settings.secrets)(str(error).encode(errors="replace")).decode()
+        why = safe_text(error, self.settings.secrets)
         told = {"error": type(error).__name__, "why": why, "where": frames[-6:]}
         log_event(self.home, "request_failed", request_id=request_id, route=route, **told)
 

@@ -43,6 +43,7 @@ from segkit.service.readiness import LateDatabase
 from segkit.service.records import Caps, Record
 from segkit.service.tokens import Token
 from segkit.settings import Settings
+from segkit.storage.redaction import safe_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +237,7 @@ class Desk:
         return RequestError(503, f"{what}; nothing was started", "try again later", retry_after="30")
 
     def _clean(self, text: str) -> str:
-        from segkit.storage.redaction import redactor
-
-        return redactor(self._settings.secrets)(text.encode(errors="replace")).decode()
+        return safe_text(text, self._settings.secrets)
 
     def _audit(self, event: str, client: Client, run_id: str, parameters: Mapping[str, Any], **more: Any) -> None:
         log_event(

@@ -33,6 +33,11 @@ def redactor(secrets: Iterable[SecretStr | None]) -> Callable[[bytes], bytes]:
     return redact
 
 
+def safe_text(text: object, secrets: Iterable[SecretStr | None]) -> str:
+    """Return an error or a text without the secrets in it; what cannot be encoded becomes a question mark."""
+    return redactor(secrets)(str(text).encode(errors="replace")).decode(errors="replace")
+
+
 @contextmanager
 def redacted_logs(redact: Callable[[bytes], bytes]) -> Iterator[None]:
     """Take secrets out of what any library logs while the block runs: at DEBUG some write out whole headers."""

@@ -26,7 +26,7 @@ from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.stages import extract_taxonomy
 from segkit.runs.run import LISTED, open_run
 from segkit.runs.status import read_status
-from segkit.storage.disk import owned
+from segkit.storage.locks import owned
 
 COMMAND = [sys.executable, "-m", "segkit"]
 Done = subprocess.CompletedProcess[str]

@@ -26,7 +26,7 @@ from segkit.runs.events import read_events
 from segkit.runs.interactions import intents, scan
 from segkit.runs.run import Run, current_state, open_run
 from segkit.runs.status import read_status
-from segkit.storage.disk import owned
+from segkit.storage.locks import owned
 
 # Where a life ends: how, at which operation, and at which of its kind. Between the request and the result stand the
 # intent (opened, written), the raw answer (opened, written), the rest (opened, written, synced) and the rename.

@@ -31,7 +31,7 @@ from segkit.runs.interactions import write_whole
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import update_status
 from segkit.settings import load_settings
-from segkit.storage.disk import owned
+from segkit.storage.locks import owned
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from segkit.runs.interactions import scan, write_whole
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import read_status
 from segkit.settings import project_folder
-from segkit.storage.disk import is_held, owned
+from segkit.storage.locks import is_held, owned
 
 NewRun = Callable[..., Run]
 STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)

@@ -19,7 +19,8 @@ from segkit.runs.create import create_run
 from segkit.runs.run import Run, current_state, list_runs, open_run, run_ids
 from segkit.runs.status import read_status, update_status
 from segkit.settings import load_settings
-from segkit.storage.disk import owned, write_atomic
+from segkit.storage.disk import write_atomic
+from segkit.storage.locks import owned
 
 NewRun = Callable[..., Run]
 

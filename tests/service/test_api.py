@@ -28,7 +28,7 @@ from segkit.pipeline.prepare import prepare_run
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import update_status
 from segkit.settings import Settings, load_settings
-from segkit.storage.disk import owned
+from segkit.storage.locks import owned
 
 START = "/api/segmentation/start"
 UNKNOWN = "RUN_20250618T120301Z_8d24"
