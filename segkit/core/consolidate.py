@@ -9,11 +9,10 @@ from itertools import islice
 import pandas as pd
 
 from segkit.core.batching import letters
-from segkit.core.models import Answer, Asking, Category, Checked, Question
-from segkit.core.questions import Wording, id_lines
-from segkit.core.schemas import consolidate_schema
+from segkit.core.models import Answer, Category, CheckedAnswer, MergedCategories, Prompt, Question
+from segkit.core.questions import Wording, consolidate_schema, id_lines
 from segkit.core.text import fold_name, one_line
-from segkit.core.validation import Merged, check_consolidate
+from segkit.core.validation import check_consolidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def merged(merge: Merge, answer: Answer | None) -> tuple[Taxonomy, dict[str, str
     span = merge.members[0].first, merge.members[-1].last
     if answer is None or answer.checked is None or not answer.checked.valid:
         return Taxonomy(*span, tuple(shown)), {fold_name(category.name): category.name for category in shown}
-    value: Merged = answer.checked.value
+    value: MergedCategories = answer.checked.value
     names = {category.id: category.name for category in value.categories}
     return Taxonomy(*span, value.categories), {fold_name(c.name): names[value.members[c.id]] for c in shown}
 
@@ -93,10 +92,10 @@ def _question(wording: Wording, number: int, members: Sequence[Taxonomy]) -> Que
     schema = consolidate_schema(list(lines))
     first = wording.ask("consolidate_taxonomy", schema, taxonomies=_lists(members, lines))
 
-    def check(content: str, source: str, before: Checked | None) -> Checked:
+    def check(content: str, source: str, before: CheckedAnswer | None) -> CheckedAnswer:
         return check_consolidate(content, list(lines), source)
 
-    def again(checked: Checked, content: str) -> Asking:
+    def again(checked: CheckedAnswer, content: str) -> Prompt:
         return wording.ask_again(first, schema, checked, content, id_lines(lines))
 
     context = {

@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 
 from segkit.core.batching import batches_of
-from segkit.core.models import OUT_OF_SCOPE, Answer, Asking, Checked, Parameters, Question
+from segkit.core.models import OUT_OF_SCOPE, Answer, BatchFindings, CheckedAnswer, Parameters, Prompt, Question
 from segkit.core.products import first_runs, product_lines, untitled
-from segkit.core.questions import Wording, halves, id_lines, part_name, product_context
-from segkit.core.schemas import extract_schema
+from segkit.core.questions import Wording, extract_schema, halves, id_lines, part_name, product_context
 from segkit.core.text import one_line
-from segkit.core.validation import Extracted, check_extract
+from segkit.core.validation import check_extract
 
 NO_TITLE = "no title"
 
@@ -38,20 +37,20 @@ def _extract_question(wording: Wording, batch: int, products: Sequence[tuple[int
     lines = {f"P_{i}": line for i, (_, line) in enumerate(products)}
     first = wording.ask("extract_taxonomy", extract_schema(list(lines)), products=id_lines(lines))
 
-    def missing(checked: Checked | None) -> tuple[str, ...]:
+    def missing(checked: CheckedAnswer | None) -> tuple[str, ...]:
         return checked.missing if checked and checked.missing else tuple(lines)
 
-    def check(content: str, source: str, before: Checked | None) -> Checked:
+    def check(content: str, source: str, before: CheckedAnswer | None) -> CheckedAnswer:
         return check_extract(content, missing(before), source, before, frozenset(lines))
 
-    def again(checked: Checked, content: str) -> Asking:
+    def again(checked: CheckedAnswer, content: str) -> Prompt:
         wanted = {i: lines[i] for i in missing(checked)}
         named = "; ".join(category.name for category in checked.value.categories.values())
         told = [f"Categories already named, use them where they fit: {one_line(named, 4000)}"] if named else []
         schema = extract_schema(list(wanted))
         return wording.ask_again(first, schema, checked, content, [*told, *id_lines(wanted)])
 
-    def cut_up(checked: Checked | None, trouble: str) -> list[Question]:
+    def cut_up(checked: CheckedAnswer | None, trouble: str) -> list[Question]:
         rest = [products[int(i[2:])] for i in missing(checked)]
         # What a broken-off answer left out is a smaller question already; all else is halved to find the culprit.
         shrunk = trouble == "truncated" and len(rest) < len(products)
@@ -71,7 +70,7 @@ def extracted(answers: Sequence[Answer], products: pd.DataFrame) -> tuple[pd.Dat
     """
     categories, assignments = [], []
     for answer in answers:
-        done = answer.checked.value if answer.checked else Extracted()
+        done = answer.checked.value if answer.checked else BatchFindings()
         place = {"batch": answer.question.batch, "part": answer.question.part}
         categories += [{**place, "name": c.name, "definition": c.definition} for c in done.categories.values()]
         assignments += _extracted_rows(answer, done, place)
@@ -82,7 +81,7 @@ def extracted(answers: Sequence[Answer], products: pd.DataFrame) -> tuple[pd.Dat
     return _category_frame(categories), _assignment_frame(assignments)
 
 
-def _extracted_rows(answer: Answer, done: Extracted, place: dict[str, Any]) -> list[dict[str, Any]]:
+def _extracted_rows(answer: Answer, done: BatchFindings, place: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     ids = answer.question.context["product_ids"]
     for i, placed in done.assignments.items():

@@ -26,6 +26,30 @@ class Category:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """A local category name (folded) or OUT_OF_SCOPE, and the confidence that was stated with it."""
+
+    category: str
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFindings:
+    """What the answers to an extract question state: categories by folded name, assignments by `P_i`."""
+
+    categories: dict[str, Category] = field(default_factory=dict)
+    assignments: dict[str, Placement] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MergedCategories:
+    """What a consolidate answer states: its categories, and the category of each input id."""
+
+    categories: tuple[Category, ...]
+    members: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """What is wrong with an answer: its kind (`format`, `validation`, `completeness`) and a sentence."""
 
@@ -34,7 +58,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedAnswer:
     """What is valid in the answers to one question so far.
 
     `value` holds the stage's own result, `faults` what the last answer did wrong, `missing` the local ids that
@@ -54,10 +78,10 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """One wording of a question: the full prompt and the JSON schema made for it."""
+class Prompt:
+    """One wording of a question: the text sent to the model, and the JSON schema made for its answer."""
 
-    prompt: str
+    text: str
     schema: dict[str, Any]
 
 
@@ -72,11 +96,11 @@ class Question:
 
     stage: str
     batch: int
-    asking: Asking
+    prompt: Prompt
     context: dict[str, Any]
-    check: Callable[[str, str, Checked | None], Checked]
-    again: Callable[[Checked, str], Asking]
-    cut: Callable[[Checked | None, str], Sequence[Question]]
+    check: Callable[[str, str, CheckedAnswer | None], CheckedAnswer]
+    again: Callable[[CheckedAnswer, str], Prompt]
+    cut: Callable[[CheckedAnswer | None, str], Sequence[Question]]
     part: str = ""
     itemwise: bool = False
 
@@ -104,7 +128,7 @@ class Answer:
     """
 
     question: Question
-    checked: Checked | None
+    checked: CheckedAnswer | None
     reason: str = ""
 
 

@@ -1,4 +1,7 @@
-"""What the questions of the three stages have in common: the prompts filled in, the id lines, the cutting."""
+"""What the questions of the three stages share: filled-in prompts, lines with ids, halving, and answer schemas.
+
+A schema is made for the very prompt that it goes with: it allows only the ids of that prompt.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segkit.core.models import Asking, Checked
+from segkit.core.models import OUT_OF_SCOPE, CheckedAnswer, Prompt
 from segkit.core.prompts import fill, retry_section
 from segkit.core.text import one_line
 
@@ -18,16 +21,16 @@ class Wording:
     prompts: Mapping[str, str]
     category: str
 
-    def ask(self, stage: str, schema: dict[str, Any], **parts: Sequence[str]) -> Asking:
+    def ask(self, stage: str, schema: dict[str, Any], **parts: Sequence[str]) -> Prompt:
         texts = {name: "\n".join(lines) for name, lines in parts.items()}
-        return Asking(fill(self.prompts[stage], {"product_category": one_line(self.category), **texts}), schema)
+        return Prompt(fill(self.prompts[stage], {"product_category": one_line(self.category), **texts}), schema)
 
     def ask_again(
-        self, first: Asking, schema: dict[str, Any], checked: Checked, content: str, missing: list[str]
-    ) -> Asking:
+        self, first: Prompt, schema: dict[str, Any], checked: CheckedAnswer, content: str, missing: list[str]
+    ) -> Prompt:
         errors = [f"{fault.kind}: {fault.text}" for fault in checked.faults]
-        return Asking(
-            f"{first.prompt}\n{retry_section(self.prompts['shared_retry'], errors, content, missing)}", schema
+        return Prompt(
+            f"{first.text}\n{retry_section(self.prompts['shared_retry'], errors, content, missing)}", schema
         )
 
 
@@ -54,3 +57,56 @@ def halves(things: Sequence[Any]) -> list[Sequence[Any]]:
 
 def part_name(part: str, number: int) -> str:
     return f"{part}.{number}" if part else str(number)
+
+
+def extract_schema(ids: Sequence[str]) -> dict[str, Any]:
+    """Make the JSON schema of an extract answer for just these products."""
+    names = [*(f"C_{i}" for i in range(len(ids))), OUT_OF_SCOPE]
+    assignment = _object({"category": {"type": "string", "enum": names}, "confidence": {"type": "number"}})
+    schema = _object(
+        {"categories": _categories_schema(names[:-1]), "assignments": _object({i: _ref("assignment") for i in ids})}
+    )
+    return {**schema, "$defs": {"assignment": assignment}}
+
+
+def consolidate_schema(ids: Sequence[str]) -> dict[str, Any]:
+    """Make the JSON schema of a consolidate answer for just these input categories."""
+    names = [f"M_{i}" for i in range(len(ids))]
+    schema = _object(
+        {"categories": _categories_schema(names), "members": _object({i: _ref("category") for i in ids})}
+    )
+    return {**schema, "$defs": {"category": {"type": "string", "enum": names}}}
+
+
+def refine_schema(product_ids: Sequence[str], category_ids: Sequence[str]) -> dict[str, Any]:
+    """Make the JSON schema of a refine answer for just these products and categories."""
+    change = _object(
+        {
+            "product": {"type": "string", "enum": list(product_ids)},
+            "category": {"type": "string", "enum": [*category_ids, OUT_OF_SCOPE]},
+            "confidence": {"type": "number"},
+        }
+    )
+    return _object({"reassignments": {"type": "array", "items": change}})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _categories_schema(names: Sequence[str]) -> dict[str, Any]:
+    category = {
+        "id": {"type": "string", "enum": list(names)},
+        "name": {"type": "string"},
+        "definition": {"type": "string"},
+    }
+    return {"type": "array", "items": _object(category)}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/$defs/{name}"}

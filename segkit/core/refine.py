@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from segkit.core.batching import batches_of
-from segkit.core.models import OUT_OF_SCOPE, Answer, Asking, Category, Checked, Parameters, Question
+from segkit.core.models import OUT_OF_SCOPE, Answer, Category, CheckedAnswer, Parameters, Prompt, Question
 from segkit.core.products import first_runs, product_lines
-from segkit.core.questions import Wording, halves, id_lines, part_name, product_context
-from segkit.core.schemas import refine_schema
+from segkit.core.questions import Wording, halves, id_lines, part_name, product_context, refine_schema
 from segkit.core.validation import check_refine
 
 
@@ -53,13 +52,13 @@ def _refine_question(
     schema = refine_schema(list(lines), list(categories))
     first = wording.ask("refine_assignments", schema, subcategories=id_lines(categories), products=id_lines(lines))
 
-    def check(content: str, source: str, before: Checked | None) -> Checked:
+    def check(content: str, source: str, before: CheckedAnswer | None) -> CheckedAnswer:
         return check_refine(content, list(lines), list(categories), source)
 
-    def again(checked: Checked, content: str) -> Asking:
+    def again(checked: CheckedAnswer, content: str) -> Prompt:
         return wording.ask_again(first, schema, checked, content, id_lines(lines))
 
-    def cut_up(checked: Checked | None, trouble: str) -> list[Question]:
+    def cut_up(checked: CheckedAnswer | None, trouble: str) -> list[Question]:
         parts = [] if trouble == "invalid" else halves(products)
         return [
             _refine_question(wording, taxonomy, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)

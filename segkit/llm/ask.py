@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from segkit.core.models import STAGES, Answer, Asking, Checked, Fault, Question
+from segkit.core.models import STAGES, Answer, CheckedAnswer, Fault, Prompt, Question
 from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.llm.cache import cache_key
 from segkit.llm.completions import Completion, read_completion, request_body
@@ -57,7 +57,7 @@ class Outcome:
     """What one attempt gave: the text, what is valid so far, and the trouble if there is any."""
 
     content: str
-    checked: Checked
+    checked: CheckedAnswer
     trouble: str = ""
     why: str = ""
 
@@ -93,7 +93,7 @@ class Desk:
     async def answer_all(self, questions: Sequence[Question]) -> list[Answer]:
         """Work on the questions in their order, as many at once as the limits may let through."""
         if self.settings.database_url:
-            keys = [cache_key(self.parameters.endpoint, self._body(q, q.asking)) for q in questions]
+            keys = [cache_key(self.parameters.endpoint, self._body(q, q.prompt)) for q in questions]
             await self._off_loop(self.archive.fill_cache, keys)
         answers: dict[int, list[Answer]] = {}
         waiting = iter(enumerate(questions))
@@ -147,7 +147,7 @@ class Desk:
 
     async def answer(self, question: Question) -> list[Answer]:
         """Answer one question: attempts with the faults told, then smaller questions, then none."""
-        checked, asking, why = None, question.asking, ""
+        checked, asking, why = None, question.prompt, ""
         for attempt in range(1, self.parameters.max_retries + 1):
             try:
                 outcome = await self._attempt(question, asking, attempt, checked)
@@ -165,7 +165,9 @@ class Desk:
             asking = question.again(checked, outcome.content)
         return await self._cut(question, checked, "invalid", f"no valid answer in {attempt} attempts: {why}")
 
-    async def _attempt(self, question: Question, asking: Asking, attempt: int, before: Checked | None) -> Outcome:
+    async def _attempt(
+        self, question: Question, asking: Prompt, attempt: int, before: CheckedAnswer | None
+    ) -> Outcome:
         """Get one answer, from this run's logs, from the cache or from the model, and check it."""
         body = self._body(question, asking)
         key = cache_key(self.parameters.endpoint, body)
@@ -174,16 +176,16 @@ class Desk:
         if attempt > 1:
             self.progress.counts.retries += 1
         request = {"endpoint": self.parameters.endpoint, **{name: body[name] for name in body if name != "messages"}}
-        head = {"context": question.context, "prompt": asking.prompt, "request": request}
+        head = {"context": question.context, "prompt": asking.text, "request": request}
         facts = self.archive.facts(question, attempt, key)
         async with self._asked_now.setdefault(key, asyncio.Lock()):
-            if cached := self.archive.cached(key, asking.prompt, request):
+            if cached := self.archive.cached(key, asking.text, request):
                 return await self._reuse(question, cached, head, facts, before)
             longest = 200 + 40 * len(question.context["expected_ids"])
             letter = Letter(question.batch, attempt, head, facts, orjson.dumps(body), longest)
             return await self._record(question, letter, await self.sender.send(letter), before)
 
-    async def _record(self, question: Question, letter: Letter, sent: Sent, before: Checked | None) -> Outcome:
+    async def _record(self, question: Question, letter: Letter, sent: Sent, before: CheckedAnswer | None) -> Outcome:
         """Judge what came back, and finish its log before anybody relies on it."""
         key = letter.facts["cache_key"]
         completion = read_completion(sent.response.body)
@@ -201,14 +203,14 @@ class Desk:
         cached: Interaction,
         head: dict[str, Any],
         facts: dict[str, Any],
-        before: Checked | None,
+        before: CheckedAnswer | None,
     ) -> Outcome:
         outcome = _judged(question, read_completion(cached.body), facts["cache_key"], before)
         await self._off_loop(self.archive.record_reuse, cached, head, facts, outcome.checked)
         self.progress.counts.cached += 1
         return outcome
 
-    async def _cut(self, question: Question, checked: Checked | None, trouble: str, why: str) -> list[Answer]:
+    async def _cut(self, question: Question, checked: CheckedAnswer | None, trouble: str, why: str) -> list[Answer]:
         """Ask smaller questions about what is missing; where nothing can be cut, say why there is no answer."""
         if question.itemwise and checked and not checked.missing:
             # Every product has a valid item, whatever else was wrong with the answers.
@@ -223,7 +225,7 @@ class Desk:
         self.progress.counts.done += len(parts)
         return [Answer(question, checked), *(answer for some in answers for answer in some)]
 
-    def _failed(self, question: Question, checked: Checked | None, reason: str) -> Answer:
+    def _failed(self, question: Question, checked: CheckedAnswer | None, reason: str) -> Answer:
         counts = self.progress.counts
         counts.failed += 1
         counts.problems = [*counts.problems, f"{question.label}: {reason}"][:20]
@@ -239,7 +241,7 @@ class Desk:
             f"nothing is lost; when it is mended: segkit resume {self.run.id}",
         )
 
-    def _body(self, question: Question, asking: Asking) -> dict[str, Any]:
+    def _body(self, question: Question, asking: Prompt) -> dict[str, Any]:
         p = self.parameters
         return request_body(asking, question.stage, p.model, p.temperature, p.response_format, p.max_output_tokens)
 
@@ -258,20 +260,22 @@ class Desk:
         return await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
 
 
-def _replayed(question: Question, logged: Interaction, key: str, before: Checked | None) -> Outcome:
+def _replayed(question: Question, logged: Interaction, key: str, before: CheckedAnswer | None) -> Outcome:
     facts = logged.metadata
     if facts["money"] == "not_paid" and "cached_from" not in facts:
         raise CutError(facts["outcome"], facts["why"])
     return _judged(question, read_completion(logged.body), key, before)
 
 
-def _judged(question: Question, completion: Completion, key: str, before: Checked | None) -> Outcome:
+def _judged(question: Question, completion: Completion, key: str, before: CheckedAnswer | None) -> Outcome:
     """Check the text of a completion; one that is no answer leaves what was valid before as it is."""
     if completion.trouble in _UNANSWERED:
         nothing = question.check("", key, before)
         return Outcome("", nothing, completion.trouble, completion.why)
     checked = question.check(completion.content, key, before)
     if completion.trouble in ("empty", "malformed"):
-        checked = Checked(checked.value, (Fault("format", completion.why),), checked.missing, (), checked.sources)
+        checked = CheckedAnswer(
+            checked.value, (Fault("format", completion.why),), checked.missing, (), checked.sources
+        )
     why = "; ".join(fault.text for fault in checked.faults)
     return Outcome(completion.content, checked, "truncated" if completion.trouble == "truncated" else "", why)

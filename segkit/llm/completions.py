@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from segkit.core.models import STAGES, Asking, Usage
+from segkit.core.models import STAGES, Prompt, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Completion:
 
 
 def request_body(
-    asking: Asking, stage: str, model: str, temperature: float | None, response_format: str, most_tokens: int | None
+    asking: Prompt, stage: str, model: str, temperature: float | None, response_format: str, most_tokens: int | None
 ) -> dict[str, Any]:
     """Make the body of a request: the prompt as one user message, and how the answer is asked for."""
-    body: dict[str, Any] = {"model": model, "messages": user_messages(asking.prompt)}
+    body: dict[str, Any] = {"model": model, "messages": user_messages(asking.text)}
     if temperature is not None:
         body["temperature"] = temperature
     if most_tokens is not None:

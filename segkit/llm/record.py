@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from segkit.core.models import Checked, Question
+from segkit.core.models import CheckedAnswer, Question
 from segkit.errors import DatabaseError, StorageError
 from segkit.llm import cache
 from segkit.llm.completions import Completion, read_completion, user_messages
@@ -77,7 +77,7 @@ class Archive:
         return self._facts(question.batch, attempt, key) | {"part": question.part}
 
     def record(
-        self, sent: Sent, letter: Letter, completion: Completion, checked: Checked, good: bool
+        self, sent: Sent, letter: Letter, completion: Completion, checked: CheckedAnswer, good: bool
     ) -> Decimal | None:
         """Finish the log of an answer, let other runs have it if it is `good`, and give what it cost."""
         cost = self.cost(completion)
@@ -95,7 +95,7 @@ class Archive:
         return cost
 
     def record_reuse(
-        self, cached: Interaction, head: Mapping[str, Any], facts: Mapping[str, Any], checked: Checked
+        self, cached: Interaction, head: Mapping[str, Any], facts: Mapping[str, Any], checked: CheckedAnswer
     ) -> None:
         """Write a log for an answer from the cache, so that this run folder is whole by itself."""
         told = {
@@ -173,7 +173,7 @@ class Archive:
         }
 
 
-def _judgement(completion: Completion, checked: Checked) -> dict[str, Any]:
+def _judgement(completion: Completion, checked: CheckedAnswer) -> dict[str, Any]:
     """Say what came back and what it was worth."""
     return {
         **_envelope(completion),

@@ -48,7 +48,7 @@ def plan_run(
 
 def _extract(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters) -> dict[str, float | str]:
     questions = extract_questions(products, prompts, parameters)
-    text = sum(len(question.asking.prompt) for question in questions)
+    text = sum(len(question.prompt.text) for question in questions)
     titled = sum(len(question.context["expected_ids"]) for question in questions)
     answers = [len(questions) * _OF_BATCH[i] * _CATEGORY[i] + titled * _ASSIGNMENT[i] for i in (0, 1)]
     return _row("segmentation", len(questions), (text, text), (answers[0], answers[1]))

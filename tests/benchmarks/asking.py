@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from endpoint import Endpoint
 
 from segkit.core.extract import extract_questions
-from segkit.core.models import Answer, Asking, Question
-from segkit.core.schemas import refine_schema
+from segkit.core.models import Answer, Prompt, Question
+from segkit.core.questions import refine_schema
 from segkit.core.validation import check_refine
 from segkit.llm.ask import ask_all
 from segkit.pipeline.extend import extend_run
@@ -56,10 +56,10 @@ def _question(number: int) -> Question:
     return Question(
         STAGE,
         number,
-        Asking(text, refine_schema(ids, ["S_0"])),
+        Prompt(text, refine_schema(ids, ["S_0"])),
         {"expected_ids": ids, "product_ids": [0, 1, 2, 3]},
         lambda content, source, before: check_refine(content, ids, ["S_0"], source),
-        lambda checked, content: Asking(text, {}),
+        lambda checked, content: Prompt(text, {}),
         lambda checked, trouble: [],
     )
 
@@ -88,7 +88,7 @@ def bare_loop(url: str, asked: list[Question], concurrency: int) -> None:
         async def ask(question: Question) -> str | None:
             async with semaphore:
                 reply = await client.chat.completions.create(
-                    model="gpt-4o", messages=[{"role": "user", "content": question.asking.prompt}], temperature=0.2
+                    model="gpt-4o", messages=[{"role": "user", "content": question.prompt.text}], temperature=0.2
                 )
                 return reply.choices[0].message.content
 

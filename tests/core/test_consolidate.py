@@ -66,8 +66,8 @@ def test_a_question_shows_and_expects_the_same_ids() -> None:
     question = question_of(GROUP)
     ids = ["A_0", "A_1", "B_1", "C_0"]
     assert question.context["expected_ids"] == ids
-    assert question.asking.schema["properties"]["members"]["required"] == ids
-    lines = [line for line in question.asking.prompt.splitlines() if line.startswith("[")]
+    assert question.prompt.schema["properties"]["members"]["required"] == ids
+    lines = [line for line in question.prompt.text.splitlines() if line.startswith("[")]
     assert lines[0] == "[A_0] Rotary Dimmers: Rotary Dimmers of 1"
     assert [line[1:4] for line in lines] == ids
     assert question.label == "consolidate_taxonomy b1"
@@ -117,8 +117,8 @@ def test_a_second_attempt_tells_the_faults_and_asks_for_all() -> None:
     question = question_of(GROUP)
     checked = question.check(answer({"A_0": "M_0"}, M_0="Turned"), "k", None)
     again = question.again(checked, "previous")
-    added = again.prompt[len(question.asking.prompt) :]
-    assert again.prompt.startswith(question.asking.prompt)
+    added = again.text[len(question.prompt.text) :]
+    assert again.text.startswith(question.prompt.text)
     assert "input categories that are no member: A_1, B_1, C_0" in added
     assert [line[1:4] for line in added.splitlines() if line.startswith("[")] == ["A_0", "A_1", "B_1", "C_0"]
     assert question.cut(checked, "invalid") == []

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.core.extract import NO_TITLE, extract_questions, extracted
-from segkit.core.models import OUT_OF_SCOPE, Answer, Checked, Parameters, Question
+from segkit.core.models import OUT_OF_SCOPE, Answer, CheckedAnswer, Parameters, Question
 from segkit.core.products import load_products
 from segkit.core.prompts import load_prompts
 
@@ -52,7 +52,7 @@ def test_every_product_stands_in_one_batch(count: int, most: int, seed: int, cha
     order = list(range(count))
     chance.shuffle(order)
     again = extract_questions(frame.iloc[order], PROMPTS, parameters(products_per_prompt=most, seed=seed))
-    assert [q.asking for q in again] == [q.asking for q in asked]
+    assert [q.prompt for q in again] == [q.prompt for q in asked]
 
 
 def test_a_question_says_all_there_is_to_know() -> None:
@@ -61,8 +61,8 @@ def test_a_question_says_all_there_is_to_know() -> None:
         assert (question.batch, question.label) == (number, f"segmentation b{number}")
         assert question.context["expected_ids"] == ["P_0", "P_1", "P_2", "P_3"]
         shown = [f"[P_{i}] Dimmer {product - 100} kind" for i, product in enumerate(question.context["product_ids"])]
-        assert question.asking.prompt.splitlines()[-4:] == shown
-        assert question.asking.schema["properties"]["assignments"]["required"] == question.context["expected_ids"]
+        assert question.prompt.text.splitlines()[-4:] == shown
+        assert question.prompt.schema["properties"]["assignments"]["required"] == question.context["expected_ids"]
 
 
 def test_products_without_a_title_are_not_asked() -> None:
@@ -130,8 +130,8 @@ def test_a_second_attempt_asks_only_for_what_is_missing() -> None:
     (question,) = questions()
     before = question.check(reply({"P_0": "C_0", "P_2": "C_9"}), "k1", None)
     again = question.again(before, "previous")
-    assert again.prompt.startswith(question.asking.prompt)
-    added = again.prompt[len(question.asking.prompt) :]
+    assert again.text.startswith(question.prompt.text)
+    added = again.text[len(question.prompt.text) :]
     assert "not among the answer's valid categories: P_2" in added
     assert "use them where they fit: Rotary Dimmers" in added
     assert [line[:5] for line in added.splitlines() if line.startswith("[")] == ["[P_1]", "[P_2]", "[P_3]"]
@@ -145,8 +145,8 @@ def test_a_second_attempt_after_nothing_names_no_categories() -> None:
     """There are none to name, and all is asked again."""
     (question,) = questions()
     again = question.again(question.check("no", "k", None), "no")
-    assert "already named" not in again.prompt
-    assert again.schema == question.asking.schema
+    assert "already named" not in again.text
+    assert again.schema == question.prompt.schema
 
 
 def products_of(parts: Any) -> list[list[int]]:
@@ -165,7 +165,7 @@ def test_a_question_is_halved_down_to_single_products(trouble: str) -> None:
     assert products_of(singles) == [[product] for product in ids]
     assert [single.part for single in singles] == ["1.1", "1.2", "2.1", "2.2"]
     assert all(single.cut(None, trouble) == [] for single in singles)
-    assert singles[3].asking.prompt.rstrip().endswith(f"[P_0] Dimmer {ids[3] - 100} kind")
+    assert singles[3].prompt.text.rstrip().endswith(f"[P_0] Dimmer {ids[3] - 100} kind")
 
 
 @pytest.mark.parametrize(("trouble", "parts"), [("truncated", [3]), ("invalid", [2, 1]), ("filtered", [2, 1])])
@@ -199,7 +199,7 @@ def test_parts_of_a_batch_are_gathered() -> None:
 def test_an_answer_to_another_batch_states_nothing_for_this_one() -> None:
     """Ids beyond this batch are strangers."""
     (question,) = questions(2)
-    checked: Checked = question.check(reply({"P_2": "C_0", "P_3": "C_0"}), "k", None)
+    checked: CheckedAnswer = question.check(reply({"P_2": "C_0", "P_3": "C_0"}), "k", None)
     assert checked.missing == ("P_0", "P_1")
     assert "another question" in checked.faults[0].text
 
@@ -210,4 +210,4 @@ def test_a_real_catalogue_in_even_batches() -> None:
     given_parameters = parameters(products_per_prompt=40)
     asked = extract_questions(frame, PROMPTS, given_parameters)
     assert [question.context["batch_size"] for question in asked] == [36] * 6 + [35] * 2
-    assert [q.asking for q in extract_questions(frame[::-1], PROMPTS, given_parameters)] == [q.asking for q in asked]
+    assert [q.prompt for q in extract_questions(frame[::-1], PROMPTS, given_parameters)] == [q.prompt for q in asked]

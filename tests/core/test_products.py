@@ -275,7 +275,7 @@ def test_a_long_list_is_cut(tmp_path: Path) -> None:
     """An error stays readable with thousands of wrong rows."""
     message = refused(write(tmp_path, "product_id,title\n" + "x,a\n" * 3000)).message
     assert "3000 product ids" in message
-    assert "and 2990 more" in message
+    assert "and 2,990 more" in message
     assert len(message) < 500
 
 

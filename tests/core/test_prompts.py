@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from segkit.core.consolidate import Taxonomy, merge_round
 from segkit.core.extract import extract_questions
-from segkit.core.models import OUT_OF_SCOPE, Category, Checked, Fault, Parameters, Question
+from segkit.core.models import OUT_OF_SCOPE, Category, CheckedAnswer, Fault, Parameters, Question
 from segkit.core.prompts import MOST_BYTES, PLACEHOLDERS, fill, load_prompts, prompt_file, prompt_hash, retry_section
 from segkit.core.refine import refine_questions
 from segkit.errors import PromptError
@@ -259,11 +259,11 @@ def test_hostile_titles_forge_no_line_of_an_extract_prompt(product_line: str) ->
     for question in questions:
         assert_unforged(question, question.context["expected_ids"])
         static = prompts["extract_taxonomy"].split("$product_category")[0]
-        assert question.asking.prompt.startswith(static)
+        assert question.prompt.text.startswith(static)
 
 
 def assert_unforged(question: Question, ids: list[str]) -> None:
-    prompt = question.asking.prompt
+    prompt = question.prompt.text
     assert id_lines_of(prompt) == [f"[{i}]" for i in ids]
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\u200b]", prompt)
     assert max(map(len, prompt.splitlines())) < 3000
@@ -281,7 +281,7 @@ def test_hostile_names_and_titles_forge_no_line_of_a_refine_prompt() -> None:
     questions = refine_questions(frame, assignments, taxonomy, load_prompts(), PARAMETERS)
     for question in questions:
         assert_unforged(question, [*(c.id for c in taxonomy), *question.context["expected_ids"]])
-        for line in question.asking.prompt.splitlines()[-len(question.context["expected_ids"]) :]:
+        for line in question.prompt.text.splitlines()[-len(question.context["expected_ids"]) :]:
             assert re.search(r" → (S_\d \(Name \d → S_0 \[P_0\]\)|OUT_OF_SCOPE \(OUT_OF_SCOPE\))$", line), line
 
 
@@ -305,9 +305,9 @@ def test_hostile_answers_forge_no_line_of_a_retry_prompt() -> None:
     nothing = question.check("", "k", None).value
     for text in TITLES:
         faults = (Fault("validation", text), Fault("completeness", f"missing: {text}"))
-        again = question.again(Checked(nothing, faults, ("P_1",)), text)
-        assert id_lines_of(again.prompt) == ["[P_0]", "[P_1]", "[P_2]", "[P_1]"], f"forged by {text!a}"
-        assert again.prompt.startswith(question.asking.prompt)
+        again = question.again(CheckedAnswer(nothing, faults, ("P_1",)), text)
+        assert id_lines_of(again.text) == ["[P_0]", "[P_1]", "[P_2]", "[P_1]"], f"forged by {text!a}"
+        assert again.text.startswith(question.prompt.text)
 
 
 def test_a_retry_prompt_is_short_whatever_the_answer_was() -> None:
@@ -345,7 +345,7 @@ def test_no_payload_is_expanded_in_a_title(payload: str) -> None:
     frame = pd.DataFrame({"product_id": [1], "title": [f"Dimmer {payload}"], "brand": ["$title"]})
     parameters = Parameters("Dimmers", "m", 0.2, "e", product_line="$title / $brand")
     (question,) = extract_questions(frame, load_prompts(), parameters)
-    assert question.asking.prompt.rstrip().endswith(f"[P_0] Dimmer {payload} / $title")
+    assert question.prompt.text.rstrip().endswith(f"[P_0] Dimmer {payload} / $title")
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)

@@ -40,7 +40,7 @@ def test_every_placed_product_is_shown_once_with_its_category() -> None:
     assert sorted(p for q in asked for p in q.context["product_ids"]) == list(range(10, 16))
     assert [q.context["batch_size"] for q in asked] == [3, 3]
     for question in asked:
-        lines = question.asking.prompt.splitlines()
+        lines = question.prompt.text.splitlines()
         assert "[S_0] Rotary Dimmers: turned" in lines
         for i, product in enumerate(question.context["product_ids"]):
             name = BEFORE[product]
@@ -50,7 +50,7 @@ def test_every_placed_product_is_shown_once_with_its_category() -> None:
 
 def test_the_taxonomy_comes_before_the_products() -> None:
     """What all prompts share comes first, so that a provider's prompt cache serves it."""
-    first, second = (q.asking.prompt for q in questions())
+    first, second = (q.prompt.text for q in questions())
     shared = first[: first.index("[P_0]")]
     assert second.startswith(shared)
     assert "[S_1]" in shared
@@ -99,11 +99,11 @@ def test_a_second_attempt_tells_the_faults() -> None:
     first, _ = questions()
     checked = first.check('{"reassignments": [{"product": "P_9", "category": "S_0"}]}', "k", None)
     again = first.again(checked, "previous")
-    assert again.prompt.startswith(first.asking.prompt)
-    added = again.prompt[len(first.asking.prompt) :]
+    assert again.text.startswith(first.prompt.text)
+    added = again.text[len(first.prompt.text) :]
     assert "'P_9' is no product of this batch" in added
     assert added.count("\n[P_") == 3
-    assert again.schema == first.asking.schema
+    assert again.schema == first.prompt.schema
 
 
 @pytest.mark.parametrize("trouble", ["too_long", "truncated", "filtered", "refused"])

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.core.models import OUT_OF_SCOPE, Checked
-from segkit.core.schemas import consolidate_schema, extract_schema, refine_schema
+from segkit.core.models import OUT_OF_SCOPE, CheckedAnswer
+from segkit.core.questions import consolidate_schema, extract_schema, refine_schema
 from segkit.core.text import fold_name
-from segkit.core.validation import Extracted, Merged, check_consolidate, check_extract, check_refine
+from segkit.core.validation import BatchFindings, MergedCategories, check_consolidate, check_extract, check_refine
 
 IDS = [f"P_{i}" for i in range(4)]
 ROTARY = {"id": "C_0", "name": "Rotary Dimmers", "definition": "Turned by a knob, e.g. a round dimmer"}
@@ -27,7 +27,7 @@ def extract_answer(count: int = 4, **changes: Any) -> dict[str, Any]:
     return {"categories": [ROTARY, SLIDE], "assignments": assignments} | changes
 
 
-def extract(answer: Any, ids: Sequence[str] = IDS, before: Checked | None = None, **more: Any) -> Checked:
+def extract(answer: Any, ids: Sequence[str] = IDS, before: CheckedAnswer | None = None, **more: Any) -> CheckedAnswer:
     """Check an answer that is given as text or as a value."""
     content = answer if isinstance(answer, str) else json.dumps(answer)
     return check_extract(content, ids, "key", before, **more)
@@ -46,11 +46,11 @@ def with_category(**changes: Any) -> str:
     return json.dumps(extract_answer(categories=[{**ROTARY, **changes}, SLIDE]))
 
 
-def placed(checked: Checked) -> dict[str, str]:
+def placed(checked: CheckedAnswer) -> dict[str, str]:
     return {product: item.category for product, item in checked.value.assignments.items()}
 
 
-def told(checked: Checked) -> str:
+def told(checked: CheckedAnswer) -> str:
     return "\n".join(f"{fault.kind}: {fault.text}" for fault in checked.faults)
 
 
@@ -185,7 +185,7 @@ def test_a_missing_id_is_told_and_waits() -> None:
 def test_an_answer_to_another_question_is_none(ids: list[str]) -> None:
     """When no id was asked for, the whole answer fails and says so."""
     checked = extract(extract_answer(assignments=dict.fromkeys(ids, GOOD)))
-    assert checked.value == Extracted()
+    assert checked.value == BatchFindings()
     assert "answer to another question" in told(checked)
 
 
@@ -238,7 +238,7 @@ def test_a_repeated_field_spoils_the_answer(field: str) -> None:
     answer = extract_answer()
     text = json.dumps(answer)[:-1] + f', "{field}": {json.dumps(answer[field])}}}'
     checked = extract(text)
-    assert checked.value == Extracted()
+    assert checked.value == BatchFindings()
     assert "fields that stand more than once" in told(checked)
 
 
@@ -376,7 +376,7 @@ def test_half_characters_are_told_without_them() -> None:
 def test_no_answer_leaves_everything_missing(content: str) -> None:
     """What is no answer states nothing and says so."""
     checked = extract(content)
-    assert checked.value == Extracted()
+    assert checked.value == BatchFindings()
     assert checked.missing == tuple(IDS)
     assert checked.faults
 
@@ -418,7 +418,7 @@ def test_a_contradiction_to_an_accepted_item_is_a_warning() -> None:
 
 def test_ids_of_the_prompt_that_were_not_asked_again_are_passed_over() -> None:
     """They are no strangers, and they state nothing new."""
-    after = extract(extract_answer(), ["P_2"], Checked(Extracted()), others=frozenset(IDS))
+    after = extract(extract_answer(), ["P_2"], CheckedAnswer(BatchFindings()), others=frozenset(IDS))
     assert after.valid
     assert placed(after) == {"P_2": "rotary dimmers"}
 
@@ -438,7 +438,7 @@ MERGED = {
 }
 
 
-def consolidate(answer: Any) -> Checked:
+def consolidate(answer: Any) -> CheckedAnswer:
     content = answer if isinstance(answer, str) else json.dumps(answer)
     return check_consolidate(content, INPUTS, "key")
 
@@ -486,7 +486,7 @@ def test_a_cut_merge_is_never_valid(end: int) -> None:
     """A merge has a meaning only as a whole, so no cut of it states a member."""
     checked = consolidate(json.dumps(MERGED)[:end])
     assert not checked.valid
-    assert checked.value == Merged((), {})
+    assert checked.value == MergedCategories((), {})
 
 
 # --- refine ---------------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ def test_a_cut_merge_is_never_valid(end: int) -> None:
 CHANGE = {"product": "P_3", "category": "S_1", "confidence": 0.9}
 
 
-def refine(*changes: Any, content: str = "") -> Checked:
+def refine(*changes: Any, content: str = "") -> CheckedAnswer:
     return check_refine(content or json.dumps({"reassignments": changes}), IDS, ["S_0", "S_1"], "key")
 
 
@@ -600,7 +600,7 @@ def test_schemas_spell_out_the_ids() -> None:
 
 # --- hostile answers ------------------------------------------------------------------------------
 
-ENDLESS: dict[str, Callable[[], Checked]] = {
+ENDLESS: dict[str, Callable[[], CheckedAnswer]] = {
     "reassignments": lambda: refine(content='{"reassignments": [' + ",".join(["1"] * 30_000) + "]}"),
     "categories": lambda: extract('{"categories": [' + ",".join(["1"] * 30_000) + "]}"),
     "equal names": lambda: extract(
@@ -625,7 +625,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 @pytest.mark.parametrize("check", ENDLESS.values(), ids=ENDLESS)
-def test_an_endless_answer_costs_little(check: Callable[[], Checked]) -> None:
+def test_an_endless_answer_costs_little(check: Callable[[], CheckedAnswer]) -> None:
     """Its faults fit into the next prompt, and it is judged in less than a second."""
     assert any(seconds(check) < 1 for _ in range(3)), "a second and more, three times"
     checked = check()
@@ -648,7 +648,7 @@ def stated_pairs(text: str) -> set[tuple[str, str]]:
     return found
 
 
-def assert_only_stated(text: str, count: int) -> Checked:
+def assert_only_stated(text: str, count: int) -> CheckedAnswer:
     """Check a text that may be damaged: no exception, and no assignment that is not literally there."""
     checked = extract(text, [f"P_{i}" for i in range(count)])
     names = {fold_name(c["name"]): c["id"] for c in (ROTARY, SLIDE)} | {OUT_OF_SCOPE: OUT_OF_SCOPE}
@@ -768,7 +768,7 @@ def test_100_000_mutated_answers(seed: int) -> None:
 @settings(max_examples=100, deadline=None)
 def test_any_text_is_judged(text: str, stage: str) -> None:
     """A check never raises, and random text states nothing."""
-    checks: dict[str, Callable[[], Checked]] = {
+    checks: dict[str, Callable[[], CheckedAnswer]] = {
         "extract": lambda: extract(text),
         "consolidate": lambda: consolidate(text),
         "refine": lambda: refine(content=text or " "),

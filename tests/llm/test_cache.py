@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from catalogues import unmeasured
 
-from segkit.core.models import Asking
+from segkit.core.models import Prompt
 from segkit.llm.cache import LEFT_OUT, cache_key, look_up, remember
 from segkit.llm.completions import request_body
 from segkit.runs.events import read_events
@@ -27,7 +27,7 @@ PROMPT = "Sort under v0.\nSubcategories:\n[S_0] Dimmers: Dim\nProducts:\n[P_0] O
 
 def body(**changes: Any) -> dict[str, Any]:
     """The body of a request; `changes` are arguments of `request_body`, or the prompt or schema."""
-    asking = Asking(changes.pop("prompt", PROMPT), changes.pop("schema", SCHEMA))
+    asking = Prompt(changes.pop("prompt", PROMPT), changes.pop("schema", SCHEMA))
     given = {"stage": "refine_assignments", "model": "gpt-4o", "temperature": 0.2, "response_format": "json_schema"}
     return request_body(asking, **{**given, "most_tokens": None, **changes})
 

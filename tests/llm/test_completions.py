@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.core.models import STAGES, Asking, Usage
+from segkit.core.models import STAGES, Prompt, Usage
 from segkit.llm.completions import Completion, read_completion, request_body
 
 TOKENS = {
@@ -254,7 +254,7 @@ def test_any_bytes_are_read(body: bytes) -> None:
 
 def test_a_request_asks_under_the_schema_of_its_prompt() -> None:
     """The whole body that is sent, and nothing that the contract does not name."""
-    asking = Asking("Sort these.", {"type": "object"})
+    asking = Prompt("Sort these.", {"type": "object"})
     assert request_body(asking, "extract_taxonomy", "gpt-4o", 0.2, "json_schema", 500) == {
         "model": "gpt-4o",
         "messages": [{"role": "user", "content": "Sort these."}],
@@ -270,6 +270,6 @@ def test_a_request_asks_under_the_schema_of_its_prompt() -> None:
 @pytest.mark.parametrize("kind", ["json_object", "text"])
 def test_a_server_without_schemas_is_asked_without(kind: str) -> None:
     """The format is the one that was chosen, and an unset figure is left out."""
-    asked = request_body(Asking("x", {}), "extract_taxonomy", "m", None, kind, None)
+    asked = request_body(Prompt("x", {}), "extract_taxonomy", "m", None, kind, None)
     assert set(asked) == {"model", "messages", "response_format"}
     assert asked["response_format"] == {"type": kind}
