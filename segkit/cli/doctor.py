@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from segkit.errors import SegkitError
+from segkit.errors import SegkitError, SettingsError
 from segkit.settings import Settings, load_settings
 
 _PACKAGES = (
@@ -89,7 +89,13 @@ def _postgres(settings: Settings) -> Finding:
 
 
 def _key(settings: Settings) -> Finding:
-    if settings.openai_api_key and settings.openai_api_key.get_secret_value().strip():
+    from segkit.llm.transports.choose import require_key
+
+    try:
+        key = require_key(settings.openai_base_url, settings)
+    except SettingsError:
+        key = ""
+    if key:
         return True, f"OPENAI_API_KEY is set, for {settings.openai_base_url}"
     return True, "OPENAI_API_KEY is not set: only --model offline, and endpoints without a key, can be used"
 

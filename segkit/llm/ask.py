@@ -16,9 +16,9 @@ from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.llm.cache import cache_key
 from segkit.llm.completions import Completion, read_completion, request_body
 from segkit.llm.event_loop import allow_open_files, await_all, in_own_loop
-from segkit.llm.record import Archive
-from segkit.llm.send import CutError, FailedError, Letter, Sender, Sent
-from segkit.llm.transports.base import open_transport
+from segkit.llm.record import Recorder
+from segkit.llm.send import ModelReply, ModelRequest, MustSplitError, NoAnswerError, RetryingClient
+from segkit.llm.transports.choose import open_transport
 from segkit.runs.events import log_event
 from segkit.runs.interactions import Interaction
 from segkit.runs.mirror import location
@@ -81,9 +81,9 @@ class Desk:
     def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress, stop: threading.Event) -> None:
         self.run, self.settings, self.progress, self.stop = run, settings, progress, stop
         self.parameters = run.parameters
-        self.archive = Archive(run, stage, settings, progress)
+        self.recorder = Recorder(run, stage, settings, progress)
         self.transport = open_transport(self.parameters.model, self.parameters.endpoint, settings)
-        self.sender = Sender(run, stage, self.transport, settings, self.progress, stop)
+        self.client = RetryingClient(run, stage, self.transport, settings, self.progress, stop)
         self._fatal: Exception | None = None
         self._failures = self._unreached = 0
         self._asked_now: dict[str, asyncio.Lock] = {}
@@ -94,7 +94,7 @@ class Desk:
         """Work on the questions in their order, as many at once as the limits may let through."""
         if self.settings.database_url:
             keys = [cache_key(self.parameters.endpoint, self._body(q, q.prompt)) for q in questions]
-            await self._off_loop(self.archive.fill_cache, keys)
+            await self._off_loop(self.recorder.fill_cache, keys)
         answers: dict[int, list[Answer]] = {}
         waiting = iter(enumerate(questions))
         workers = min(self.settings.segkit_concurrency, len(questions))
@@ -114,7 +114,7 @@ class Desk:
                 self._end(error)
             if (self.run.folder / "stop").exists():
                 self.stop.set()
-            await self.sender.close_if_stopped()
+            await self.client.close_if_stopped()
             await asyncio.sleep(0.2)
 
     async def close(self) -> None:
@@ -131,7 +131,7 @@ class Desk:
             if self._fatal:
                 return
             try:
-                self.sender.raise_if_stopped()
+                self.client.raise_if_stopped()
                 answers[number] = await self.answer(question)
             except OSError as error:
                 self._end(disk_error(self.run.folder, error))
@@ -143,7 +143,7 @@ class Desk:
     def _end(self, error: Exception) -> None:
         """Ask nothing more; the other workers keep the answers that are in flight before the error is raised."""
         self._fatal = self._fatal or error
-        self.sender.halt(error if isinstance(error, SegkitError) else StoppedError("another question failed"))
+        self.client.halt(error if isinstance(error, SegkitError) else StoppedError("another question failed"))
 
     async def answer(self, question: Question) -> list[Answer]:
         """Answer one question: attempts with the faults told, then smaller questions, then none."""
@@ -151,10 +151,10 @@ class Desk:
         for attempt in range(1, self.parameters.max_retries + 1):
             try:
                 outcome = await self._attempt(question, asking, attempt, checked)
-            except FailedError as failed:
+            except NoAnswerError as failed:
                 self._unreached += 1
                 return [self._failed(question, checked, f"endpoint: {failed}")]
-            except CutError as cut:
+            except MustSplitError as cut:
                 return await self._cut(question, checked, cut.trouble, cut.why)
             checked, why = outcome.checked, outcome.why
             if checked.valid:
@@ -171,29 +171,31 @@ class Desk:
         """Get one answer, from this run's logs, from the cache or from the model, and check it."""
         body = self._body(question, asking)
         key = cache_key(self.parameters.endpoint, body)
-        if logged := self.archive.own(key):
+        if logged := self.recorder.own(key):
             return _replayed(question, logged, key, before)
         if attempt > 1:
             self.progress.counts.retries += 1
         request = {"endpoint": self.parameters.endpoint, **{name: body[name] for name in body if name != "messages"}}
         head = {"context": question.context, "prompt": asking.text, "request": request}
-        facts = self.archive.facts(question, attempt, key)
+        facts = self.recorder.facts(question, attempt, key)
         async with self._asked_now.setdefault(key, asyncio.Lock()):
-            if cached := self.archive.cached(key, asking.text, request):
+            if cached := self.recorder.cached(key, asking.text, request):
                 return await self._reuse(question, cached, head, facts, before)
             longest = 200 + 40 * len(question.context["expected_ids"])
-            letter = Letter(question.batch, attempt, head, facts, orjson.dumps(body), longest)
-            return await self._record(question, letter, await self.sender.send(letter), before)
+            letter = ModelRequest(question.batch, attempt, head, facts, orjson.dumps(body), longest)
+            return await self._record(question, letter, await self.client.send(letter), before)
 
-    async def _record(self, question: Question, letter: Letter, sent: Sent, before: CheckedAnswer | None) -> Outcome:
+    async def _record(
+        self, question: Question, letter: ModelRequest, sent: ModelReply, before: CheckedAnswer | None
+    ) -> Outcome:
         """Judge what came back, and finish its log before anybody relies on it."""
         key = letter.facts["cache_key"]
         completion = read_completion(sent.response.body)
         outcome = _judged(question, completion, key, before)
         good = outcome.checked.valid and not completion.trouble and before is None
-        cost = await self._off_loop(self.archive.record, sent, letter, completion, outcome.checked, good)
+        cost = await self._off_loop(self.recorder.record, sent, letter, completion, outcome.checked, good)
         self.progress.counts.add_call(completion.usage, cost)
-        await self.sender.settle(sent, completion.usage, cost)
+        await self.client.settle(sent, completion.usage, cost)
         self._tell(question, letter.attempt, outcome)
         return outcome
 
@@ -206,7 +208,7 @@ class Desk:
         before: CheckedAnswer | None,
     ) -> Outcome:
         outcome = _judged(question, read_completion(cached.body), facts["cache_key"], before)
-        await self._off_loop(self.archive.record_reuse, cached, head, facts, outcome.checked)
+        await self._off_loop(self.recorder.record_reuse, cached, head, facts, outcome.checked)
         self.progress.counts.cached += 1
         return outcome
 
@@ -263,7 +265,7 @@ class Desk:
 def _replayed(question: Question, logged: Interaction, key: str, before: CheckedAnswer | None) -> Outcome:
     facts = logged.metadata
     if facts["money"] == "not_paid" and "cached_from" not in facts:
-        raise CutError(facts["outcome"], facts["why"])
+        raise MustSplitError(facts["outcome"], facts["why"])
     return _judged(question, read_completion(logged.body), key, before)
 
 

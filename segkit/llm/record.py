@@ -14,7 +14,7 @@ from segkit.errors import DatabaseError, StorageError
 from segkit.llm import cache
 from segkit.llm.completions import Completion, read_completion, user_messages
 from segkit.llm.prices import cost_usd
-from segkit.llm.send import Letter, Sent
+from segkit.llm.send import ModelReply, ModelRequest
 from segkit.runs import interactions
 from segkit.runs.events import log_event, timestamp
 from segkit.runs.fallback import take_back
@@ -27,7 +27,7 @@ from segkit.settings import Settings
 _RAW = ("http_status", "body", "body_base64")
 
 
-class Archive:
+class Recorder:
     """The logs of one stage of a run, and the cache that all runs share."""
 
     def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress) -> None:
@@ -77,7 +77,7 @@ class Archive:
         return self._facts(question.batch, attempt, key) | {"part": question.part}
 
     def record(
-        self, sent: Sent, letter: Letter, completion: Completion, checked: CheckedAnswer, good: bool
+        self, sent: ModelReply, letter: ModelRequest, completion: Completion, checked: CheckedAnswer, good: bool
     ) -> Decimal | None:
         """Finish the log of an answer, let other runs have it if it is `good`, and give what it cost."""
         cost = self.cost(completion)

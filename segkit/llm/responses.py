@@ -26,7 +26,7 @@ _SPAN = re.compile(r"(?=.)(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,9})
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class NextStep:
     """The next step after a response, why, and how many seconds the server asks to wait (None: it does not say).
 
     `trouble` is `too_long` or `filtered` where the step is to cut.
@@ -39,7 +39,7 @@ class Meaning:
     trouble: str = ""
 
 
-def meaning_of(response: Response, model: str, host: str) -> Meaning:
+def classify_response(response: Response, model: str, host: str) -> NextStep:
     """Sort a response by its status, and by the type and the code of its error."""
     error = _error(response.body)
     told = _told(error, response)
@@ -51,20 +51,20 @@ def meaning_of(response: Response, model: str, host: str) -> Meaning:
         told, status = f"HTTP {status} with an error inside: {told}", _status_inside(error)
     if 300 <= status < 400:
         target = response.headers.get("location", "(nowhere)")
-        return Meaning(
+        return NextStep(
             "stop", f"{host} redirects to {one_line(target, 200)}", "set OPENAI_BASE_URL to the final address"
         )
     if names & _QUOTA or status == 402:
-        return Meaning("stop", f"no credit at {host}: {told}", "nothing is lost; top up, then resume")
+        return NextStep("stop", f"no credit at {host}: {told}", "nothing is lost; top up, then resume")
     if status == 429:
-        return Meaning("wait", f"HTTP 429: {told}", wait=wished_wait(response.headers))
+        return NextStep("wait", f"HTTP 429: {told}", wait=wished_wait(response.headers))
     if names & _TOO_LONG or status == 413 or "maximum context length" in told:
-        return Meaning("cut", f"too long: {told}", trouble="too_long")
+        return NextStep("cut", f"too long: {told}", trouble="too_long")
     if names & _FILTERED:
-        return Meaning("cut", f"filtered: {told}", trouble="filtered")
+        return NextStep("cut", f"filtered: {told}", trouble="filtered")
     if status in (408, 409) or status >= 500:
-        return Meaning("again", f"HTTP {status}: {told}", wait=wished_wait(response.headers))
-    return Meaning("stop", *_refusal(status, told, names, model, host))
+        return NextStep("again", f"HTTP {status}: {told}", wait=wished_wait(response.headers))
+    return NextStep("stop", *_refusal(status, told, names, model, host))
 
 
 def wished_wait(headers: Mapping[str, str]) -> float | None:
@@ -79,10 +79,10 @@ def wished_wait(headers: Mapping[str, str]) -> float | None:
     return min((seconds for seconds in wishes if seconds is not None and 0 < seconds < _YEAR), default=None)
 
 
-def _good(response: Response) -> Meaning:
+def _good(response: Response) -> NextStep:
     if "html" in response.headers.get("content-type", "") or response.body.lstrip()[:1] == b"<":
-        return Meaning("again", "HTTP 200 with a page instead of JSON", "is this an OpenAI-compatible endpoint?")
-    return Meaning("answer")
+        return NextStep("again", "HTTP 200 with a page instead of JSON", "is this an OpenAI-compatible endpoint?")
+    return NextStep("answer")
 
 
 def _refusal(status: int, told: str, names: set[str], model: str, host: str) -> tuple[str, str]:

@@ -15,10 +15,9 @@ from urllib.parse import urlsplit
 
 from segkit.core.models import Usage
 from segkit.errors import RefusedError, SegkitError, StoppedError
-from segkit.llm.budget import Budget, ExhaustedError, Reservation
-from segkit.llm.limits import Limits, Probe, Ticket
+from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket
 from segkit.llm.prices import cost_usd
-from segkit.llm.responses import Meaning, meaning_of
+from segkit.llm.responses import NextStep, classify_response
 from segkit.llm.transports.base import LostError, NotSentError, Response, Transport
 from segkit.runs import interactions
 from segkit.runs.events import log_event
@@ -35,7 +34,7 @@ LONGEST_BACKOFF = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class ModelRequest:
     """One request on its way: where its log goes, the first part of the log, the metadata, and the bytes to send."""
 
     batch: int
@@ -47,7 +46,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class ModelReply:
     """A letter that was answered: the response, its intent on disk, and how long it took."""
 
     response: Response
@@ -60,11 +59,11 @@ class Sent:
 _NOTHING = Response(0, {}, b"")
 
 
-class FailedError(Exception):
+class NoAnswerError(Exception):
     """No answer after all tries."""
 
 
-class CutError(Exception):
+class MustSplitError(Exception):
     """The endpoint will not answer a question like this, but may answer a smaller one."""
 
     def __init__(self, trouble: str, why: str) -> None:
@@ -73,7 +72,7 @@ class CutError(Exception):
         self.why = why
 
 
-class Sender:
+class RetryingClient:
     """The one owner of retries: what a second try can mend is tried again, what it cannot ends at once."""
 
     def __init__(
@@ -100,8 +99,8 @@ class Sender:
             settings.segkit_output_tokens_per_minute,
         )
 
-    async def send(self, letter: Letter) -> Sent:
-        """Send a letter; raise RefusedError, StoppedError, FailedError or CutError when there is no answer."""
+    async def send(self, letter: ModelRequest) -> ModelReply:
+        """Return the answer; raise RefusedError, StoppedError, NoAnswerError or MustSplitError where there is none."""
         tries, waited = 0, 0.0
         while True:
             tries += 1
@@ -112,12 +111,12 @@ class Sender:
             if self._refused:
                 raise self._refused
             if meaning.step == "cut":
-                raise CutError(meaning.trouble, meaning.why)
+                raise MustSplitError(meaning.trouble, meaning.why)
             if meaning.step == "again" and tries >= self._most_tries:
-                raise FailedError(_joined(f"{meaning.why}, {tries} tries", meaning.hint))
+                raise NoAnswerError(_joined(f"{meaning.why}, {tries} tries", meaning.hint))
             waited += await self._pause(letter, meaning, tries, waited)
 
-    async def settle(self, sent: Sent, usage: Usage, cost: Decimal | None) -> None:
+    async def settle(self, sent: ModelReply, usage: Usage, cost: Decimal | None) -> None:
         """Replace what was reserved for an answered letter by what the server told."""
         self._limits.settle(sent.tickets, usage.input, usage.output)
         self._limits.faster()
@@ -139,7 +138,7 @@ class Sender:
         if (self._stop.is_set() or self._refused) and not self._limits.closed:
             await self._limits.close()
 
-    async def _once(self, letter: Letter) -> tuple[Sent, Meaning]:
+    async def _once(self, letter: ModelRequest) -> tuple[ModelReply, NextStep]:
         """Send once, as soon as the budget and the limits let it through."""
         await self._probe.wait()
         self.raise_if_stopped()
@@ -150,7 +149,7 @@ class Sender:
             await self._budget.settle(reservation, 0, Decimal(0))
             raise
 
-    async def _within_limits(self, letter: Letter, reservation: Reservation) -> tuple[Sent, Meaning]:
+    async def _within_limits(self, letter: ModelRequest, reservation: Reservation) -> tuple[ModelReply, NextStep]:
         tickets = await self._limits.enter(len(letter.data) // 4, letter.output_tokens)
         if tickets is None:
             self.raise_if_stopped()
@@ -167,16 +166,16 @@ class Sender:
             self._probe.open()
             await self._limits.leave()
         took = round((time.monotonic() - began) * 1000)
-        return Sent(response or _NOTHING, intent, took, tickets, reservation), meaning
+        return ModelReply(response or _NOTHING, intent, took, tickets, reservation), meaning
 
-    async def _reserve(self, letter: Letter) -> Reservation:
+    async def _reserve(self, letter: ModelRequest) -> Reservation:
         try:
             return await self._budget.reserve(self._largest(letter))
         except ExhaustedError as error:
             hint = f"all answers are kept; go on with more: segkit resume {self._run.id} {error.option} N"
             raise StoppedError(str(error), hint) from None
 
-    def _largest(self, letter: Letter) -> Decimal:
+    def _largest(self, letter: ModelRequest) -> Decimal:
         """Price a call as if every 2 characters were a token and the answer as long as it may be."""
         if self._budget.most_cost is None:
             return Decimal(0)
@@ -187,7 +186,7 @@ class Sender:
             raise StoppedError(f"the price of {p.model} is not known, so no cap can be kept", "set SEGKIT_PRICES")
         return cost
 
-    def _begin(self, letter: Letter) -> Intent:
+    def _begin(self, letter: ModelRequest) -> Intent:
         try:
             return interactions.begin(self._folder, letter.batch, letter.attempt, letter.head)
         except OSError as error:
@@ -195,21 +194,21 @@ class Sender:
             self.halt(failed)
             raise failed from None
 
-    async def _exchange(self, letter: Letter, intent: Intent) -> tuple[Response | None, Meaning]:
+    async def _exchange(self, letter: ModelRequest, intent: Intent) -> tuple[Response | None, NextStep]:
         try:
             response = await self._transport.send(letter.data)
         except NotSentError as error:
-            return None, self._clean(Meaning("again", f"{self._host} cannot be reached, nothing was paid: {error}"))
+            return None, self._clean(NextStep("again", f"{self._host} cannot be reached, nothing was paid: {error}"))
         except LostError as error:
             self._keep(letter, intent, None, self._redact(error.partial))
             self._limits.slower()
-            return None, self._clean(Meaning("again", f"{self._host}: {error}"))
+            return None, self._clean(NextStep("again", f"{self._host}: {error}"))
         headers = {name: self._text(value) for name, value in response.headers.items()}
         response = replace(response, headers=headers, body=self._redact(response.body))
         self._keep(letter, intent, response.status, response.body)
-        return response, self._clean(meaning_of(response, self._model, self._host))
+        return response, self._clean(classify_response(response, self._model, self._host))
 
-    def _keep(self, letter: Letter, intent: Intent, status: int | None, body: bytes) -> None:
+    def _keep(self, letter: ModelRequest, intent: Intent, status: int | None, body: bytes) -> None:
         """Put what came on disk, wherever that is still possible."""
         try:
             interactions.keep_raw(intent, status, body)
@@ -224,13 +223,13 @@ class Sender:
                 self._event("answer_kept_elsewhere", letter, file=intent.path.name, place=str(place or ""))
             raise failed from None
 
-    def _clean(self, meaning: Meaning) -> Meaning:
+    def _clean(self, meaning: NextStep) -> NextStep:
         return replace(meaning, why=self._text(meaning.why))
 
     def _text(self, text: str) -> str:
         return self._redact(text.encode(errors="surrogateescape")).decode(errors="replace")
 
-    async def _close_log(self, letter: Letter, sent: Sent, meaning: Meaning) -> None:
+    async def _close_log(self, letter: ModelRequest, sent: ModelReply, meaning: NextStep) -> None:
         """Keep the log of a call that may have been paid, or that cut its question; others leave an event."""
         money = _money(sent.response, meaning)
         self._event("no_answer", letter, why=meaning.why, step=meaning.step, money=money)
@@ -249,7 +248,7 @@ class Sender:
         tail = {"response": body, "metadata": facts}
         interactions.finish(sent.intent, tail, compress=self._settings.segkit_compress_logs)
 
-    async def _pause(self, letter: Letter, meaning: Meaning, tries: int, waited: float) -> float:
+    async def _pause(self, letter: ModelRequest, meaning: NextStep, tries: int, waited: float) -> float:
         self._progress.counts.retries += 1
         longest = min(LONGEST_BACKOFF, self._settings.segkit_backoff_seconds * 2 ** (tries - 1))
         own = longest * random.uniform(0.5, 1)  # noqa: S311 (jitter)
@@ -264,7 +263,7 @@ class Sender:
         await self._sleep(pause)
         return pause
 
-    def _paused(self, meaning: Meaning, pause: float) -> StoppedError:
+    def _paused(self, meaning: NextStep, pause: float) -> StoppedError:
         until = (datetime.now().astimezone() + timedelta(seconds=pause)).strftime("%H:%M")
         return StoppedError(
             f"paused until {until}: {self._host} asks to wait {pause:.0f} s ({meaning.why})",
@@ -278,12 +277,12 @@ class Sender:
             self.raise_if_stopped()
             await asyncio.sleep(min(0.2, max(0.0, until - clock())))
 
-    def _event(self, event: str, letter: Letter, **facts: Any) -> None:
+    def _event(self, event: str, letter: ModelRequest, **facts: Any) -> None:
         where = {"stage": letter.facts["interaction_type"], "batch": letter.batch, "attempt": letter.attempt}
         log_event(self._run.folder, event, **where, **facts)
 
 
-def _money(response: Response, meaning: Meaning) -> str:
+def _money(response: Response, meaning: NextStep) -> str:
     if response is _NOTHING:
         return "not_paid" if "nothing was paid" in meaning.why else "unknown"
     if response.status < 300:

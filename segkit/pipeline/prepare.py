@@ -16,6 +16,7 @@ from segkit.core.prompts import load_prompts
 from segkit.core.text import one_line
 from segkit.errors import SettingsError
 from segkit.llm.prices import check_prices
+from segkit.llm.transports.choose import require_key
 from segkit.llm.transports.offline import offline_endpoint
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run, open_run
@@ -114,11 +115,7 @@ def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:
             f"OPENAI_BASE_URL must be a plain address (host {url.hostname})",
             "keys go into OPENAI_API_KEY, not into the URL",
         )
-    key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
-    if needs_key and not key and _is_openai(url.hostname):
-        raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
+    if needs_key:
+        require_key(settings.openai_base_url, settings)
     return settings.openai_base_url
 
-
-def _is_openai(host: str) -> bool:
-    return host == "openai.com" or host.endswith(".openai.com")

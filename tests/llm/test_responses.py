@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.llm.responses import Meaning, meaning_of, wished_wait
+from segkit.llm.responses import NextStep, classify_response, wished_wait
 from segkit.llm.transports.base import Response
 
 STEPS = ("answer", "again", "wait", "cut", "stop")
 
 
-def meant(status: int, body: Any = b"", **headers: str) -> Meaning:
+def meant(status: int, body: Any = b"", **headers: str) -> NextStep:
     """The meaning of a response; a body that is no bytes is sent as JSON, `_` in a header is `-`."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return meaning_of(
+    return classify_response(
         Response(status, {k.replace("_", "-"): v for k, v in headers.items()}, data), "gpt-4o", "api.test"
     )
 
@@ -69,7 +69,7 @@ RATE_LIMITS = {
 @pytest.mark.parametrize("body", RATE_LIMITS.values(), ids=RATE_LIMITS)
 def test_a_rate_limit_waits(body: Any) -> None:
     """A 429 is a rate limit, with or without a JSON body."""
-    assert meant(429, body, retry_after="7") == Meaning("wait", meant(429, body).why, wait=7.0)
+    assert meant(429, body, retry_after="7") == NextStep("wait", meant(429, body).why, wait=7.0)
     assert meant(429, body).wait is None
     assert "HTTP 429" in meant(429, body).why
 
@@ -139,7 +139,7 @@ def test_an_absurd_wish_is_none(name: str, value: str) -> None:
         value = "9999999999999"
     assert wished_wait({name: value}) is None
     if name.startswith("retry"):
-        assert meant(429, **{name.replace("-", "_"): value}) == Meaning("wait", "HTTP 429: (no text)")
+        assert meant(429, **{name.replace("-", "_"): value}) == NextStep("wait", "HTTP 429: (no text)")
 
 
 @given(st.text() | st.from_regex(r"\A[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,7} [0-9:]{1,12} ([+-]\d{1,9}|GMT)\Z"))
@@ -287,7 +287,7 @@ GOOD = {"choices": [{"message": {"content": "x"}}]}
 )
 def test_anything_else_is_an_answer_to_be_read(body: Any) -> None:
     """What a 2xx holds was paid for, so it is logged and read, not judged here."""
-    assert meant(200, body) == Meaning("answer")
+    assert meant(200, body) == NextStep("answer")
 
 
 @pytest.mark.parametrize("depth", [400, 900, 1000, 1020, 100_000])

@@ -1,12 +1,10 @@
-"""Speaking to a model: one small protocol, and those who can do it."""
+"""The protocol of a transport: one request body in, one response or one of two errors out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
-
-from segkit.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +36,3 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close connections."""
-
-
-def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
-    """Open the transport for a model: the embedded one, HTTP, or the OpenAI SDK (`SEGKIT_TRANSPORT=sdk`)."""
-    if model == "offline":
-        from segkit.llm.transports.offline import EmbeddedTransport
-
-        return EmbeddedTransport(endpoint)
-    if settings.segkit_transport == "sdk":
-        from segkit.llm.transports.openai_sdk import SdkTransport
-
-        return SdkTransport(endpoint, settings)
-    from segkit.llm.transports.http import HttpTransport
-
-    return HttpTransport(endpoint, settings)

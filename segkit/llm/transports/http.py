@@ -9,7 +9,6 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
-from segkit.errors import SettingsError
 from segkit.llm.transports.base import LostError, NotSentError, Response
 from segkit.settings import Settings
 
@@ -19,9 +18,9 @@ MOST_BYTES = 20_000_000
 class HttpTransport:
     """Posts to `<endpoint>/chat/completions`, with a deadline for the whole request and a cap on the body."""
 
-    def __init__(self, endpoint: str, settings: Settings) -> None:
+    def __init__(self, endpoint: str, settings: Settings, key: str) -> None:
         self._url = f"{endpoint}/chat/completions"
-        self._headers = _headers(endpoint, settings)
+        self._headers = _headers(key, settings)
         self._timeout = aiohttp.ClientTimeout(
             total=settings.segkit_timeout_seconds, sock_connect=settings.segkit_connect_seconds
         )
@@ -71,23 +70,12 @@ def _proxy(url: str) -> str | None:
     return None if proxy_bypass(target.hostname or "") else named
 
 
-def require_key(endpoint: str, settings: Settings) -> str:
-    """Give the API key, or an empty text for endpoints that need none; raise SettingsError where OpenAI wants one."""
-    key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
-    if not key and urlsplit(endpoint).hostname == "api.openai.com":
-        raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
-    if not (key.isascii() and key.isprintable()):
-        raise SettingsError("the API key holds a line break or another odd character", "set OPENAI_API_KEY anew")
-    return key
-
-
 def described(error: BaseException) -> str:
     """Word an error of a library: its type, and its text where it has one."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _headers(endpoint: str, settings: Settings) -> dict[str, str]:
-    key = require_key(endpoint, settings)
+def _headers(key: str, settings: Settings) -> dict[str, str]:
     optional = {
         "authorization": f"Bearer {key}" if key else "",
         "openai-organization": settings.openai_organization,

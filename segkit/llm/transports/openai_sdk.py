@@ -9,7 +9,7 @@ import openai
 import orjson
 
 from segkit.llm.transports.base import LostError, NotSentError, Response
-from segkit.llm.transports.http import MOST_BYTES, described, require_key
+from segkit.llm.transports.http import MOST_BYTES, described
 from segkit.settings import Settings
 
 # With this header the SDK gives a reply whose body has not been read, so that its size can be limited.
@@ -19,9 +19,9 @@ _OPTIONS: openai.RequestOptions = {"max_retries": 0, "headers": {"x-stainless-ra
 class SdkTransport:
     """Posts through `AsyncOpenAI`, or through a client that the caller brings (Azure, a proxy of its own)."""
 
-    def __init__(self, endpoint: str, settings: Settings, client: openai.AsyncOpenAI | None = None) -> None:
+    def __init__(self, endpoint: str, settings: Settings, key: str, client: openai.AsyncOpenAI | None = None) -> None:
         self._deadline = settings.segkit_timeout_seconds
-        self._client = client or _client(endpoint, settings)
+        self._client = client or _client(endpoint, settings, key)
 
     async def send(self, body: bytes) -> Response:
         received = bytearray()
@@ -56,10 +56,10 @@ async def _receive(reply: httpx2.Response, received: bytearray) -> None:
         await reply.aclose()
 
 
-def _client(endpoint: str, settings: Settings) -> openai.AsyncOpenAI:
+def _client(endpoint: str, settings: Settings, key: str) -> openai.AsyncOpenAI:
     timeout = httpx2.Timeout(settings.segkit_timeout_seconds, connect=settings.segkit_connect_seconds)
     return openai.AsyncOpenAI(
-        api_key=require_key(endpoint, settings) or "none",
+        api_key=key or "none",
         base_url=endpoint,
         organization=settings.openai_organization or None,
         project=settings.openai_project or None,

@@ -1,0 +1,48 @@
+"""Choose the transport for a model, and say whether its endpoint needs a key."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from segkit.errors import SettingsError
+from segkit.llm.transports.base import Transport
+from segkit.settings import Settings
+
+
+def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
+    """Return the transport of a model: the offline model, HTTP, or the OpenAI SDK (`SEGKIT_TRANSPORT=sdk`).
+
+    Raises SettingsError when the endpoint needs a key and there is none.
+    """
+    # Each import costs up to a second, and a run needs one of them.
+    if model == "offline":
+        from segkit.llm.transports.offline import OfflineTransport
+
+        return OfflineTransport(endpoint)
+    key = require_key(endpoint, settings)
+    if settings.segkit_transport == "sdk":
+        from segkit.llm.transports.openai_sdk import SdkTransport
+
+        return SdkTransport(endpoint, settings, key)
+    from segkit.llm.transports.http import HttpTransport
+
+    return HttpTransport(endpoint, settings, key)
+
+
+def needs_key(endpoint: str) -> bool:
+    """Report whether an endpoint surely refuses a request without a key: every host of openai.com does."""
+    host = urlsplit(endpoint).hostname or ""
+    return host == "openai.com" or host.endswith(".openai.com")
+
+
+def require_key(endpoint: str, settings: Settings) -> str:
+    """Return the API key, or an empty text where there is none and none is needed.
+
+    Raises SettingsError when the endpoint needs one, or when the key cannot stand in a header.
+    """
+    key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
+    if not key and needs_key(endpoint):
+        raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError("the API key holds a line break or another odd character", "set OPENAI_API_KEY anew")
+    return key
