@@ -100,7 +100,7 @@ class RetryingClient:
         )
 
     async def send(self, letter: ModelRequest) -> ModelReply:
-        """Return the answer; raise RefusedError, StoppedError, NoAnswerError or MustSplitError where there is none."""
+        """Return the answer; raise RefusedError, StoppedError, NoAnswerError or MustSplitError if there is none."""
         tries, waited = 0, 0.0
         while True:
             tries += 1
