@@ -1,0 +1,1 @@
+"""Comparing, evaluating and believing runs."""

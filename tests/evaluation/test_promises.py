@@ -1,0 +1,46 @@
+"""What the statistics promise (coverage, false alarms, power), tried by simulation; the recipes are in `simulations`."""
+
+from __future__ import annotations
+
+import pytest
+import simulations
+
+pytestmark = pytest.mark.long
+
+
+@pytest.mark.parametrize(("test", "batches"), [("t_test", 13), ("t_test", 25), ("sign_flip_test", 13)])
+def test_comparisons_of_equal_prompts_alarm_in_five_percent(test: str, batches: int) -> None:
+    """1,000 comparisons of a prompt with itself, with errors that cluster by batch."""
+    assert 0.035 <= simulations.alarms(test, batches) <= 0.065
+
+
+def test_a_better_prompt_is_found_with_enough_batches() -> None:
+    """A true difference of about five points (0.4 on the logit scale)."""
+    assert simulations.alarms("t_test", 25, effect=0.4) >= 0.35
+    assert simulations.alarms("t_test", 100, effect=0.4) >= 0.9
+
+
+@pytest.mark.parametrize(("rate", "icc"), [(0.12, 0.03), (0.12, 0.06), (0.3, 0.03), (0.3, 0.06)])
+def test_asked_twice_intervals_hold_the_rate(rate: float, icc: float) -> None:
+    assert 0.93 <= simulations.asked_twice_coverage(rate, icc) <= 0.97
+
+
+def test_stability_intervals_hold_the_agreement() -> None:
+    assert 0.93 <= simulations.stability_coverage(5) <= 0.98
+
+
+@pytest.mark.parametrize("labelled", [200, 400])
+def test_shares_hold_for_segments_with_ten_labels(labelled: int) -> None:
+    """And they are a third narrower than the labels alone would allow."""
+    found = simulations.share_coverage(labelled)
+    assert 0.93 <= found["ten_or_more"] <= 0.97
+    assert 0.93 <= found["all"] <= 0.97
+    assert found["width"] < 0.67 * found["naive_width"]
+
+
+def test_a_fair_model_is_flagged_in_five_percent() -> None:
+    assert simulations.audit_alarms(25) <= 0.065
+
+
+def test_ten_points_more_errors_at_the_end_are_found() -> None:
+    assert simulations.audit_alarms(25, extra=0.1) >= 0.75
