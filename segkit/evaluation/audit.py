@@ -32,8 +32,9 @@ def position_test(
 ) -> PositionTest:
     """Test all windows of ten slots (0 to 9, 10 to 19, …) at once, by permuting the outcomes within their batches.
 
-    One p for a trend, a bad end, a bad middle; windows that overlap would cost power and find little more. The statistic is the largest absolute sum of outcomes, centred by batch,
-    of any window; its reference is made by `permute_within`, so that easy and hard batches raise no alarm.
+    One p for a trend, a bad end, a bad middle; windows that overlap would cost power and find little more. The
+    statistic is the largest absolute sum of outcomes, centred by batch, of any window; its reference is made by
+    `permute_within`, so that easy and hard batches raise no alarm.
     """
     length = int(slots.max()) + 1
     starts = np.arange(0, length, WINDOW)

@@ -1,4 +1,4 @@
-"""What the statistics promise (coverage, false alarms, power), tried by simulation; the recipes are in `simulations`."""
+"""What the statistics promise (coverage, false alarms, power), tried by simulation."""
 
 from __future__ import annotations
 

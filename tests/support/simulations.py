@@ -83,8 +83,8 @@ def stability_coverage(repeats: int, times: int = 400, seed: int = 3) -> float:
 def share_coverage(labelled: int, times: int = 600, seed: int = 4) -> dict[str, float]:
     """Coverage of the shares of twelve segments (25 to 1 %): all, and intervals with ten labelled products or more.
 
-    10,000 products; the model is right in 88 %, and puts 8 % into one and 4 % into another fixed neighbour. `width` is
-    the mean width for the six largest, `naive_width` the same without the model's answers.
+    10,000 products; the model is right in 88 %, and puts 8 % into one and 4 % into another fixed neighbour. `width`
+    is the mean width for the six largest, `naive_width` the same without the model's answers.
     """
     random = np.random.default_rng(seed)
     sizes = np.array([25, 18, 14, 11, 8, 6, 5, 4, 3, 3, 2, 1]) / 100
