@@ -16,8 +16,8 @@ from endpoint import Endpoint
 from hypothesis import settings
 from s3_server import S3Server, s3_environment
 
-from segkit.database import connection as postgres
 from segkit.database.embedded import embedded_url
+from segkit.database.schema import migrate
 from segkit.pipeline.prepare import prepare_run
 from segkit.runs.run import Run
 from segkit.settings import load_settings
@@ -33,7 +33,7 @@ _numbers = count(1)
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A real PostgreSQL server with segkit's tables, which stops when the test process ends."""
     url = embedded_url(tmp_path_factory.mktemp("home"))
-    postgres.migrate(url)
+    migrate(url)
     return url
 
 

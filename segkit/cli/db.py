@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from segkit.cli.show import left_out
 from segkit.cli.terminal import new_console, pairs, write_json
-from segkit.database import connection as postgres
-from segkit.database import overview as database_status
+from segkit.database.overview import database_overview
+from segkit.database.schema import migrate
 from segkit.database.sync import check_run, database_name, database_url, reindex_run, skipped_products
 from segkit.errors import RunError
 from segkit.runs.run import Run, open_run, run_ids
@@ -19,14 +19,14 @@ from segkit.settings import Settings, load_settings
 def migrate_and_show(partitioned: bool) -> None:
     """Apply the migrations that are not applied yet and name them."""
     settings = load_settings()
-    applied = postgres.migrate(database_url(settings), partitioned=partitioned)
+    applied = migrate(database_url(settings), partitioned=partitioned)
     new_console().print(f"{database_name(settings)}: {', '.join(applied) or 'nothing to do'}")
 
 
 def show_status(runs_dir: Path | None, as_json: bool) -> None:
     """Show what the database holds, and which runs it lacks."""
     settings = load_settings()
-    told = database_status.database_status(database_url(settings), runs_dir or settings.storage_root)
+    told = database_overview(database_url(settings), runs_dir or settings.storage_root)
     if as_json:
         write_json(told)
         return

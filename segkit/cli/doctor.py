@@ -78,11 +78,11 @@ def _kernel(settings: Settings) -> Finding:
 
 
 def _postgres(settings: Settings) -> Finding:
-    from segkit.database import connection as postgres
+    from segkit.database.connection import query
     from segkit.database.sync import database_name, database_url
 
     try:
-        server = postgres.query(database_url(settings), "SELECT current_setting('server_version') AS version")
+        server = query(database_url(settings), "SELECT current_setting('server_version') AS version")
     except SegkitError as error:
         return False, str(error)
     return True, f"{server['version'][0]}, {database_name(settings)}"

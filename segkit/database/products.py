@@ -1,4 +1,4 @@
-"""The products of the store in Postgres: a run refers to them, and a table of our own gets them from the runs."""
+"""The table `amazon_products`: runs refer to its rows, and one that segkit made gets them from the runs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg.sql import SQL, Identifier
+from psycopg.types.numeric import FloatLoader
 
 from segkit.core.text import shortened
 from segkit.database.binary_format import binary_rows
-from segkit.database.connection import Connection, names
+from segkit.database.connection import Connection, column_list, connect, translated_errors
 from segkit.database.run_tables import Row
-from segkit.errors import DatabaseError
+from segkit.errors import DatabaseError, ProductsError
 
 _ROWS = 20_000  # at once as Python objects
 _OWN = "made and filled by segkit"  # the comment of an amazon_products that our migration made
@@ -22,10 +24,10 @@ _TEXTS = ("title", "brand", "price_usd", "category")
 
 
 def require_products(connection: Connection, folder: Path, *, skip: bool = False) -> list[int]:
-    """Find products that the store lacks before anything is loaded; a store of our own gets them first.
+    """Check that `amazon_products` has every product of a run; add the missing ones to a table that segkit made.
 
-    Of any other store, raises DatabaseError with their number and the first ids; with `skip` gives the ids of all of
-    them, sorted, so that they can be left out.
+    If another table lacks some, raise DatabaseError with their number and the first ids; with `skip`, return the ids
+    of all of them, sorted, so that they can be left out.
     """
     path = folder / "products.parquet"
     if not path.exists():
@@ -45,8 +47,24 @@ def require_products(connection: Connection, folder: Path, *, skip: bool = False
     return []
 
 
+def load_products(url: str, ids: list[int]) -> pd.DataFrame:
+    """Return the rows of `amazon_products` for a list of ids, in its order, with `id` as `product_id`.
+
+    Raises ProductsError for ids that are not there, DatabaseError for all else.
+    """
+    with translated_errors(url, "loading products"), connect(url) as connection:
+        connection.adapters.register_loader("numeric", FloatLoader)
+        cursor = connection.execute("SELECT * FROM amazon_products WHERE id = ANY(%s)", (list(map(int, ids)),))
+        frame = pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description or ()])
+    if "title" not in frame.columns:
+        raise ProductsError("amazon_products has no column `title`", "segkit reads the columns id and title")
+    if missing := sorted(set(ids) - set(frame["id"])):
+        raise ProductsError(f"{len(missing)} products are not in amazon_products: {missing[:10]}", "check the ids")
+    return frame.set_index("id").loc[ids].rename_axis("product_id").reset_index()
+
+
 def present_products(connection: Connection, ids: list[int]) -> list[int]:
-    """Those of some products that the store has, sorted."""
+    """Return those of some product ids that `amazon_products` has, sorted."""
     if not ids:
         return []
     found = connection.execute("SELECT id FROM amazon_products WHERE id = ANY(%s::bigint[]) ORDER BY id", (ids,))
@@ -65,7 +83,7 @@ def _send(connection: Connection, statement: str, pieces: Iterable[bytes]) -> No
 
 
 def _missing(connection: Connection) -> list[int]:
-    """Return the ids of the products that the store lacks, sorted."""
+    """Return the ids of the products that the table lacks, sorted."""
     question = (
         "SELECT id FROM segkit_ids AS ours WHERE NOT EXISTS"
         " (SELECT FROM amazon_products AS theirs WHERE theirs.id = ours.id) ORDER BY id"
@@ -79,14 +97,14 @@ def _is_own(connection: Connection) -> bool:
 
 
 def _add_products(connection: Connection, path: Path) -> None:
-    """Put the products of a run that are new into a store of our own, as far as it has columns for them."""
+    """Add the new products of a run to a table that segkit made, as far as it has columns for them."""
     with pq.ParquetFile(path) as file:
-        known = [name for name in _TEXTS if name in file.schema_arrow.names]
+        texts = [name for name in _TEXTS if name in file.schema_arrow.names]
         _make(connection, "segkit_products", ["id", *_TEXTS])
-        statement = SQL("COPY segkit_products ({}) FROM STDIN").format(names(["id", *known]))
+        statement = SQL("COPY segkit_products ({}) FROM STDIN").format(column_list(["id", *texts]))
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            for batch in file.iter_batches(_ROWS, columns=["product_id", *known]):
-                for id_, *values in _rows_of(batch, known):
+            for batch in file.iter_batches(_ROWS, columns=["product_id", *texts]):
+                for id_, *values in _rows_of(batch, texts):
                     copy.write_row((id_, *map(_text, values)))
     connection.execute(
         "INSERT INTO amazon_products (id, title, brand, price_usd, category) SELECT id, title, brand,"
@@ -100,5 +118,5 @@ def _rows_of(batch: pa.RecordBatch, texts: list[str]) -> Iterator[Row]:
 
 
 def _text(value: Any) -> str | None:
-    """A value as Postgres can hold it: it knows no NUL, which stands as U+FFFD there."""
+    """Return a value as Postgres can hold it: NUL becomes U+FFFD."""
     return None if value is None else str(value).replace("\0", "\ufffd")

@@ -31,6 +31,7 @@ SCHEMAS = {  # the other tables in the order of their references, with the colum
     "llm_interaction_index": {"interaction_type": _TEXT, "batch_id": _INT, "attempt": _INT, "file_path": _TEXT}
     | {"prompt_file": _TEXT, "cache_key": _TEXT, "created_at": _TIME},
 }
+TABLES = ("amazon_products", "segmentation_runs", *SCHEMAS)
 _RESULTS = ("taxonomies", "segments", "refined_segments")
 ASSIGNMENTS = ("product_segments", "refined_product_segments")
 

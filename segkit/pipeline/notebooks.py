@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segkit.analysis import logs
 from segkit.analysis.report import write_report
 from segkit.core.models import OUT_OF_SCOPE, STAGES
-from segkit.database.live_status import told_live
+from segkit.database.live_status import publish_status
 from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.pipeline.execute import copy_of, execute_notebook, unfinished
 from segkit.pipeline.kernels import kernels_ahead
@@ -51,7 +51,7 @@ def run_notebooks(
         owned(run.folder / "run.lock"),
         claimed(run.folder, take_over=take_over),
         _all_here(run),
-        told_live(run, wanted=sync),
+        publish_status(run, wanted=sync),
         _stoppable(run),
         _ending(run),
     ):

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from segkit.database import connection as postgres
+from segkit.database.schema import migrate
 from segkit.database.sync import database_url
 from segkit.errors import DatabaseError
 from segkit.runs.events import log_event
@@ -38,7 +38,7 @@ class LateDatabase:
             if self._failed and time.monotonic() - self._failed_at < _FRESH:
                 raise self._failed
             try:
-                postgres.migrate(database_url(self._settings))
+                migrate(database_url(self._settings))
                 self._is_ready = True
             except DatabaseError as error:
                 self._failed, self._failed_at = error, time.monotonic()

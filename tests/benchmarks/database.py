@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from synced_runs import interactions, make_run
 
-from segkit.database import compare as comparing
-from segkit.database import connection as postgres
-from segkit.database import load as loading
-from segkit.database.embedded import _programs, embedded_url
+from segkit.database import compare
+from segkit.database.embedded import embedded_url, server_programs
+from segkit.database.load import load_run
+from segkit.database.schema import migrate
 
 TABLES = {
     "segmentation_runs": "id",
@@ -50,7 +50,7 @@ def template(server: str, products: int) -> None:
     """Make a database with the tables, and with the products of the store in them."""
     execute(server, "CREATE DATABASE template")
     url = f"{server.rpartition('/')[0]}/template"
-    postgres.migrate(url)
+    migrate(url)
     rows = f"SELECT n, 'title ' || n FROM generate_series(1, {products}) AS n"
     execute(url, f"INSERT INTO amazon_products (id, title) {rows}", "VACUUM ANALYZE")
 
@@ -67,7 +67,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def psql(url: str, script: str) -> None:
-    command = [str(_programs() / "psql"), "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", url]
+    command = [str(server_programs() / "psql"), "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", url]
     subprocess.run(command, input=script, text=True, check=True)
 
 
@@ -89,7 +89,7 @@ def sync_alone(run: Path, url: str) -> float:
 
 
 def print_memory(run: Path, url: str) -> None:
-    loading.sync(run, url, interactions())
+    load_run(run, url, interactions())
     lines = Path("/proc/self/status").read_text().splitlines()
     print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
 
@@ -104,12 +104,12 @@ def table(place: Path, products: int) -> list[tuple[str, str, str]]:
     ours, copies, again, checks = [], [], [], []
     for turn in range(TURNS):
         url, other = fresh(server, f"ours_{turn}"), f"copy_{turn}"
-        ours.append(timed(lambda: loading.sync(run, url, interactions())))  # noqa: B023
-        again += [timed(lambda: loading.sync(run, url, interactions())) for _ in range(3)]  # noqa: B023
-        checks.append(timed(lambda: comparing.check(run, url, interactions())))  # noqa: B023
+        ours.append(timed(lambda: load_run(run, url, interactions())))  # noqa: B023
+        again += [timed(lambda: load_run(run, url, interactions())) for _ in range(3)]  # noqa: B023
+        checks.append(timed(lambda: compare.check(run, url, interactions())))  # noqa: B023
         url_of_copy = fresh(server, other)
         copies.append(timed(lambda: psql(url_of_copy, script)))  # noqa: B023
-        assert comparing.check(run, url_of_copy, interactions()) == [], "the baseline loads the same rows"
+        assert compare.check(run, url_of_copy, interactions()) == [], "the baseline loads the same rows"
         execute(server, f"DROP DATABASE ours_{turn}", f"DROP DATABASE {other}")
     turns = ", ".join(f"{mine:.0f} s and {copy:.0f} s" for mine, copy in zip(ours, copies, strict=True))
     return [

@@ -27,12 +27,14 @@ from synced_runs import (
     story,
 )
 
-from segkit.database import compare as comparing
-from segkit.database import connection as postgres
-from segkit.database import load as loading
-from segkit.database import overview as database_status
+from segkit.database import compare
+from segkit.database.connection import query
 from segkit.database.embedded import embedded_url
-from segkit.database.live_status import told_live
+from segkit.database.interaction_index import reindex
+from segkit.database.live_status import publish_status
+from segkit.database.load import load_run, lock_name
+from segkit.database.overview import database_overview
+from segkit.database.schema import migrate
 from segkit.errors import DatabaseError, RunError
 from segkit.runs.events import read_events
 from segkit.runs.run import Run
@@ -50,7 +52,7 @@ def url(request: pytest.FixtureRequest) -> str:
     name = f"shop_{next(_numbers)}"
     execute(server, f"CREATE DATABASE {name}")
     url = f"{server.rpartition('/')[0]}/{name}"
-    postgres.migrate(url)
+    migrate(url)
     return url
 
 
@@ -58,7 +60,7 @@ def url(request: pytest.FixtureRequest) -> str:
 def one_url(make_database: Callable[..., str]) -> str:
     """The same on the embedded server, and in the long suite on both."""
     url = make_database()
-    postgres.migrate(url)
+    migrate(url)
     return url
 
 
@@ -76,11 +78,11 @@ def versions(url: str) -> list[tuple[Any, ...]]:
 
 def test_a_sync_of_an_unchanged_run_writes_nothing(url: str, tmp_path: Path) -> None:
     """The marker in the run's own row tells, and the tables are asked whether it is still true."""
-    loading.sync(make_run(tmp_path), url, interactions())
+    load_run(make_run(tmp_path), url, interactions())
     before = versions(url)
-    assert loading.sync(tmp_path, url, interactions())["product_segments"] == 59
+    assert load_run(tmp_path, url, interactions())["product_segments"] == 59
     assert versions(url) == before
-    assert comparing.check(tmp_path, url, interactions()) == []
+    assert compare.check(tmp_path, url, interactions()) == []
 
 
 @pytest.mark.parametrize(
@@ -101,28 +103,28 @@ def test_a_sync_of_an_unchanged_run_writes_nothing(url: str, tmp_path: Path) -> 
 )
 def test_what_somebody_changed_is_found_and_mended(one_url: str, tmp_path: Path, change: str) -> None:
     """Also where the marker says that all is well."""
-    loading.sync(make_run(tmp_path), one_url, interactions())
+    load_run(make_run(tmp_path), one_url, interactions())
     before = story(one_url)
     execute(one_url, change)
-    assert len(comparing.check(tmp_path, one_url, interactions())) == 1
-    loading.sync(tmp_path, one_url, interactions())
+    assert len(compare.check(tmp_path, one_url, interactions())) == 1
+    load_run(tmp_path, one_url, interactions())
     assert story(one_url) == before
-    assert comparing.check(tmp_path, one_url, interactions()) == []
+    assert compare.check(tmp_path, one_url, interactions()) == []
 
 
 def test_the_index_is_rebuilt_and_nothing_else_is_touched(url: str, tmp_path: Path) -> None:
-    loading.sync(make_run(tmp_path / "a"), url, interactions())
-    loading.sync(make_run(tmp_path / "b", "RUN_B"), url, interactions())
+    load_run(make_run(tmp_path / "a"), url, interactions())
+    load_run(make_run(tmp_path / "b", "RUN_B"), url, interactions())
     keep(url)
     execute(url, f"UPDATE llm_interaction_index SET file_path = 'lost' WHERE run_id = '{RUN_ID}' AND batch_id > 1")
-    assert loading.reindex(url, RUN_ID, interactions()) == 3
+    assert reindex(url, RUN_ID, interactions()) == 3
     for table in TABLES[:-1]:
         assert execute(url, f"TABLE {table} EXCEPT ALL TABLE kept_{table}") == []
-    assert comparing.check(tmp_path / "a", url, interactions()) == []
+    assert compare.check(tmp_path / "a", url, interactions()) == []
     before = versions(url)
-    loading.sync(tmp_path / "a", url, interactions())
+    load_run(tmp_path / "a", url, interactions())
     assert versions(url) == before, "the marker knows the new index"
-    assert loading.reindex(url, "RUN_C", interactions()) is None
+    assert reindex(url, "RUN_C", interactions()) is None
 
 
 # Views
@@ -137,17 +139,15 @@ def refine_nothing(folder: Path, ids: list[int]) -> None:
 
 def test_the_current_segment_of_a_product_is_that_of_its_latest_completed_run(url: str, tmp_path: Path) -> None:
     old, new, failed = (tmp_path / name for name in ("old", "new", "failed"))
-    loading.sync(make_run(old, "RUN_OLD", products=59), url, interactions())
+    load_run(make_run(old, "RUN_OLD", products=59), url, interactions())
     refine_nothing(make_run(new, "RUN_NEW", names=("Plates", "Covers"), products=20), [2, 3])
     first = pd.read_parquet(new / "results/segments.parquet")
     first.loc[first["product_id"] == 3, "taxonomy_id"] = None
     first.astype({"taxonomy_id": "Int64"}).to_parquet(new / "results/segments.parquet")
-    loading.sync(new, url, interactions())
-    loading.sync(make_run(failed, "RUN_ZZZ", names=()), url, interactions(0))
+    load_run(new, url, interactions())
+    load_run(make_run(failed, "RUN_ZZZ", names=()), url, interactions(0))
     execute(url, "UPDATE segmentation_runs SET created_at = created_at + '1 day' WHERE id <> 'RUN_OLD'")
-    current = postgres.query(url, "SELECT * FROM current_product_segments ORDER BY product_id").set_index(
-        "product_id"
-    )
+    current = query(url, "SELECT * FROM current_product_segments ORDER BY product_id").set_index("product_id")
     assert len(current) == 59
     assert set(current.loc[1:20, "run_id"]) == {"RUN_NEW"}
     assert set(current.loc[21:, "run_id"]) == {"RUN_OLD"}
@@ -158,10 +158,10 @@ def test_the_current_segment_of_a_product_is_that_of_its_latest_completed_run(ur
 
 
 def test_shares_add_up_to_one_in_every_run(url: str, tmp_path: Path) -> None:
-    loading.sync(make_run(tmp_path / "a", "RUN_A"), url, interactions())
+    load_run(make_run(tmp_path / "a", "RUN_A"), url, interactions())
     refine_nothing(make_run(tmp_path / "b", "RUN_B", products=20), list(range(1, 11)))
-    loading.sync(tmp_path / "b", url, interactions())
-    shares = postgres.query(url, "SELECT * FROM category_shares ORDER BY run_id, products DESC, category_name")
+    load_run(tmp_path / "b", url, interactions())
+    shares = query(url, "SELECT * FROM category_shares ORDER BY run_id, products DESC, category_name")
     assert shares.groupby("run_id")["share"].sum().astype(float).round(12).tolist() == [1, 1]
     assert shares[shares["run_id"] == "RUN_A"]["products"].tolist() == [59]
     told = shares[shares["run_id"] == "RUN_B"][["category_name", "products"]]
@@ -170,7 +170,7 @@ def test_shares_add_up_to_one_in_every_run(url: str, tmp_path: Path) -> None:
 
 def test_a_view_shows_no_more_than_its_reader_may_see(one_url: str, tmp_path: Path) -> None:
     """A grant on the view is none on the tables below it."""
-    loading.sync(make_run(tmp_path), one_url, interactions())
+    load_run(make_run(tmp_path), one_url, interactions())
     execute(one_url, "DROP ROLE IF EXISTS reader; CREATE ROLE reader; GRANT SELECT ON category_shares TO reader")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         execute(one_url, "SET ROLE reader; SELECT * FROM category_shares")
@@ -184,7 +184,7 @@ def test_a_view_shows_no_more_than_its_reader_may_see(one_url: str, tmp_path: Pa
 
 def test_partitions_keep_rows_keys_rights_and_views(url: str, tmp_path: Path) -> None:
     make_run(tmp_path / "b", "RUN_B", products=500)
-    loading.sync(make_run(tmp_path / "a"), url, interactions())
+    load_run(make_run(tmp_path / "a"), url, interactions())
     execute(
         url,
         "DROP ROLE IF EXISTS clerk; CREATE ROLE clerk; GRANT SELECT ON product_segments, category_shares TO clerk",
@@ -202,16 +202,16 @@ def test_partitions_keep_rows_keys_rights_and_views(url: str, tmp_path: Path) ->
         " has_table_privilege('clerk', 'category_shares', 'SELECT')",
     ]
     before = [execute(url, fact) for fact in facts]
-    assert len(postgres.migrate(url, partitioned=True)) == 1
+    assert len(migrate(url, partitioned=True)) == 1
     assert changes(url) == 0
     assert [execute(url, fact) for fact in facts] == before
-    assert database_status.database_status(url, tmp_path)["partitioned"]
-    assert postgres.migrate(url, partitioned=True) == []
-    assert postgres.migrate(url) == []
-    loading.sync(tmp_path / "b", url, interactions())
-    loading.sync(make_run(tmp_path / "a", names=("Plates",)), url, interactions(2))
+    assert database_overview(url, tmp_path)["partitioned"]
+    assert migrate(url, partitioned=True) == []
+    assert migrate(url) == []
+    load_run(tmp_path / "b", url, interactions())
+    load_run(make_run(tmp_path / "a", names=("Plates",)), url, interactions(2))
     for name, rows in (("a", interactions(2)), ("b", interactions())):
-        assert comparing.check(tmp_path / name, url, rows) == []
+        assert compare.check(tmp_path / name, url, rows) == []
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         execute(url, "UPDATE product_segments SET product_id = 4711 WHERE product_id = 1")
     used = execute(url, "SELECT count(DISTINCT tableoid) FROM product_segments")
@@ -231,22 +231,22 @@ def test_partitions_keep_rows_keys_rights_and_views(url: str, tmp_path: Path) ->
     ],
 )
 def test_partitioning_stops_before_it_would_lose_something(one_url: str, tmp_path: Path, own: str) -> None:
-    loading.sync(make_run(tmp_path), one_url, interactions())
+    load_run(make_run(tmp_path), one_url, interactions())
     execute(one_url, own)
     with pytest.raises(DatabaseError, match=r"audit"):
-        postgres.migrate(one_url, partitioned=True)
-    assert not database_status.database_status(one_url, tmp_path)["partitioned"]
-    assert comparing.check(tmp_path, one_url, interactions()) == []
+        migrate(one_url, partitioned=True)
+    assert not database_overview(one_url, tmp_path)["partitioned"]
+    assert compare.check(tmp_path, one_url, interactions()) == []
 
 
 # The state of the database
 
 
 def test_the_status_tells_migrations_rows_and_runs(url: str, tmp_path: Path) -> None:
-    loading.sync(make_run(tmp_path / "runs" / RUN_ID), url, interactions())
-    loading.sync(make_run(tmp_path / "gone", "RUN_20250618T120301Z_ffff"), url, interactions())
+    load_run(make_run(tmp_path / "runs" / RUN_ID), url, interactions())
+    load_run(make_run(tmp_path / "gone", "RUN_20250618T120301Z_ffff"), url, interactions())
     make_run(tmp_path / "runs" / "RUN_20250618T120301Z_aaaa", "RUN_20250618T120301Z_aaaa")
-    told = database_status.database_status(url, tmp_path / "runs")
+    told = database_overview(url, tmp_path / "runs")
     assert told["server"].startswith("PostgreSQL 1")
     assert "segkit:" not in told["database"]
     assert list(told["migrations"].values()) == [True, True, True, False]
@@ -260,7 +260,7 @@ def test_the_status_tells_migrations_rows_and_runs(url: str, tmp_path: Path) -> 
 
 def test_the_status_of_an_empty_database_changes_nothing(one_url: str, tmp_path: Path) -> None:
     execute(one_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    told = database_status.database_status(one_url, tmp_path)
+    told = database_overview(one_url, tmp_path)
     assert (told["rows"], set(told["migrations"].values())) == ({}, {False})
     assert execute(one_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
@@ -280,19 +280,19 @@ def test_tables_that_cannot_hold_a_run_are_found_first(one_url: str, tmp_path: P
     execute(one_url, "DROP VIEW current_product_segments, category_shares")
     execute(one_url, change)
     with pytest.raises(DatabaseError, match=told) as error:
-        loading.sync(make_run(tmp_path), one_url, interactions())
+        load_run(make_run(tmp_path), one_url, interactions())
     assert execute(one_url, "SELECT count(*) FROM segmentation_runs") == [(0,)]
     if error.value.hint.startswith("ALTER"):
         execute(one_url, error.value.hint)
-        loading.sync(tmp_path, one_url, interactions())
-        assert comparing.check(tmp_path, one_url, interactions()) == []
+        load_run(tmp_path, one_url, interactions())
+        assert compare.check(tmp_path, one_url, interactions()) == []
 
 
 def test_a_lone_surrogate_is_refused_before_the_database(tmp_path: Path) -> None:
     """No encoding of it exists, so no row can hold it."""
     index = interactions(1).assign(prompt_file=pd.Series(["a\ud800"], dtype=object))
     with pytest.raises(RunError, match="surrogates"):
-        loading.sync(make_run(tmp_path), "postgresql://nowhere", index)
+        load_run(make_run(tmp_path), "postgresql://nowhere", index)
 
 
 @pytest.mark.parametrize("year", ["1999", "2999"])
@@ -300,11 +300,11 @@ def test_no_clock_decides_anything(one_url: str, tmp_path: Path, year: str) -> N
     """A run from another time is loaded, known again and compared like any other."""
     document = (make_run(tmp_path) / "run.json").read_text().replace("2025-06-18T", f"{year}-06-18T")
     (tmp_path / "run.json").write_text(document)
-    loading.sync(tmp_path, one_url, interactions())
+    load_run(tmp_path, one_url, interactions())
     before = versions(one_url)
-    loading.sync(tmp_path, one_url, interactions())
+    load_run(tmp_path, one_url, interactions())
     assert versions(one_url) == before
-    assert comparing.check(tmp_path, one_url, interactions()) == []
+    assert compare.check(tmp_path, one_url, interactions()) == []
 
 
 # A run while it works
@@ -326,13 +326,13 @@ def test_a_run_at_work_is_seen_in_the_database(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     run = new_run(12, "offline")
-    with told_live(run):
+    with publish_status(run):
         wait_until(lambda: told(url) == [("running", 12, 0)])
         update_status(run.folder, stages={"segmentation": {"planned": 2, "done": 1}})
         wait_until(lambda: told(url) == [("running", 12, 3)])
         update_status(run.folder, state="failed", reason="stopped")
     assert told(url) == [("failed", 12, 3)]
-    with told_live(run, wanted=False):
+    with publish_status(run, wanted=False):
         update_status(run.folder, state="running")
     assert told(url) == [("failed", 12, 3)], "--no-sync leaves Postgres alone"
 
@@ -344,8 +344,8 @@ def test_the_row_of_a_live_run_gives_way_to_a_sync(
     monkeypatch.setenv("DATABASE_URL", one_url)
     run = new_run(12, "offline")
     with psycopg.connect(one_url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (loading.lock_name(run.id),))
-        with told_live(run):
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock_name(run.id),))
+        with publish_status(run):
             pass
         assert told(one_url) == []
     assert [event for event in read_events(run.folder) if "live" in event["event"]] == []
@@ -362,7 +362,7 @@ def test_a_database_that_cannot_be_told_is_named_once(
         one_url = f"postgresql://me:canary-4711@127.0.0.1:{closed_port()}/shop"
     monkeypatch.setenv("DATABASE_URL", one_url)
     run = new_run(12, "offline")
-    with told_live(run, settings=load_settings()):
+    with publish_status(run, settings=load_settings()):
         wait_until(lambda: any("live" in event["event"] for event in read_events(run.folder)))
         update_status(run.folder, stages={"segmentation": {"planned": 2, "done": 1}})
     events = [event for event in read_events(run.folder) if event["event"] == "live_progress_failed"]
@@ -382,15 +382,15 @@ def test_a_pooler_may_change_the_backend_between_transactions(
     port = pooler(("127.0.0.1", int(str(address["port"]))))
     pooled = f"{debian_url.partition('@')[0]}@127.0.0.1:{port}/pooled_{products}"
     execute(debian_url, f"CREATE DATABASE pooled_{products}")
-    postgres.migrate(pooled)
-    postgres.migrate(pooled, partitioned=True)
+    migrate(pooled)
+    migrate(pooled, partitioned=True)
     for names in (("Plates",), ("Plates", "Covers")):
-        loading.sync(make_run(tmp_path, names=names, products=products), pooled, interactions())
-        assert comparing.check(tmp_path, pooled, interactions()) == []
-    assert loading.reindex(pooled, RUN_ID, interactions()) == 3
+        load_run(make_run(tmp_path, names=names, products=products), pooled, interactions())
+        assert compare.check(tmp_path, pooled, interactions()) == []
+    assert reindex(pooled, RUN_ID, interactions()) == 3
     monkeypatch.setenv("DATABASE_URL", pooled)
     run = new_run(12, "offline")
-    with told_live(run):
+    with publish_status(run):
         pass
     assert read_events(run.folder) == [], "nothing went wrong"
     question = "SELECT current_setting('lock_timeout'), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
@@ -405,10 +405,10 @@ def test_a_report_that_holds_a_table_is_waited_for_and_then_named(url: str, tmp_
     with psycopg.connect(url) as report:
         report.execute("LOCK TABLE product_segments IN SHARE MODE")
         with pytest.raises(DatabaseError, match=r"lock timeout.*another sync or a report holds the tables"):
-            loading.sync(tmp_path, url, interactions())
+            load_run(tmp_path, url, interactions())
     assert execute(url, "SELECT count(*) FROM segmentation_runs") == [(0,)]
-    loading.sync(tmp_path, url, interactions())
-    assert comparing.check(tmp_path, url, interactions()) == []
+    load_run(tmp_path, url, interactions())
+    assert compare.check(tmp_path, url, interactions()) == []
 
 
 @pytest.mark.long
@@ -416,7 +416,7 @@ def test_a_server_that_dies_in_the_middle_comes_back_without_the_run(tmp_path: P
     """The whole server is gone in the middle of a COPY; once it is back there is no row, and sync loads all."""
     make_run(tmp_path / "run", products=60_000)
     url = embedded_url(tmp_path / "home")
-    postgres.migrate(url)
+    migrate(url)
     pid = int((tmp_path / "home/postgres/data/postmaster.pid").read_text().splitlines()[0])
 
     def strike() -> None:
@@ -426,9 +426,9 @@ def test_a_server_that_dies_in_the_middle_comes_back_without_the_run(tmp_path: P
     killer = threading.Thread(target=strike)
     killer.start()
     with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
-        loading.sync(tmp_path / "run", url, interactions())
+        load_run(tmp_path / "run", url, interactions())
     killer.join()
     url = embedded_url(tmp_path / "home")
     assert execute(url, "SELECT count(*) FROM segmentation_runs") == [(0,)]
-    loading.sync(tmp_path / "run", url, interactions())
-    assert comparing.check(tmp_path / "run", url, interactions()) == []
+    load_run(tmp_path / "run", url, interactions())
+    assert compare.check(tmp_path / "run", url, interactions()) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from segkit.database.embedded import _command, embedded_url
+from segkit.database.embedded import embedded_url, server_command
 from segkit.errors import DatabaseError
 
 USER = """
@@ -254,7 +254,7 @@ def test_a_cluster_of_the_older_server_is_served_by_it(fresh: Path, start_user: 
 
 
 def older(program: str, *arguments: str | Path, text: str = "") -> None:
-    command = [part.replace("pginstall18", "pginstall") for part in _command(program, *arguments)]
+    command = [part.replace("pginstall18", "pginstall") for part in server_command(program, *arguments)]
     subprocess.run(command, input=text, text=True, check=True, capture_output=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from segkit.database import connection as postgres
+from segkit.database.schema import migrate
 
 RUN = "RUN_7"
 BY_RUN = (
@@ -39,7 +39,7 @@ def many_runs(postgres_url: str) -> psycopg.Connection[Any]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE many_runs")
     url = f"{postgres_url.rpartition('/')[0]}/many_runs"
-    postgres.migrate(url)
+    migrate(url)
     pairs = "FROM generate_series(1, 20) AS r, generate_series(1, 1000) AS p"
     connection = psycopg.connect(url, autocommit=True)
     for statement in [

@@ -32,9 +32,12 @@ from synced_runs import (
     wait_for_silence,
 )
 
-from segkit.database import compare as comparing
-from segkit.database import connection as postgres
-from segkit.database import load as loading
+from segkit.database import compare
+from segkit.database.connection import connect, query
+from segkit.database.interaction_index import reindex
+from segkit.database.load import load_run
+from segkit.database.products import load_products
+from segkit.database.schema import migrate
 from segkit.errors import DatabaseError, ProductsError, RunError
 
 
@@ -42,7 +45,7 @@ from segkit.errors import DatabaseError, ProductsError, RunError
 def url(make_database: Callable[..., str]) -> str:
     """A database with the tables and nothing in them."""
     url = make_database()
-    postgres.migrate(url)
+    migrate(url)
     return url
 
 
@@ -83,18 +86,18 @@ def test_migrations_make_the_tables_of_the_seed(url: str) -> None:
 def test_migrations_are_applied_once_also_by_several_at_once(make_database: Callable[..., str]) -> None:
     url = make_database()
     with ThreadPoolExecutor(4) as pool:
-        applied = [name for names in pool.map(postgres.migrate, [url] * 4) for name in names]
+        applied = [name for names in pool.map(migrate, [url] * 4) for name in names]
     assert len(applied) == len(set(applied)) == 3
-    assert postgres.migrate(url) == []
+    assert migrate(url) == []
 
 
 def test_a_migration_that_was_changed_is_named(make_database: Callable[..., str], tmp_path: Path) -> None:
     url, file = make_database(), tmp_path / "20250101000000_a.sql"
     file.write_text("CREATE TABLE a (x int)")
-    assert postgres.migrate(url, tmp_path) == [file.name]
+    assert migrate(url, tmp_path) == [file.name]
     file.write_text("CREATE TABLE a (x text)")
     with pytest.raises(DatabaseError, match=r"20250101000000_a\.sql was changed"):
-        postgres.migrate(url, tmp_path)
+        migrate(url, tmp_path)
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(make_database: Callable[..., str], tmp_path: Path) -> None:
@@ -102,24 +105,24 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(make_database: Callable
     (tmp_path / "1_a.sql").write_text("CREATE TABLE a (x int)")
     (tmp_path / "2_b.sql").write_text("CREATE TABLE b (x int); SELECT 1/0")
     with pytest.raises(DatabaseError, match=r"2_b.sql failed .* division by zero"):
-        postgres.migrate(url, tmp_path)
+        migrate(url, tmp_path)
     (tmp_path / "2_b.sql").write_text("CREATE TABLE b (x int)")
-    assert postgres.migrate(url, tmp_path) == ["2_b.sql"]
+    assert migrate(url, tmp_path) == ["2_b.sql"]
 
 
 # Sync
 
 
 def test_a_run_is_in_the_tables_as_it_is_in_its_folder(url: str, tmp_path: Path) -> None:
-    counts = loading.sync(make_run(tmp_path), url, interactions())
+    counts = load_run(make_run(tmp_path), url, interactions())
     assert counts == dict(zip(TABLES, [1, 59, 3, 59, 59, 3], strict=True))
-    run = postgres.query(url, "SELECT * FROM segmentation_runs").iloc[0]
+    run = query(url, "SELECT * FROM segmentation_runs").iloc[0]
     assert run["result_summary"].pop("segkit")
     assert run["model_config"] == {"model": "gpt-4o", "temperature": 0.2}
     assert run["processing_params"] == {"category": "Dimmer Switches", "seed": 7, "budget": None}
     assert (run["status"], run["total_products"], run["result_summary"]) == ("completed", 59, {"share": 0.1})
     assert str(run["created_at"]) == "2025-06-18 12:03:01+00:00"
-    names = postgres.query(url, "SELECT category_name FROM product_taxonomies ORDER BY id")["category_name"]
+    names = query(url, "SELECT category_name FROM product_taxonomies ORDER BY id")["category_name"]
     assert tuple(names) == NAMES
     segments = (
         "SELECT confidence, category_name FROM product_segments s JOIN product_taxonomies t ON t.id = taxonomy_id"
@@ -128,54 +131,54 @@ def test_a_run_is_in_the_tables_as_it_is_in_its_folder(url: str, tmp_path: Path)
         (4 / 97, "Switches"),
         (None, "OUT_OF_SCOPE"),
     ]
-    assert comparing.check(tmp_path, url, interactions()) == []
+    assert compare.check(tmp_path, url, interactions()) == []
 
 
 def test_a_second_sync_changes_nothing(url: str, tmp_path: Path) -> None:
     """EXCEPT both ways is empty, ids of serial columns included."""
-    loading.sync(make_run(tmp_path), url, interactions())
+    load_run(make_run(tmp_path), url, interactions())
     keep(url)
-    assert loading.sync(tmp_path, url, interactions().iloc[::-1])["run_products"] == 59
+    assert load_run(tmp_path, url, interactions().iloc[::-1])["run_products"] == 59
     assert changes(url) == 0
 
 
 def test_the_order_of_syncs_does_not_matter(make_database: Callable[..., str], tmp_path: Path) -> None:
     """Runs in any order, an unfinished run first or not, some runs first and then all: the same tables."""
     one, two, other = make_database(), make_database(), tmp_path / "other"
-    postgres.migrate(one), postgres.migrate(two)
+    migrate(one), migrate(two)
     make_run(other, "RUN_20250618T120301Z_ffff", products=12)
-    loading.sync(make_run(tmp_path / "run", names=()), one, interactions(0))
-    loading.sync(other, one, interactions(1))
-    loading.sync(make_run(tmp_path / "run"), one, interactions())
+    load_run(make_run(tmp_path / "run", names=()), one, interactions(0))
+    load_run(other, one, interactions(1))
+    load_run(make_run(tmp_path / "run"), one, interactions())
     for folder, index in ((tmp_path / "run", interactions()), (other, interactions(1))):
-        loading.sync(folder, two, index)
+        load_run(folder, two, index)
     assert story(one) == story(two)
 
 
 def test_categories_keep_their_ids_as_far_as_their_order_allows(url: str, tmp_path: Path) -> None:
     """What stays the same in a changed run stays the same in the tables, in the order of the run."""
     question = "SELECT id, category_name FROM product_taxonomies ORDER BY id"
-    loading.sync(make_run(tmp_path), url, interactions(1))
+    load_run(make_run(tmp_path), url, interactions(1))
     before = execute(url, question)
-    loading.sync(make_run(tmp_path, names=(*NAMES, "Plates")), url, interactions(2))
+    load_run(make_run(tmp_path, names=(*NAMES, "Plates")), url, interactions(2))
     after = execute(url, question)
     assert after[:3] == before
     assert after[3][1] == "Plates"
-    loading.sync(make_run(tmp_path, names=("Plates", *NAMES)), url, interactions(2))
+    load_run(make_run(tmp_path, names=("Plates", *NAMES)), url, interactions(2))
     assert [name for _, name in execute(url, question)] == ["Plates", *NAMES]
-    assert comparing.check(tmp_path, url, interactions(2)) == []
+    assert compare.check(tmp_path, url, interactions(2)) == []
 
 
 def test_a_run_without_results_is_loaded_as_far_as_it_got(url: str, tmp_path: Path) -> None:
-    counts = loading.sync(make_run(tmp_path, names=()), url, pd.DataFrame())
+    counts = load_run(make_run(tmp_path, names=()), url, pd.DataFrame())
     assert counts == dict(zip(TABLES, [1, 59, 0, 0, 0, 0], strict=True))
     assert execute(url, "SELECT status, processed_products FROM segmentation_runs") == [("failed", 0)]
 
 
 def test_two_runs_do_not_touch_each_other(url: str, tmp_path: Path) -> None:
-    loading.sync(make_run(tmp_path / "a", "RUN_A"), url, interactions())
+    load_run(make_run(tmp_path / "a", "RUN_A"), url, interactions())
     keep(url)
-    loading.sync(make_run(tmp_path / "b", "RUN_B", names=("Plates",)), url, interactions())
+    load_run(make_run(tmp_path / "b", "RUN_B", names=("Plates",)), url, interactions())
     assert execute(url, "SELECT count(*) FROM product_taxonomies") == [(4,)]
     for table in TABLES:
         assert execute(url, f"TABLE kept_{table} EXCEPT ALL TABLE {table}") == []
@@ -198,11 +201,11 @@ def test_a_sync_that_is_killed_in_the_middle_leaves_no_row(url: str, tmp_path: P
     )
     killer.start()
     with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
-        loading.sync(tmp_path, url, interactions())
+        load_run(tmp_path, url, interactions())
     killer.join()
     assert rows(url) == 0
-    loading.sync(tmp_path, url, interactions())
-    assert comparing.check(tmp_path, url, interactions()) == []
+    load_run(tmp_path, url, interactions())
+    assert compare.check(tmp_path, url, interactions()) == []
 
 
 def test_a_line_that_is_cut_during_commit_is_settled_by_the_next_sync(url: str, tmp_path: Path) -> None:
@@ -211,11 +214,11 @@ def test_a_line_that_is_cut_during_commit_is_settled_by_the_next_sync(url: str, 
     port = cut_at_commit(("127.0.0.1", int(str(address["port"]))))
     make_run(tmp_path)
     with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
-        loading.sync(tmp_path, url.replace(str(address["port"]), str(port)), interactions())
+        load_run(tmp_path, url.replace(str(address["port"]), str(port)), interactions())
     wait_for_silence(url)
     assert rows(url) == 184
     keep(url)
-    loading.sync(tmp_path, url, interactions())
+    load_run(tmp_path, url, interactions())
     assert changes(url) == 0
 
 
@@ -223,18 +226,18 @@ def test_two_syncs_of_a_run_at_once_are_one(url: str, tmp_path: Path) -> None:
     """The second waits for the first, and then has nothing to do."""
     make_run(tmp_path)
     with ThreadPoolExecutor(4) as pool:
-        counts = list(pool.map(lambda _: loading.sync(tmp_path, url, interactions()), range(4)))
+        counts = list(pool.map(lambda _: load_run(tmp_path, url, interactions()), range(4)))
     assert counts == counts[:1] * 4
     assert rows(url) == 184
-    assert comparing.check(tmp_path, url, interactions()) == []
+    assert compare.check(tmp_path, url, interactions()) == []
 
 
 def test_syncs_of_several_runs_at_once(url: str, tmp_path: Path) -> None:
     """Runs with the same new products neither block nor disturb each other."""
     folders = [make_run(tmp_path / str(number), f"RUN_{number}", products=500) for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda folder: loading.sync(folder, url, interactions()), folders))
-    assert [comparing.check(folder, url, interactions()) for folder in folders] == [[]] * 4
+        list(pool.map(lambda folder: load_run(folder, url, interactions()), folders))
+    assert [compare.check(folder, url, interactions()) for folder in folders] == [[]] * 4
 
 
 @pytest.mark.parametrize("code", ["40001", "40P01"])
@@ -246,7 +249,7 @@ def test_a_transaction_that_lost_is_tried_again(url: str, tmp_path: Path, code: 
         f" IF nextval('tries') < 3 THEN RAISE EXCEPTION 'lost' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$;"
         "CREATE TRIGGER lose BEFORE INSERT ON segmentation_runs FOR EACH ROW EXECUTE FUNCTION lose()",
     )
-    loading.sync(make_run(tmp_path), url, interactions())
+    load_run(make_run(tmp_path), url, interactions())
     assert execute(url, "SELECT last_value FROM tries") == [(3,)]
     assert rows(url) == 184
 
@@ -260,7 +263,7 @@ def test_a_server_that_is_down_is_told_and_nothing_local_changes(tmp_path: Path,
     make_run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     url = f"postgresql://me:canary-4711@{host}:{closed_port()}/shop"
-    for call in (loading.sync, comparing.check):
+    for call in (load_run, compare.check):
         with pytest.raises(DatabaseError, match=f"shop at {host}") as error:
             call(tmp_path, url, interactions())
         assert "run `segkit sync RUN` again" in str(error.value)
@@ -280,7 +283,7 @@ def test_a_server_that_is_down_is_told_and_nothing_local_changes(tmp_path: Path,
 def test_a_url_that_is_none_is_refused_without_being_quoted(url: str) -> None:
     """The parser's own message quotes the URL, and with it the password."""
     with pytest.raises(DatabaseError) as error:
-        postgres.connect(url)
+        connect(url)
     assert "canary" not in f"{error.value}{error.value.__cause__}"
 
 
@@ -290,14 +293,14 @@ def test_a_wrong_password_is_not_repeated(url: str) -> None:
     if password == "trusted":
         pytest.skip("this server trusts everybody")
     with pytest.raises(DatabaseError, match="password authentication failed") as error:
-        postgres.connect(url.replace(password, "canary-4711"))
+        connect(url.replace(password, "canary-4711"))
     assert "canary" not in f"{error.value}{error.value.__cause__}"
 
 
 def test_a_server_without_tls_is_told(url: str) -> None:
     """Who asks for TLS gets it or a clear line, never a connection without."""
     with pytest.raises(DatabaseError, match="SSL") as error:
-        postgres.connect(f"{url}?sslmode=require")
+        connect(f"{url}?sslmode=require")
     assert str(psycopg.conninfo.conninfo_to_dict(url)["password"]) not in str(error.value)
 
 
@@ -306,7 +309,7 @@ def test_a_database_that_is_not_utf8_is_refused(make_database: Callable[..., str
     """Such a database would lose names or mix them up."""
     url = make_database(f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     with pytest.raises(DatabaseError, match=f"encoding {encoding}, not UTF8"):
-        postgres.migrate(url)
+        migrate(url)
 
 
 def test_products_missing_from_a_users_own_table_are_found_before_loading(
@@ -316,13 +319,13 @@ def test_products_missing_from_a_users_own_table_are_found_before_loading(
     url = make_database()
     execute(url, "CREATE TABLE amazon_products (id int PRIMARY KEY, title text NOT NULL, asin text NOT NULL)")
     execute(url, "INSERT INTO amazon_products SELECT n, 'mine', 'B0' FROM generate_series(1, 57) AS n")
-    postgres.migrate(url)
+    migrate(url)
     make_run(tmp_path)
     with pytest.raises(DatabaseError, match="2 products of the run are not in amazon_products: 58, 59"):
-        loading.sync(tmp_path, url, interactions())
+        load_run(tmp_path, url, interactions())
     assert rows(url) == 0
     execute(url, "INSERT INTO amazon_products VALUES (58, 'mine', 'B0'), (59, 'mine', 'B0')")
-    loading.sync(tmp_path, url, interactions())
+    load_run(tmp_path, url, interactions())
     assert execute(url, "SELECT DISTINCT title, asin FROM amazon_products") == [("mine", "B0")]
     assert rows(url) == 184
 
@@ -333,34 +336,34 @@ def short_url(make_database: Callable[..., str]) -> str:
     url = make_database()
     execute(url, "CREATE TABLE amazon_products (id int PRIMARY KEY, title text NOT NULL)")
     execute(url, "INSERT INTO amazon_products SELECT n, 'mine' FROM generate_series(1, 57) AS n")
-    postgres.migrate(url)
+    migrate(url)
     return url
 
 
 def test_missing_products_are_left_out_where_that_is_wished(short_url: str, tmp_path: Path) -> None:
     """Skip listed. The marker names them; they come with the first sync after the store has them."""
     make_run(tmp_path)
-    assert loading.sync(tmp_path, short_url, interactions(), skip=True)["product_segments"] == 57
-    assert comparing.skipped(short_url, RUN_ID) == [58, 59]
+    assert load_run(tmp_path, short_url, interactions(), skip=True)["product_segments"] == 57
+    assert compare.skipped(short_url, RUN_ID) == [58, 59]
     assert [len(execute(short_url, f"TABLE {table}")) for table in TABLES] == [1, 57, 3, 57, 57, 3]
     assert execute(short_url, "SELECT total_products FROM segmentation_runs") == [(59,)], "the run is what it was"
-    assert comparing.check(tmp_path, short_url, interactions()) == []
+    assert compare.check(tmp_path, short_url, interactions()) == []
     keep(short_url)
     before = execute(short_url, "SELECT xmin FROM segmentation_runs")
-    assert loading.sync(tmp_path, short_url, interactions(), skip=True)["run_products"] == 57
+    assert load_run(tmp_path, short_url, interactions(), skip=True)["run_products"] == 57
     assert execute(short_url, "SELECT xmin FROM segmentation_runs") == before, "an unchanged run sends no row"
     with pytest.raises(DatabaseError, match="2 products of the run are not in amazon_products: 58, 59"):
-        loading.sync(tmp_path, short_url, interactions())
+        load_run(tmp_path, short_url, interactions())
     assert changes(short_url) == 0, "what was loaded without them stays"
     execute(short_url, "INSERT INTO amazon_products VALUES (58, 'mine')")
-    assert comparing.check(tmp_path, short_url, interactions()) == [
+    assert compare.check(tmp_path, short_url, interactions()) == [
         "amazon_products: has 1 products that were left out: 58"
     ]
-    assert loading.sync(tmp_path, short_url, interactions(), skip=True)["run_products"] == 58
-    assert comparing.skipped(short_url, RUN_ID) == [59]
+    assert load_run(tmp_path, short_url, interactions(), skip=True)["run_products"] == 58
+    assert compare.skipped(short_url, RUN_ID) == [59]
     execute(short_url, "INSERT INTO amazon_products VALUES (59, 'mine')")
-    assert loading.sync(tmp_path, short_url, interactions())["run_products"] == 59
-    assert (comparing.skipped(short_url, RUN_ID), comparing.check(tmp_path, short_url, interactions())) == ([], [])
+    assert load_run(tmp_path, short_url, interactions())["run_products"] == 59
+    assert (compare.skipped(short_url, RUN_ID), compare.check(tmp_path, short_url, interactions())) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -378,13 +381,13 @@ def test_what_was_changed_in_a_run_without_some_products_is_mended(
     short_url: str, tmp_path: Path, change: str
 ) -> None:
     """The tables are compared with what should be there, also after somebody touched the marker."""
-    loading.sync(make_run(tmp_path), short_url, interactions(), skip=True)
+    load_run(make_run(tmp_path), short_url, interactions(), skip=True)
     execute(short_url, change.replace("RUN_ID", RUN_ID))
-    assert comparing.check(tmp_path, short_url, interactions()) != []
-    loading.sync(tmp_path, short_url, interactions(), skip=True)
-    assert comparing.check(tmp_path, short_url, interactions()) == []
-    assert loading.reindex(short_url, RUN_ID, interactions()) == 3
-    assert {58, 59} >= set(comparing.skipped(short_url, RUN_ID)) >= {59}, "a new index keeps them"
+    assert compare.check(tmp_path, short_url, interactions()) != []
+    load_run(tmp_path, short_url, interactions(), skip=True)
+    assert compare.check(tmp_path, short_url, interactions()) == []
+    assert reindex(short_url, RUN_ID, interactions()) == 3
+    assert {58, 59} >= set(compare.skipped(short_url, RUN_ID)) >= {59}, "a new index keeps them"
 
 
 def test_rows_that_a_trigger_changed_are_found_without_some_products(short_url: str, tmp_path: Path) -> None:
@@ -396,15 +399,15 @@ def test_rows_that_a_trigger_changed_are_found_without_some_products(short_url: 
         " EXECUTE FUNCTION f()",
     )
     with pytest.raises(DatabaseError, match=r"the tables do not hold what was sent: product_segments"):
-        loading.sync(make_run(tmp_path), short_url, interactions(), skip=True)
+        load_run(make_run(tmp_path), short_url, interactions(), skip=True)
     assert rows(short_url) == 0
 
 
 def test_a_product_table_of_our_own_is_filled(url: str, tmp_path: Path) -> None:
     """The table that the migration made gets the products of the runs, each once."""
-    loading.sync(make_run(tmp_path), url, interactions())
-    loading.sync(make_run(tmp_path / "b", "RUN_B", products=60), url, interactions())
-    products = postgres.load_products(url, [60, 2])
+    load_run(make_run(tmp_path), url, interactions())
+    load_run(make_run(tmp_path / "b", "RUN_B", products=60), url, interactions())
+    products = load_products(url, [60, 2])
     assert products["product_id"].tolist() == [60, 2]
     assert products["title"].tolist() == ["title 60", "title 2"]
     assert products["price_usd"].tolist() == [15.0, 0.5]
@@ -416,7 +419,7 @@ def test_the_same_product_twice_is_found_before_the_database(tmp_path: Path) -> 
     segments = pd.read_parquet(tmp_path / "results/segments.parquet")
     pd.concat([segments, segments[segments["product_id"] == 7]]).to_parquet(tmp_path / "results/segments.parquet")
     with pytest.raises(RunError, match=r"segments.parquet has ids more than once: \[7\]"):
-        loading.sync(tmp_path, "postgresql://nowhere", interactions())
+        load_run(tmp_path, "postgresql://nowhere", interactions())
 
 
 @pytest.mark.parametrize("column", ["product_id", "taxonomy_id"])
@@ -426,15 +429,15 @@ def test_an_assignment_of_what_the_run_does_not_have_is_refused(tmp_path: Path, 
     segments.loc[3, column] = 4711
     segments.to_parquet(tmp_path / "results/segments.parquet")
     with pytest.raises(RunError, match=r"does not have: \[4711\]"):
-        loading.sync(tmp_path, "postgresql://nowhere", interactions())
+        load_run(tmp_path, "postgresql://nowhere", interactions())
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=str(tmp_path)):
-        loading.sync(tmp_path, "postgresql://nowhere", interactions())
+        load_run(tmp_path, "postgresql://nowhere", interactions())
     (make_run(tmp_path) / "results/segments.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RunError, match=r"segments.parquet cannot be read"):
-        comparing.check(tmp_path, "postgresql://nowhere", interactions())
+        compare.check(tmp_path, "postgresql://nowhere", interactions())
 
 
 hard_names = st.lists(
@@ -454,7 +457,7 @@ COPY_NAMES = ["\\N", "\\.", "\\", "\t", "\n", "\r\n", "\\t", "a\\", "", " ", "NU
 @example(names=["\N{DROMEDARY CAMEL}" * 255, "ﬁ", "fi", "é", "é", "日本語", "a", "A", "𝕏"])
 def test_any_name_comes_back_as_it_was(url: str, tmp_path: Path, names: list[str]) -> None:
     """Names reach the tables through the driver's row writer only."""
-    loading.sync(make_run(tmp_path, names=names, products=20), url, interactions())
+    load_run(make_run(tmp_path, names=names, products=20), url, interactions())
     stored = execute(url, "SELECT category_name, definition FROM product_taxonomies ORDER BY id")
     assert stored == [(name, f"about {name}") for name in names]
     assert rows(url) == 1 + 3 * 20 + len(names) + 3
@@ -463,10 +466,10 @@ def test_any_name_comes_back_as_it_was(url: str, tmp_path: Path, names: list[str
 @pytest.mark.parametrize("name", ["a\0b", "x" * 256])
 def test_a_name_that_postgres_cannot_hold_is_refused(url: str, tmp_path: Path, name: str) -> None:
     """NUL and a 256th character are told, and the tables stay as they were."""
-    loading.sync(make_run(tmp_path), url, interactions())
+    load_run(make_run(tmp_path), url, interactions())
     keep(url)
     with pytest.raises(DatabaseError, match=r"NUL|too long"):
-        loading.sync(make_run(tmp_path, names=("Dimmers", name)), url, interactions())
+        load_run(make_run(tmp_path, names=("Dimmers", name)), url, interactions())
     assert changes(url) == 0
 
 
@@ -475,8 +478,8 @@ def test_a_title_with_nul_does_not_stop_a_run(url: str, tmp_path: Path) -> None:
     products = pd.read_parquet(make_run(tmp_path) / "products.parquet")
     products.loc[products["product_id"] == 1, "title"] = "a\0\\N\tb"
     products.to_parquet(tmp_path / "products.parquet")
-    loading.sync(tmp_path, url, interactions())
-    assert postgres.load_products(url, [1])["title"].tolist() == ["a\ufffd\\N\tb"]
+    load_run(tmp_path, url, interactions())
+    assert load_products(url, [1])["title"].tolist() == ["a\ufffd\\N\tb"]
 
 
 def test_a_database_that_became_read_only_is_told(url: str, server: str, tmp_path: Path) -> None:
@@ -484,25 +487,25 @@ def test_a_database_that_became_read_only_is_told(url: str, server: str, tmp_pat
     alter = f"ALTER DATABASE {url.rpartition('/')[2]} {{}} default_transaction_read_only"
     execute(server, f"{alter.format('SET')} = on")
     with pytest.raises(DatabaseError, match="in a read-only transaction") as error:
-        loading.sync(make_run(tmp_path), url, interactions())
+        load_run(make_run(tmp_path), url, interactions())
     assert "?target_session_attrs=read-write; no run folder was changed; run `segkit sync RUN`" in error.value.hint
     assert rows(url) == 0
     execute(server, alter.format("RESET"))
-    loading.sync(tmp_path, url, interactions())
+    load_run(tmp_path, url, interactions())
     execute(server, f"{alter.format('SET')} = on")
-    assert postgres.migrate(url) == []
-    assert loading.sync(tmp_path, url, interactions())["product_segments"] == 59
-    assert comparing.check(tmp_path, url, interactions()) == []
+    assert migrate(url) == []
+    assert load_run(tmp_path, url, interactions())["product_segments"] == 59
+    assert compare.check(tmp_path, url, interactions()) == []
 
 
 def test_missing_tables_and_rights_are_told_with_what_helps(url: str, make_database: Any, tmp_path: Path) -> None:
     """`segkit db migrate` makes the tables; GRANT gives the rights."""
     with pytest.raises(DatabaseError, match=r"does not exist.*segkit db migrate"):
-        loading.sync(make_run(tmp_path), make_database(), interactions())
+        load_run(make_run(tmp_path), make_database(), interactions())
     execute(url, "DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN PASSWORD 'canary'")
     head, _, tail = url.partition("@")
     with pytest.raises(DatabaseError, match=r"guest lacks rights on .*GRANT SELECT, INSERT, UPDATE, DELETE ON run"):
-        loading.sync(tmp_path, f"{head.partition('://')[0]}://guest:canary@{tail}", interactions())
+        load_run(tmp_path, f"{head.partition('://')[0]}://guest:canary@{tail}", interactions())
 
 
 @pytest.mark.parametrize("does", ["RETURN NULL", "NEW.confidence = 1; RETURN NEW"])
@@ -515,24 +518,24 @@ def test_rows_that_a_trigger_changed_are_found_before_commit(url: str, tmp_path:
         " EXECUTE FUNCTION meddle()",
     )
     with pytest.raises(DatabaseError, match=r"do not hold what was sent: product_segments: \d+ rows differ"):
-        loading.sync(make_run(tmp_path), url, interactions())
+        load_run(make_run(tmp_path), url, interactions())
     assert rows(url) == 0
 
 
 def test_check_names_the_tables_that_differ(url: str, tmp_path: Path) -> None:
-    loading.sync(make_run(tmp_path), url, interactions())
+    load_run(make_run(tmp_path), url, interactions())
     execute(url, "UPDATE product_segments SET confidence = 0.5 WHERE product_id = 3")
     execute(url, "DELETE FROM llm_interaction_index WHERE batch_id = 2")
     execute(url, "UPDATE segmentation_runs SET result_summary = '{}'")
-    found = comparing.check(tmp_path, url, interactions())
+    found = compare.check(tmp_path, url, interactions())
     assert [text.split(":")[0] for text in found] == [
         "segmentation_runs",
         "product_segments",
         "llm_interaction_index",
     ]
     assert "1 rows differ" in found[1]
-    loading.sync(tmp_path, url, interactions())
-    assert comparing.check(tmp_path, url, interactions()) == []
+    load_run(tmp_path, url, interactions())
+    assert compare.check(tmp_path, url, interactions()) == []
 
 
 @pytest.mark.long
@@ -551,34 +554,34 @@ def test_a_million_products_need_little_memory(url: str, tmp_path: Path) -> None
 
 def test_products_come_in_the_order_asked_for_and_missing_ones_are_named(url: str) -> None:
     execute(url, "INSERT INTO amazon_products SELECT n, 'title ' || n FROM generate_series(1, 9) AS n")
-    frame = postgres.load_products(url, [5, 1, 9])
+    frame = load_products(url, [5, 1, 9])
     assert frame["product_id"].tolist() == [5, 1, 9]
     assert list(frame.columns) == ["product_id", "title", "brand", "price_usd", "category"]
     with pytest.raises(ProductsError, match=r"2 products are not in amazon_products: \[10, 11\]"):
-        postgres.load_products(url, [5, 11, 10])
+        load_products(url, [5, 11, 10])
 
 
 def test_a_product_table_needs_a_title(make_database: Callable[..., str]) -> None:
     url = make_database()
     execute(url, "CREATE TABLE amazon_products (id bigint PRIMARY KEY); INSERT INTO amazon_products VALUES (1)")
     with pytest.raises(ProductsError, match="no column `title`"):
-        postgres.load_products(url, [1])
+        load_products(url, [1])
 
 
 def test_columns_of_the_same_name_are_told_apart(url: str) -> None:
-    frame = postgres.query(url, "SELECT 1 AS id, 2 AS id_1, 3 AS id, 4 AS id")
+    frame = query(url, "SELECT 1 AS id, 2 AS id_1, 3 AS id, 4 AS id")
     assert frame.to_dict("records") == [{"id": 1, "id_1": 2, "id_2": 3, "id_3": 4}]
 
 
 def test_a_query_gives_a_frame_and_cannot_write(url: str) -> None:
-    frame = postgres.query(url, "SELECT 'a%b:c' AS text, 1.5 AS number WHERE 'a%b' LIKE '%b'")
+    frame = query(url, "SELECT 'a%b:c' AS text, 1.5 AS number WHERE 'a%b' LIKE '%b'")
     assert frame.to_dict("records") == [{"text": "a%b:c", "number": 1.5}]
     with pytest.raises(DatabaseError, match="read-only transaction"):
-        postgres.query(url, "DELETE FROM run_products")
+        query(url, "DELETE FROM run_products")
     with pytest.raises(DatabaseError, match='syntax error at or near "SELEKT"'):
-        postgres.query(url, "SELEKT 1")
+        query(url, "SELEKT 1")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_the_usual_forms_of_a_url_will_do(url: str, scheme: str) -> None:
-    assert postgres.query(f"{scheme}{url[len('postgresql') :]}", "SELECT 1 AS one")["one"].tolist() == [1]
+    assert query(f"{scheme}{url[len('postgresql') :]}", "SELECT 1 AS one")["one"].tolist() == [1]

@@ -28,9 +28,9 @@ from synced_runs import (
     wait_for_silence,
 )
 
-from segkit.database import compare as comparing
-from segkit.database import connection as postgres
-from segkit.database import load as loading
+from segkit.database import compare
+from segkit.database.load import load_run
+from segkit.database.schema import migrate
 from segkit.errors import DatabaseError
 
 VICTIM = """
@@ -38,10 +38,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from synced_runs import interactions
-from segkit.database import load as loading
+from segkit.database.load import load_run
 print("ready", flush=True)
 sys.stdin.readline()
-loading.sync(Path(sys.argv[1]), sys.argv[2], interactions())
+load_run(Path(sys.argv[1]), sys.argv[2], interactions())
 """
 PRODUCTS = 1500
 OURS = "datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'segkit'"
@@ -65,7 +65,7 @@ def terminate_the_backend(folder: Path, url: str, after: float) -> None:
     killer = threading.Timer(after, lambda: execute(url, question))
     killer.start()
     with suppress(DatabaseError):
-        loading.sync(folder, url, interactions())
+        load_run(folder, url, interactions())
     killer.join()
 
 
@@ -73,17 +73,17 @@ def lose_the_answer_to_commit(folder: Path, url: str, after: float) -> None:
     head, _, tail = url.rpartition("/")
     host, _, port = head.rpartition(":")
     cut = f"{host}:{cut_at_commit(('127.0.0.1', int(port)))}/{tail}"
-    if comparing.check(folder, url, interactions()):
+    if compare.check(folder, url, interactions()):
         with pytest.raises(DatabaseError, match="run `segkit sync RUN` again"):
-            loading.sync(folder, cut, interactions())
+            load_run(folder, cut, interactions())
     else:  # an earlier fault left this very version: there is nothing to commit
-        loading.sync(folder, cut, interactions())
+        load_run(folder, cut, interactions())
 
 
 def two_at_once(folder: Path, url: str, after: float) -> None:
-    other = threading.Timer(after, lambda: loading.sync(folder, url, interactions()))
+    other = threading.Timer(after, lambda: load_run(folder, url, interactions()))
     other.start()
-    loading.sync(folder, url, interactions())
+    load_run(folder, url, interactions())
     other.join()
 
 
@@ -100,7 +100,7 @@ FAULTS: list[Callable[[Path, str, float], None]] = [
 def databases(make_database: Callable[..., str]) -> list[str]:
     urls = [make_database() for _ in range(3)]
     for url in urls:
-        postgres.migrate(url)
+        migrate(url)
     return urls
 
 
@@ -115,7 +115,7 @@ def suffer(databases: list[str], place: Path, seed: int, faults: int) -> None:
     seconds = 0.0
     for folder, fresh in zip(folders, clean, strict=True):
         began = time.monotonic()
-        loading.sync(folder, fresh, interactions())
+        load_run(folder, fresh, interactions())
         seconds, whole = time.monotonic() - began, [*whole, story(fresh)]
     for number in range(faults):
         folder = folders[number % 2]
@@ -123,9 +123,9 @@ def suffer(databases: list[str], place: Path, seed: int, faults: int) -> None:
         wait_for_silence(url)
         assert story(url) in whole, f"fault {number} of seed {seed}"
     for folder, expected in zip(folders, whole[1:], strict=True):
-        loading.sync(folder, url, interactions())
+        load_run(folder, url, interactions())
         assert story(url) == expected
-        assert comparing.check(folder, url, interactions()) == []
+        assert compare.check(folder, url, interactions()) == []
 
 
 def test_a_few_faults_leave_a_whole_run(databases: list[str], tmp_path: Path) -> None:

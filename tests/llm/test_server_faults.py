@@ -16,10 +16,10 @@ import pytest
 from debian_postgres import wait_for
 from synced_runs import execute, in_the_middle_of_copy, interactions, make_run, rows
 
-from segkit.database import compare as comparing
-from segkit.database import connection as postgres
-from segkit.database import load as loading
-from segkit.database.embedded import _command, _nobody
+from segkit.database import compare
+from segkit.database.embedded import server_command, server_user
+from segkit.database.load import load_run
+from segkit.database.schema import migrate
 from segkit.errors import DatabaseError
 
 pytestmark = pytest.mark.long
@@ -39,8 +39,8 @@ class SmallServer:
             self._port = free.getsockname()[1]
         self.url = f"postgresql://segkit:trusted@127.0.0.1:{self._port}/postgres"
         self._data.mkdir(mode=0o700)
-        os.chown(self._data, *_nobody())
-        options = "size=12m,mode=0700,uid={},gid={}".format(*_nobody())
+        os.chown(self._data, *server_user())
+        options = "size=12m,mode=0700,uid={},gid={}".format(*server_user())
         mount = f"mount -t tmpfs -o {options} small {SMALL} && echo mounted && exec sleep infinity"
         self._holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", mount], stdout=subprocess.PIPE)
         assert self._holder.stdout
@@ -48,13 +48,13 @@ class SmallServer:
 
     def make(self) -> None:
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust", "-U", "segkit", "--no-sync"]
-        subprocess.run(_command("initdb", "-D", self._data, *options), check=True, capture_output=True)
+        subprocess.run(server_command("initdb", "-D", self._data, *options), check=True, capture_output=True)
         self.start()
 
     def start(self) -> None:
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
         options = [part for setting in settings for part in ("-c", setting)]
-        command = _command("postgres", "-D", self._data, "-p", str(self._port), *options)
+        command = server_command("postgres", "-D", self._data, "-p", str(self._port), *options)
         with self._log.open("ab") as log:
             self._server = subprocess.Popen([*self._inside, *command], stdout=log, stderr=log)
         wait_for(self.url)
@@ -103,13 +103,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
 def make_database(server: SmallServer, name: str, options: str = "") -> str:
     execute(server.url, f"CREATE DATABASE {name} {options}")
     url = server.url.removesuffix("postgres") + name
-    postgres.migrate(url)
+    migrate(url)
     return url
 
 
 def is_loaded(folder: Path, url: str) -> None:
-    loading.sync(folder, url, interactions())
-    assert comparing.check(folder, url, interactions()) == []
+    load_run(folder, url, interactions())
+    assert compare.check(folder, url, interactions()) == []
 
 
 def test_a_disk_that_is_full_leaves_nothing_of_a_run(server: SmallServer, tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_a_disk_that_is_full_leaves_nothing_of_a_run(server: SmallServer, tmp_pa
     first, second = make_run(tmp_path / "1", "RUN_1"), make_run(tmp_path / "2", "RUN_2", products=25_000)
     is_loaded(first, url)
     with pytest.raises(DatabaseError, match="No space left on device") as error:
-        loading.sync(second, url, interactions())
+        load_run(second, url, interactions())
     assert error.value.hint == f"make room on the disk of the server; no run folder was changed; {AGAIN}"
-    assert comparing.check(first, url, interactions()) == []
+    assert compare.check(first, url, interactions()) == []
     assert execute(url, "SELECT id FROM segmentation_runs") == [("RUN_1",)]
     server.make_room()
     is_loaded(second, url)
@@ -139,7 +139,7 @@ def test_a_server_that_is_restarted_in_the_middle_has_nothing_of_the_run(server:
     killer.start()
     for _ in ("in the middle", "while it is down"):
         with pytest.raises(DatabaseError, match="restarted at 127") as error:
-            loading.sync(folder, url, interactions())
+            load_run(folder, url, interactions())
         assert AGAIN in error.value.hint
         killer.join()
         server.wait()

@@ -20,7 +20,7 @@ from s3_server import S3Server
 
 from segkit.analysis.logs import compact, query
 from segkit.cli.s3 import verify_and_show
-from segkit.database import connection as postgres
+from segkit.database.connection import query as query_postgres
 from segkit.database.sync import check_run, sync_run
 from segkit.errors import RunError, StorageError
 from segkit.pipeline.migrate import migrate_to_s3, remote_differences, rollback_s3
@@ -92,14 +92,14 @@ def test_the_index_in_postgres_moves_with_the_run(
     sync_run(run)
     told = migrate_to_s3(run, remove_local=True)
     paths = f"SELECT file_path, prompt_file FROM llm_interaction_index WHERE run_id = '{run.id}'"
-    there = postgres.query(postgres_url, paths)
+    there = query_postgres(postgres_url, paths)
     assert told["index_rows"] == len(there) > 0
     assert all(there["file_path"].str.startswith(f"{load_settings().bucket}/{run.id}/"))
     assert all(there["prompt_file"].str.startswith(f"{load_settings().bucket}/{run.id}/prompts/"))
     assert check_run(run) == []
     assert sync_run(run)["product_segments"] == 20, "a run whose files are away is loaded as a whole"
     rollback_s3(run)
-    here = postgres.query(postgres_url, paths)
+    here = query_postgres(postgres_url, paths)
     assert sorted(here["file_path"]) == sorted(
         path.removeprefix(f"{load_settings().bucket}/") for path in there["file_path"]
     )

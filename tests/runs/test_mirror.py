@@ -17,7 +17,7 @@ from endpoint import Endpoint
 from s3_server import S3Server
 
 from segkit.analysis.logs import compact, query
-from segkit.database import connection as postgres
+from segkit.database.connection import query as query_postgres
 from segkit.database.sync import sync_run
 from segkit.errors import RunError, SettingsError, StoppedError, StorageError
 from segkit.pipeline.migrate import rollback_s3
@@ -99,7 +99,7 @@ def test_a_finished_run_is_read_from_anywhere(
     assert away.prompts == remote_run.prompts
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     assert sync_run(away)["product_segments"] == 12
-    paths = postgres.query(postgres_url, f"SELECT file_path FROM llm_interaction_index WHERE run_id = '{away.id}'")
+    paths = query_postgres(postgres_url, f"SELECT file_path FROM llm_interaction_index WHERE run_id = '{away.id}'")
     assert all(paths["file_path"].str.startswith(load_settings().bucket))
 
 

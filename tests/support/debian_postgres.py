@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from segkit.database import embedded as embedded_postgres
+from segkit.database import embedded
 
 PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 
@@ -23,7 +23,7 @@ def debian_server(folder: Path) -> Iterator[str]:
     data = folder / "data"
     data.mkdir(mode=0o700)
     if os.geteuid() == 0:
-        os.chown(data, *embedded_postgres._nobody())
+        os.chown(data, *embedded.server_user())
     options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust", "-U", "segkit", "--no-sync"]
     subprocess.run(command("initdb", "-D", data, *options), check=True, capture_output=True)
     with socket.socket() as free:
@@ -48,9 +48,9 @@ def debian_server(folder: Path) -> Iterator[str]:
 
 def command(program: str, *arguments: str | Path) -> list[str]:
     """The command line of a program, run as `nobody` where we are root, as the embedded server's are."""
-    ours = str(embedded_postgres._programs() / program)
+    ours = str(embedded.server_programs() / program)
     return [
-        str(PROGRAMS / program) if part == ours else part for part in embedded_postgres._command(program, *arguments)
+        str(PROGRAMS / program) if part == ours else part for part in embedded.server_command(program, *arguments)
     ]
 
 

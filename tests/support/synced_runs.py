@@ -114,8 +114,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from synced_runs import interactions
-from segkit.database import load as loading
-loading.sync(Path(sys.argv[1]), sys.argv[2], interactions())
+from segkit.database.load import load_run
+load_run(Path(sys.argv[1]), sys.argv[2], interactions())
 """
 
 
