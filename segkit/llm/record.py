@@ -17,7 +17,6 @@ from segkit.llm.prices import cost_usd
 from segkit.llm.send import ModelReply, ModelRequest
 from segkit.runs import interactions
 from segkit.runs.events import log_event, timestamp
-from segkit.runs.fallback import take_back
 from segkit.runs.interactions import Interaction
 from segkit.runs.mirror import WORKERS, push_log, read_log
 from segkit.runs.progress import Progress
@@ -123,7 +122,6 @@ class Recorder:
         return cost_usd(completion.usage, p.model, p.endpoint, self._settings.segkit_prices)
 
     def _index(self) -> dict[str, list[Interaction]]:
-        take_back(self._folder)
         interactions.sweep(self._folder)
         logs, damaged = interactions.scan(self._folder)
         for path in damaged:

@@ -21,7 +21,6 @@ from segkit.llm.responses import NextStep, classify_response
 from segkit.llm.transports.base import LostError, NotSentError, Response, Transport
 from segkit.runs import interactions
 from segkit.runs.events import log_event
-from segkit.runs.fallback import keep_elsewhere
 from segkit.runs.interactions import Intent
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
@@ -209,18 +208,17 @@ class RetryingClient:
         return response, self._clean(classify_response(response, self._model, self._host))
 
     def _keep(self, letter: ModelRequest, intent: Intent, status: int | None, body: bytes) -> None:
-        """Put what came on disk, wherever that is still possible."""
+        """Write what came into its intent, whose room is reserved; a disk that fails otherwise stops the run."""
         try:
             interactions.keep_raw(intent, status, body)
         except OSError as error:
-            place = keep_elsewhere(intent, letter.head, status, body)
-            kept = f"the last answers are kept in {place}" if place else "the last answer could not be kept anywhere"
-            failed = disk_error(self._run.folder, error, kept)
-            if self._refused and kept not in self._refused.message:  # the first error is the one that is told
-                self._refused.message += f"; {kept}"
+            lost = "answers of calls in flight could not be saved"
+            failed = disk_error(self._run.folder, error, lost)
+            if self._refused and lost not in self._refused.message:  # the first error is the one that is reported
+                self._refused.message += f"; {lost}"
             self.halt(failed)
             with contextlib.suppress(SegkitError):
-                self._event("answer_kept_elsewhere", letter, file=intent.path.name, place=str(place or ""))
+                self._event("answer_not_saved", letter, file=intent.path.name, why=str(error))
             raise failed from None
 
     def _clean(self, meaning: NextStep) -> NextStep:

@@ -1,7 +1,8 @@
 """Interaction logs: one JSON file an attempt, written so that a crash at any byte loses nothing that was paid.
 
-A log begins as an intent (`….intent`), the first part of the very JSON it will become. The raw answer is appended
-before anything parses it, then the rest, and the file is synced and renamed to `….json`. Until then it is an intent
+A log begins as an intent (`….intent`), the first part of the very JSON it will become, with room reserved for the
+answer: a disk that fills up while the model works cannot lose it. The raw answer is appended before anything parses
+it, then the rest, and the file is cut to its length, synced and renamed to `….json`. Until then it is an intent
 without result: the request may have been paid.
 """
 
@@ -28,6 +29,7 @@ from segkit.storage.disk import sync_folder_together, write_atomic
 #: How the names of finished logs end.
 ENDINGS = (".json", ".json.gz")
 _LARGEST = 1_000_000_000  # bytes of a log that is decompressed
+_ROOM = 65_536  # bytes reserved for an answer
 _INDENT = orjson.OPT_INDENT_2
 _SEAL = b',\n  "sha256": "'
 # Where a field of the outermost object begins: no line break stands inside a JSON string, and what is deeper is
@@ -89,8 +91,11 @@ class DamagedError(Exception):
     """A log does not hold what its checksum says; the message names the file."""
 
 
-def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any]) -> Intent:
-    """Write the intent of an interaction: all that is known before it is asked (`context`, `prompt`, `request`)."""
+def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any], *, room: int = _ROOM) -> Intent:
+    """Write the intent of an interaction: all that is known before it is asked (`context`, `prompt`, `request`).
+
+    The disk reserves `room` bytes for the answer. Raises OSError when it has no room left.
+    """
     begun = datetime.now(UTC)
     while True:
         name = f"{begun:%Y%m%dT%H%M%SZ}_b{batch}_a{attempt}_{secrets.token_hex(4)}"
@@ -101,12 +106,24 @@ def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any]) -> Inten
         break
     intent = Intent(folder / f"{name}.intent", begun, os.fdopen(descriptor, "wb"), hashlib.sha256())
     try:
-        intent.append(orjson.dumps(head, option=_INDENT)[:-2])
+        content = orjson.dumps(head, option=_INDENT)[:-2]
+        if room:
+            _reserve(intent.file, len(content) + room)
+        intent.append(content)
     except OSError:
         with contextlib.suppress(OSError):
             drop(intent)
         raise
     return intent
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Take the room of a file on its disk; what is not written yet reads as zeros."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:  # macOS
+        file.write(bytes(size))
+        file.seek(0)
 
 
 def drop(intent: Intent) -> None:
@@ -131,14 +148,14 @@ def reopened(path: Path, begun: dict[str, Any]) -> Intent:
 
 
 def finish(intent: Intent, tail: dict[str, Any], *, compress: bool = False) -> Path:
-    """Append the rest (`response`, `metadata`), seal the file with its checksum, sync and rename it.
+    """Append the rest (`response`, `metadata`), seal the file with its checksum, cut it there, sync and rename it.
 
     A compressed log is a file of its own, `….json.gz`, and there before its intent goes.
     """
     intent.append(b"," + orjson.dumps(tail, option=_INDENT)[1:-2])
     with intent.file as file:
         file.write(_SEAL + intent.digest.hexdigest().encode() + b'"\n}\n')
-        file.flush()
+        file.truncate()
         os.fsync(file.fileno())
     final = intent.path.with_suffix(".json.gz" if compress else ".json")
     if compress:
@@ -152,7 +169,7 @@ def finish(intent: Intent, tail: dict[str, Any], *, compress: bool = False) -> P
 
 def write_whole(folder: Path, batch: int, attempt: int, log: dict[str, Any], *, compress: bool = False) -> Path:
     """Write a log that needs no intent, since nothing is asked (a cached answer)."""
-    return finish(begin(folder, batch, attempt, {"context": log.pop("context")}), log, compress=compress)
+    return finish(begin(folder, batch, attempt, {"context": log.pop("context")}, room=0), log, compress=compress)
 
 
 def read(path: Path) -> Interaction:
@@ -213,7 +230,7 @@ def place_of(path: Path) -> tuple[int, int]:
 
 def recover(path: Path) -> dict[str, Any] | None:
     """Read an intent as far as it was written, field by field, or give None when not even its first one is whole."""
-    data = path.read_bytes().rstrip(b" \n").removesuffix(b",")
+    data = path.read_bytes().rstrip(b" \n\0").removesuffix(b",")
     while data:
         try:
             found: dict[str, Any] = orjson.loads(data + b"\n}")

@@ -7,8 +7,8 @@ fault is gone, each question was asked exactly once, and the results are those o
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,24 +25,25 @@ from segkit.runs.interactions import recover
 # The first question goes alone: its 2nd write is its answer, the 3rd the rest of its log.
 HOME = "mkdir "  # the folder above the cache, which is watched itself and so has no name
 WRITE = "write RUN/segmentation/*.intent"
+RESERVE = "posix_fallocate RUN/segmentation/*.intent"
 Undisturbed = tuple[dict[str, bytes], list[str]]
-# Before the first intent, at the intent, the raw answer, the rest, sync, rename, status, events and results.
+# Before the first intent, at the intent, its room, the raw answer, the rest, sync, rename, status and results.
 POINTS = [
     ("ENOSPC", "write RUN*making/products.parquet", 1, False),
     ("ENOSPC", "write RUN*making/.status.json*tmp", 1, False),
     ("EACCES", "mkdir RUN*making", 1, True),
     ("EACCES", "open RUN/calls.lock", 1, True),
     ("EACCES", "create RUN/segmentation/*.intent", 1, True),
-    ("ENOSPC", WRITE, 1, True),
-    ("ENOSPC", WRITE, 2, False),
+    ("ENOSPC", RESERVE, 1, True),
+    ("ENOSPC", RESERVE, 3, False),
     ("EACCES", WRITE, 2, True),
     ("EIO", WRITE, 6, True),
-    ("ENOSPC", WRITE, 9, False),
     ("EIO", "fsync RUN/segmentation/*.intent", 1, True),
     ("EIO", "rename RUN/segmentation/*.json", 3, False),
     ("ENOSPC", "write RUN/.status.json*tmp", 2, True),
     ("EIO", "fsync RUN/results", 1, False),
-    ("ENOSPC", "write RUN/consolidate_taxonomy/*.intent", 5, True),
+    ("ENOSPC", "posix_fallocate RUN/consolidate_taxonomy/*.intent", 2, True),
+    ("EIO", "truncate RUN/segmentation/*.intent", 1, False),
     ("ENOSPC", "write RUN/results/.lineage.parquet*tmp", 1, False),
 ]
 
@@ -100,7 +101,13 @@ def mended(scene: Scene, expected: dict[str, bytes], lost: int = 0, tries: int =
     # One whose own beginning is not whole was never asked; on a disk that also refuses to remove it, it stays.
     left = [path.name for path in scene.run.rglob("*.intent") if "request" in (recover(path) or {})]
     assert len(left) == lost, left
-    assert not list((scene.place / "tmp").rglob("*.intent"))
+
+
+def lost_answers(scene: Scene) -> int:
+    """Count the questions that were asked and whose answers are not on disk."""
+    asked = scene.endpoint.count()
+    kept = [recover(path) or {} for path in scene.run.rglob("*.intent")]
+    return asked - len(scene.logs()) - sum("body" in log or "body_base64" in log for log in kept)
 
 
 def fail(scene: Scene, expected: dict[str, bytes], name: str, **trap: Any) -> None:
@@ -108,14 +115,19 @@ def fail(scene: Scene, expected: dict[str, bytes], name: str, **trap: Any) -> No
     number = getattr(errno, name)
     life = scene.life(trap={"action": "fail", "errno": number, **trap}).end()
     ops, failed_at = life.told["ops"], life.told["failed_at"]
+    lost = 0
     if life.code == 0:  # the cache is a help, and the name in a lock is for people
         assert failed_at < 0 or "cache" in ops[failed_at] or "calls.lock" in ops[failed_at] or ops[failed_at] == HOME
     else:
         check_the_end(life, scene, os.strerror(number))
         # Those of the other three workers that are on their way when it is noticed.
         assert sum(op.startswith("create ") for op in ops[failed_at + 1 :]) <= 3
+        lost = lost_answers(scene)
+        # A disk that is full has room for the answers; one that breaks loses no more than those in flight.
+        assert lost <= (4 if trap.get("forever") else 1)
+        assert lost == 0 or ops[failed_at].endswith(".intent")
     print(f"{ops[failed_at]} failed: {life.told['error']}")
-    mended(scene, expected)
+    mended(scene, expected, lost=lost)
 
 
 @pytest.mark.parametrize(("name", "label", "at", "forever"), POINTS)
@@ -128,56 +140,26 @@ def test_the_disk_fails_at_a_named_point(
 
 
 def test_everything_fails_from_one_moment_on(scene: Scene, undisturbed: Undisturbed) -> None:
-    """Nothing can be written any more while answers are in flight; they are kept elsewhere and told."""
+    """A disk that breaks while answers are in flight: one error, and only those answers are asked for again."""
     scene.endpoint.configure(latency=0.15)
     # Three writes for the first question, which goes alone, then the beginnings of four, then their answers.
-    trap = {"action": "fail", "errno": errno.ENOSPC, "label": WRITE, "at": 8}
+    trap = {"action": "fail", "errno": errno.EIO, "label": WRITE, "at": 8}
     life = scene.life(trap={**trap, "spread": True}).end()
-    check_the_end(life, scene, "No space left on device")
-    kept = [path for path in (scene.place / "tmp").rglob("*.intent") if path.stat().st_size]
-    assert kept, life.told
-    assert str(kept[0].parent) in life.told["error"]
-    mended(scene, undisturbed[0])
-    assert "answer_recovered" in {event["event"] for event in read_events(scene.run)}
+    check_the_end(life, scene, "Input/output error")
+    assert "could not be saved" in life.told["error"]
+    lost = lost_answers(scene)
+    assert 1 <= lost <= 4
+    mended(scene, undisturbed[0], lost=lost)
 
 
-def test_an_answer_that_is_kept_elsewhere_is_told_in_the_events(scene: Scene, undisturbed: Undisturbed) -> None:
-    """Where only the log cannot be written, the events name the folder too; it is for this user alone."""
+def test_an_answer_that_cannot_be_saved_is_an_event(scene: Scene, undisturbed: Undisturbed) -> None:
+    """Where only the log cannot be written, the events name it; its question is asked once more."""
+    scene.environment["SEGKIT_CONCURRENCY"] = "1"
     life = scene.life(trap={"action": "fail", "errno": errno.EACCES, "label": WRITE, "at": 2}).end()
     check_the_end(life, scene, "Permission denied")
-    (event,) = [event for event in read_events(scene.run) if event["event"] == "answer_kept_elsewhere"]
-    folder = Path(event["place"])
-    assert (folder / event["file"]).exists()
-    assert folder.parents[1].stat().st_mode & 0o077 == 0
-    mended(scene, undisturbed[0])
-
-
-def test_what_cannot_be_kept_anywhere_is_said(scene: Scene, undisturbed: Undisturbed) -> None:
-    """With the temporary folder full too the answer is lost; the error says so, and it is asked once more."""
-    scene.environment["SEGKIT_CONCURRENCY"] = "1"
-    roots = [str(scene.place / name) for name in ("runs", "tmp")]
-    trap = {"action": "fail", "errno": errno.ENOSPC, "label": WRITE, "at": 2}
-    life = scene.life(trap={**trap, "spread": True, "roots": roots}).end()
-    check_the_end(life, scene, "could not be kept anywhere")
+    (event,) = [event for event in read_events(scene.run) if event["event"] == "answer_not_saved"]
+    assert (scene.run / "segmentation" / event["file"]).exists()
     mended(scene, undisturbed[0], lost=1)
-
-
-def test_a_planted_answer_is_not_taken(scene: Scene, undisturbed: Undisturbed) -> None:
-    """A folder that others may write is neither written nor read."""
-    shared = scene.place / "tmp" / f"segkit-{os.getuid()}"
-    shared.mkdir()
-    shared.chmod(0o777)
-    life = scene.life(trap={"action": "fail", "errno": errno.EIO, "label": WRITE, "at": 2}).end()
-    check_the_end(life, scene, "could not be kept anywhere")
-    begun = {path: recover(path) or {} for path in scene.run.glob("segmentation/*.intent")}
-    (intent,) = [path for path, found in begun.items() if "body" not in found]
-    planted = shared / RUN_ID / "segmentation" / intent.name
-    planted.parent.mkdir(parents=True)
-    answered = {**begun[intent], "http_status": 200, "body": "{}"}
-    planted.write_text(json.dumps(answered, indent=2)[:-2], encoding="utf-8")
-    scene.whole_life()
-    assert scene.endpoint.count() == QUESTIONS + 1
-    assert results(scene.run) == undisturbed[0]
 
 
 def test_who_waits_for_another_try_asks_no_more(scene: Scene, undisturbed: Undisturbed) -> None:
@@ -190,7 +172,7 @@ def test_who_waits_for_another_try_asks_no_more(scene: Scene, undisturbed: Undis
     asked = [entry["sha256"] for entry in scene.endpoint.ledger()]
     assert asked.count(asked[0]) == 1
     assert len(asked) > 1
-    mended(scene, undisturbed[0], tries=1)
+    mended(scene, undisturbed[0], tries=1, lost=1)
 
 
 @pytest.mark.parametrize("trouble", ["read-only", "deleted"])
@@ -243,6 +225,23 @@ def test_a_disk_that_is_really_full(options: str, small_disk: Scene, undisturbed
     fill(small_disk, undisturbed[0], options)
 
 
+def test_a_disk_that_fills_up_while_the_model_works(small_disk: Scene, undisturbed: Undisturbed) -> None:
+    """Something else takes the last byte between the requests and their answers: none of them is asked again."""
+    small_disk.endpoint.configure(latency=1.5)
+    life = small_disk.life()
+    small_disk.endpoint.wait(3)  # the first, which goes alone, and some of the four after it
+    filler = small_disk.run.parent / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+    assert shutil.disk_usage(filler.parent).free == 0
+    check_the_end(life.end(), small_disk, "No space left on device")
+    assert lost_answers(small_disk) == 0
+    filler.unlink()
+    small_disk.endpoint.configure(latency=0.01)
+    mended(small_disk, undisturbed[0])
+
+
 def test_a_disk_that_becomes_read_only(small_disk: Scene, undisturbed: Undisturbed) -> None:
     """As a system remounts a disk with errors; nothing is asked."""
     assert small_disk.life(trap={"action": "kill", "label": "open RUN/calls.lock", "at": 1}).end().killed
@@ -283,6 +282,8 @@ def test_the_disk_fails_at_every_operation(
     """The n-th operation on a file, for every n, once and for good."""
     if at > len(undisturbed[1]):
         pytest.skip(f"a run has {len(undisturbed[1])} operations")
+    if name == "ENOSPC" and undisturbed[1][at - 1].startswith("write RUN/") and "intent" in undisturbed[1][at - 1]:
+        pytest.skip("the room for this write is reserved")
     fail(scene, undisturbed[0], name, at=at, forever=forever)
 
 

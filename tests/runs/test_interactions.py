@@ -6,7 +6,6 @@ import random
 import re
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.runs.fallback import keep_elsewhere, take_back
 from segkit.runs.interactions import (
     DamagedError,
     begin,
@@ -224,9 +222,9 @@ def test_swapped_contents_are_readable_but_one_damaged_log_spoils_no_other(tmp_p
 def prefixes(folder: Path) -> tuple[bytes, list[int]]:
     """The bytes of a finished log, and where its head and its raw part ended."""
     intent = begin(folder, 7, 2, HEAD)
-    head = intent.path.stat().st_size
+    head = intent.file.tell()
     keep_raw(intent, 200, BODY)
-    raw = intent.path.stat().st_size
+    raw = intent.file.tell()
     return finish(intent, TAIL).read_bytes(), [head, raw]
 
 
@@ -239,7 +237,7 @@ def test_every_prefix_is_recovered_as_an_intent(tmp_path: Path) -> None:
     whole = json.loads(data)
     path = tmp_path / "x.intent"
     for end in range(len(data) + 1):
-        path.write_bytes(data[:end])
+        path.write_bytes(data[:end] + bytes(100))  # the room that is reserved
         found = recover(path)
         assert found is None or found.items() <= whole.items(), f"half a value after {end} bytes: {found}"
         assert end < head or (found and HEAD.items() <= found.items()), f"the head is lost after {end} bytes"
@@ -308,7 +306,7 @@ def test_an_answered_intent_can_be_finished_after_any_kill(tmp_path: Path) -> No
     data, (_, raw) = prefixes(tmp_path)
     for end in range(raw, len(data) + 1):
         path = begin(tmp_path, 7, 2, HEAD).path
-        path.write_bytes(data[:end])
+        path.write_bytes(data[:end] + bytes(100))
         begun = recover(path)
         assert begun is not None
         intent = reopened(path, begun)
@@ -317,58 +315,21 @@ def test_an_answered_intent_can_be_finished_after_any_kill(tmp_path: Path) -> No
         assert finish(intent, TAIL).read_bytes() == data
 
 
-@pytest.fixture
-def shelter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A system's temporary folder of its own, and beside it a run folder."""
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "RUN" / "segmentation").mkdir(parents=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    return tmp_path / "RUN" / "segmentation"
-
-
-@pytest.mark.parametrize("body", [BODY, b"\xff\xfe", b""])
-def test_an_answer_that_its_disk_refuses_is_kept_elsewhere(shelter: Path, body: bytes) -> None:
-    """A paid answer is written into the temporary folder and taken back on resume."""
-    intent = begin(shelter, 7, 2, HEAD)
-    place = keep_elsewhere(intent, HEAD, 200, body)
-    assert place is not None
-    assert place.is_dir()
-    assert recover(intent.path) == HEAD, "the answer is not here yet"
-    take_back(shelter)
+def test_the_room_of_an_answer_is_taken_before_it_is_asked(tmp_path: Path) -> None:
+    """On a full disk an answer still has its place; the log is cut to its length."""
+    intent = begin(tmp_path, 7, 2, HEAD)
+    assert intent.path.stat().st_blocks * 512 >= 65_536
+    assert recover(intent.path) == HEAD, "what is reserved is no part of it"
+    keep_raw(intent, 200, BODY)
     found = recover(intent.path)
     assert found is not None
-    assert raw_body(found) == body
-    assert list(place.iterdir()) == [], "it was taken, not copied"
-    assert read(finish(reopened(intent.path, found), TAIL)).log["http_status"] == 200
+    assert raw_body(found) == BODY
+    log = finish(intent, TAIL)
+    assert log.read_bytes().endswith(b'"\n}\n')
+    assert read(log).log["http_status"] == 200
 
 
-def test_only_answers_of_known_intents_are_taken_back(shelter: Path) -> None:
-    """A file that belongs to nothing asked here is left where it is."""
-    intent = begin(shelter, 7, 2, HEAD)
-    place = keep_elsewhere(intent, HEAD, 200, BODY)
-    assert place is not None
-    intent.path.unlink()
-    take_back(shelter)
-    assert intents(shelter) == []
-    assert len(list(place.iterdir())) == 1
-
-
-@pytest.mark.parametrize("mode", [0o777, 0o750])
-def test_a_shelter_that_others_can_write_to_is_not_used(shelter: Path, mode: int) -> None:
-    """In a shared temporary folder somebody else could plant an answer."""
-    intent = begin(shelter, 7, 2, HEAD)
-    place = keep_elsewhere(intent, HEAD, 200, BODY)
-    assert place is not None
-    place.parents[1].chmod(mode)
-    assert keep_elsewhere(begin(shelter, 8, 1, HEAD), HEAD, 200, BODY) is None
-    take_back(shelter)
-    assert recover(intent.path) == HEAD
-
-
-def test_where_nothing_can_be_written_nothing_is_claimed(shelter: Path) -> None:
-    """A file stands in the way of the shelter, so the answer is told as not kept."""
-    intent = begin(shelter, 7, 2, HEAD)
-    (Path(tempfile.gettempdir()) / f"segkit-{os.getuid()}").write_text("in the way")
-    assert keep_elsewhere(intent, HEAD, 200, BODY) is None
-    take_back(shelter)
-    assert recover(intent.path) == HEAD
+def test_an_answer_larger_than_its_room_is_kept_too(tmp_path: Path) -> None:
+    intent = begin(tmp_path, 7, 2, HEAD, room=16)
+    keep_raw(intent, 200, BODY * 1000)
+    assert raw_body(read(finish(intent, TAIL)).log) == BODY * 1000
