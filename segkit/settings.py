@@ -111,6 +111,18 @@ class Settings(BaseSettings):
             secret for secret in (self.openai_api_key, self.database_url, *map(SecretStr, _passwords(url))) if secret
         ]
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables that give a child process these settings, secrets included."""
+        names = {name: field.validation_alias or name.upper() for name, field in type(self).model_fields.items()}
+        return {str(names[name]): _as_text(getattr(self, name)) for name in self.model_fields_set}
+
+
+def _as_text(value: object) -> str:
+    """Write a setting as its variable is written."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return "none" if value is None else str(value)
+
 
 def _passwords(url: str) -> list[str]:
     """Find the password of a URL as it stands there and as it is meant, also where it is a parameter."""

@@ -1,74 +1,163 @@
-"""What the commands of `segkit db` show: migrations, the state of the database, differences, the index rebuilt."""
+"""`segkit sync` and `segkit db`: the copy of the runs in Postgres."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.markup import escape
+import typer
 
-from segkit.cli.show import left_out
-from segkit.cli.terminal import new_console, pairs, write_json
-from segkit.database.overview import database_overview
-from segkit.database.schema import migrate
-from segkit.database.sync import check_run, database_name, database_url, reindex_run, skipped_products
+from segkit.cli.options import COPY, Json, Missing, RunName, RunsDir, RunsOrAll, opened_run
+from segkit.cli.terminal import CommandGroup, new_console, pairs, print_table, write_json
+from segkit.core.text import shortened
 from segkit.errors import RunError
-from segkit.runs.run import Run, open_run, run_ids
-from segkit.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from segkit.runs.run import Run
+    from segkit.settings import Settings
+
+app = typer.Typer()
+db = typer.Typer(
+    cls=CommandGroup,
+    help="Create, query and check the tables in Postgres.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(db, name="db", rich_help_panel=COPY)
 
 
-def migrate_and_show(partitioned: bool) -> None:
-    """Apply the migrations that are not applied yet and name them."""
+@app.command(rich_help_panel=COPY)
+def sync(name: RunName = "latest", missing: Missing = None, runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """Load a run into Postgres; repeating it changes nothing."""
+    from segkit.database.sync import database_name, skipped_products, sync_run
+    from segkit.settings import load_settings
+
+    settings, run = load_settings(), opened_run(name, runs_dir)
+    if not run.has_result("ledger"):
+        raise RunError(f"{run.id} has no results to sync", f"segkit resume {run.id}")
+    rows = sync_run(run, settings, missing=missing)
+    skipped = skipped_products(run, settings)
+    if as_json:
+        write_json({**rows, "skipped_products": skipped})
+        return
+    new_console().print(pairs({"run": run.id, "server": database_name(settings), **rows, **left_out(skipped)}))
+
+
+@db.command("query")
+def db_query(sql: Annotated[str, typer.Argument(help="A SELECT.")], as_json: Json = False) -> None:
+    """Query the tables.
+
+    Example: segkit db query "SELECT * FROM product_taxonomies"
+    """
+    from segkit.database.sync import read_postgres
+
+    frame = read_postgres(sql)
+    write_json(frame.to_dict("records")) if as_json else print_table(frame.to_dict("list"))
+
+
+@db.command("migrate")
+def db_migrate(
+    partitioned: Annotated[
+        bool,
+        typer.Option(
+            "--partitioned",
+            help="Also split the two tables of assignments into 16 partitions by run, for databases with many large"
+            " runs. This locks them while their rows are copied, and needs as much free disk as they take.",
+        ),
+    ] = False,
+) -> None:
+    """Create or update the tables; migrations that were applied before are left alone."""
+    from segkit.database.schema import migrate
+    from segkit.database.sync import database_name, database_url
+    from segkit.settings import load_settings
+
     settings = load_settings()
     applied = migrate(database_url(settings), partitioned=partitioned)
     new_console().print(f"{database_name(settings)}: {', '.join(applied) or 'nothing to do'}")
 
 
-def show_status(runs_dir: Path | None, as_json: bool) -> None:
-    """Show what the database holds, and which runs it lacks."""
+@db.command("status")
+def db_status(runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """Show the server, its migrations, the rows of each table, and which runs it holds."""
+    from segkit.database.overview import database_overview
+    from segkit.database.schema import migration_files
+    from segkit.database.sync import database_name, database_url
+    from segkit.settings import load_settings
+
     settings = load_settings()
-    told = database_overview(database_url(settings), runs_dir or settings.storage_root)
+    status = database_overview(database_url(settings), runs_dir or settings.storage_root)
     if as_json:
-        write_json(told)
+        write_json(status)
         return
-    output = new_console()
-    output.print(pairs({"database": database_name(settings), "server": told["server"]}))
-    for name, is_applied in told["migrations"].items():
-        optional = " (optional: segkit db migrate --partitioned)" if "partition" in name else ""
-        output.print(pairs({"applied" if is_applied else "pending": name + ("" if is_applied else optional)}))
-    output.print(pairs({"assignments": "partitioned by run" if told["partitioned"] else "not partitioned"}))
-    output.print(pairs({name: f"{rows:,} rows" for name, rows in told["rows"].items()}))
-    output.print(pairs({f"runs {where}": str(len(ids)) for where, ids in told["runs"].items()}))
-    for run_id in told["runs"]["only in the runs folder"]:
-        output.print(pairs({"not in the database": f"segkit sync {run_id}"}))
+    console = new_console()
+    console.print(pairs({"database": database_name(settings), "server": status["server"]}))
+    required = {file.name for file in migration_files(partitioned=False)}
+    for name, is_applied in status["migrations"].items():
+        command = "segkit db migrate" if name in required else "optional: segkit db migrate --partitioned"
+        console.print(pairs({"applied": name} if is_applied else {"pending": f"{name} ({command})"}))
+    console.print(pairs({"assignments": "partitioned by run" if status["partitioned"] else "not partitioned"}))
+    console.print(pairs({name: f"{rows:,} rows" for name, rows in status["rows"].items()}))
+    console.print(pairs({f"runs {where}": str(len(ids)) for where, ids in status["runs"].items()}))
+    for run_id in status["runs"]["only in the runs folder"]:
+        console.print(pairs({"not in the database": f"segkit sync {run_id}"}))
 
 
-def check_and_show(name: str, runs_dir: Path | None) -> int:
-    """Name every table that differs from a run folder, one line each; give the exit code."""
-    settings, output = load_settings(), new_console()
-    count = 0
-    for run in _runs(name, runs_dir, settings):
-        found = check_run(run, settings)
-        count += len(found)
-        for line in found:
-            output.print(f"{run.id}: {escape(line)}")
-        if not found:
-            missing = "".join(f", but for {told}" for told in left_out(skipped_products(run, settings)).values())
-            output.print(f"{run.id}: the tables hold what the folder says{missing}")
-    return 1 if count else 0
+@db.command("check")
+def db_check(name: RunsOrAll = "latest", runs_dir: RunsDir = None) -> None:
+    """Compare every row of a run with its folder; the exit code is 1 if one differs.
+
+    `segkit sync RUN` repairs the tables: the folder is the truth.
+    """
+    from rich.markup import escape
+
+    from segkit.database.sync import check_run, skipped_products
+    from segkit.settings import load_settings
+
+    settings, console, count = load_settings(), new_console(), 0
+    for run in _chosen_runs(name, runs_dir, settings):
+        differences = check_run(run, settings)
+        count += len(differences)
+        for line in differences:
+            console.print(f"{run.id}: {escape(line)}")
+        if not differences:
+            missing = "".join(f", except {ids}" for ids in left_out(skipped_products(run, settings)).values())
+            console.print(f"{run.id}: the tables hold what the folder says{missing}")
+    raise typer.Exit(1 if count else 0)
 
 
-def reindex_and_show(name: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Rebuild the index of the interactions, a run at a time, and say how many rows each run has."""
+@db.command("reindex")
+def db_reindex(name: RunsOrAll = "all", runs_dir: RunsDir = None, as_json: Json = False) -> None:
+    """Rebuild llm_interaction_index from the logs of the runs that are in the database.
+
+    Each run is one transaction. Runs that are not in the database are listed; `segkit sync RUN` loads them.
+    """
+    from segkit.database.sync import reindex_run
+    from segkit.settings import load_settings
+
     settings = load_settings()
-    rows = {run.id: reindex_run(run, settings) for run in _runs(name, runs_dir, settings)}
-    told = {id_: f"not in the database: segkit sync {id_}" if n is None else f"{n:,} rows" for id_, n in rows.items()}
-    write_json(rows) if as_json else new_console().print(pairs(told))
+    rows = {run.id: reindex_run(run, settings) for run in _chosen_runs(name, runs_dir, settings)}
+    if as_json:
+        write_json(rows)
+        return
+    absent = "not in the database: segkit sync {}"
+    new_console().print(
+        pairs({id_: absent.format(id_) if count is None else f"{count:,} rows" for id_, count in rows.items()})
+    )
 
 
-def _runs(name: str, runs_dir: Path | None, settings: Settings) -> list[Run]:
-    """Open one run, or all of the folder."""
-    place = runs_dir or settings.storage_root
-    names = run_ids(place) if name == "all" else [name]
+def left_out(skipped: list[int]) -> dict[str, str]:
+    """Return a row for `pairs` with the products of a run that Postgres lacks; no row if it holds all."""
+    if not skipped:
+        return {}
+    return {"left out": f"{len(skipped):,} products that amazon_products lacks: {shortened(skipped)}"}
+
+
+def _chosen_runs(name: str, runs_dir: Path | None, settings: Settings) -> list[Run]:
+    """Open one run, or all runs of the folder."""
+    from segkit.runs.run import open_run, run_ids
+
+    folder = runs_dir or settings.storage_root
+    names = run_ids(folder) if name == "all" else [name]
     if not names:
-        raise RunError(f"there are no runs in {place}", "start one with `segkit run`")
-    return [open_run(each, place) for each in names]
+        raise RunError(f"there are no runs in {folder}", "start one with `segkit run`")
+    return [open_run(each, folder) for each in names]

@@ -1,40 +1,51 @@
-"""`segkit doctor`: one line for each thing a run needs, with what to do where it is missing."""
+"""`segkit doctor`: a line for each thing that a run needs, with what to do if it is missing."""
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
+import typer
 
+from segkit.cli.options import CHECK
 from segkit.errors import SegkitError, SettingsError
-from segkit.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from segkit.settings import Settings
+
+app = typer.Typer()
 _PACKAGES = (
     "pandas",
     "pyarrow",
     "duckdb",
     "papermill",
     "ipykernel",
-    "scikit-learn",
     "psycopg",
     "sqlalchemy",
     "openai",
 )
+_NEXT = "segkit run sample --category 'Coffee Makers' --model offline"
 _ENOUGH_BYTES = 500_000_000
-# There a rename may be seen in parts, and a lock by one machine only.
+# On these a rename is not atomic and a lock may hold on one machine only.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "davfs"}
 
 Finding = tuple[bool, str]
 
 
-def show_diagnosis() -> int:
-    """Print a line for each check; give 0 when nothing stands in the way of a run, else 1."""
+@app.command(rich_help_panel=CHECK)
+def doctor() -> None:
+    """Check Python, packages, kernel, Postgres, key and disk, and say what to do about each."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from segkit.settings import load_settings
+
     settings = load_settings()
     checks: dict[str, Callable[[Settings], Finding]] = {
         "python": _python,
@@ -46,10 +57,11 @@ def show_diagnosis() -> int:
     }
     console, sound = Console(soft_wrap=True, highlight=False), True
     for name, check in checks.items():
-        good, told = check(settings)
+        good, text = check(settings)
         sound &= good
-        console.print(f"{'[green]ok  [/green]' if good else '[red]no  [/red]'}{name:<10}{escape(told)}")
-    return 0 if sound else 1
+        console.print(f"{'[green]ok  [/green]' if good else '[red]no  [/red]'}{name:<10}{escape(text)}")
+    console.print(f"\nnext: {_NEXT if sound else 'mend what says no, then run segkit doctor again'}")
+    raise typer.Exit(0 if sound else 1)
 
 
 def _python(settings: Settings) -> Finding:
@@ -101,22 +113,20 @@ def _key(settings: Settings) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    place = next(
-        folder for folder in (settings.storage_root, *settings.storage_root.resolve().parents) if folder.exists()
-    )
-    free = shutil.disk_usage(place).free
-    good = free > _ENOUGH_BYTES and _writable(place)
-    told = f"{free / 1e9:.1f} GB free for {settings.storage_root}"
-    if (kind := file_system(place, mounts())) in _NETWORK:
-        return (
-            False,
-            f"{settings.storage_root} is on {kind}, a network file system: set STORAGE_ROOT to a local folder",
-        )
-    return good, told if good else f"{told}: make room, or set STORAGE_ROOT to a folder that can be written"
+    root = settings.storage_root
+    folder = next(parent for parent in (root, *root.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if (kind := file_system(folder, mounts())) in _NETWORK:
+        return False, f"{root} is on {kind}, a network file system: set STORAGE_ROOT to a local folder"
+    if not os.access(folder, os.W_OK):
+        return False, f"{folder} cannot be written: set STORAGE_ROOT to a folder of yours"
+    if free < _ENOUGH_BYTES:
+        return False, f"only {free / 1e9:.1f} GB free for {root}: make room, or set STORAGE_ROOT to another disk"
+    return True, f"{free / 1e9:.1f} GB free for {root}"
 
 
 def file_system(place: Path, mounts: str) -> str:
-    """Name the kind of file system that a folder is on, from the lines of `/proc/self/mounts`; empty if unknown."""
+    """Return the kind of file system that a folder is on, from the lines of `/proc/self/mounts`; empty if unknown."""
     found: dict[Path, str] = {}
     for line in mounts.splitlines():
         _, where, kind, *_ = line.split(" ")
@@ -126,12 +136,6 @@ def file_system(place: Path, mounts: str) -> str:
 
 
 def mounts() -> str:
-    """Read what is mounted; nothing where the system does not tell."""
+    """Return the lines of `/proc/self/mounts`; empty on systems without it."""
     path = Path("/proc/self/mounts")
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _writable(place: Path) -> bool:
-    import os
-
-    return os.access(place, os.W_OK)

@@ -1,25 +1,28 @@
-"""`segkit run` and `segkit resume`: from what was typed to a run, its progress in the terminal, and its summary."""
+"""From options to a run: its products, consent to what it sends, its progress, and its summary."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import orjson
 import pandas as pd
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from segkit.cli.db import left_out
+from segkit.cli.options import ProductSource, RunOptions, RunParameters
 from segkit.cli.progress import watched
-from segkit.cli.show import money
-from segkit.core.models import STAGES
+from segkit.cli.terminal import is_missing, new_console, pairs, print_table, write_json
+from segkit.core.models import STAGES, Parameters
 from segkit.core.products import load_products, parse_ids, untitled
 from segkit.core.prompts import load_prompts
+from segkit.core.text import shortened
+from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, StoppedError
+from segkit.pipeline.extend import extend_run
+from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.plan import plan_run
 from segkit.pipeline.prepare import SAMPLE, choose_parameters, prepare_run
 from segkit.runs.create import new_run_id
@@ -29,152 +32,84 @@ from segkit.runs.mirror import discard
 from segkit.runs.run import Run, open_run
 from segkit.settings import Settings, load_settings
 
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to segment, as it was typed."""
-
-    products: str
-    category: str
-    ids: str
-    ids_file: Path | None
-    where: tuple[str, ...]
-    from_postgres: bool
-    columns: tuple[str, str]
-    runs_dir: Path | None
+_LISTED = 20  # files named before a resumed run goes on
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How to go about it: whether to sync, to ask first, to answer with JSON; and what must not be exceeded."""
-
-    sync: bool
-    yes: bool
-    as_json: bool
-    concurrency: int | None = None
-    max_calls: int | None = None
-    max_cost_usd: float | None = None
-    take_over: bool = False
-
-    @property
-    def console(self) -> Console:
-        return Console(stderr=self.as_json, soft_wrap=True, highlight=False)
-
-
-def run_and_show(order: Order, parameters: Mapping[str, Any], manner: Manner) -> None:
+def run_and_show(source: ProductSource, parameters: RunParameters, options: RunOptions, yes: bool) -> None:
     """Make a run, work on it, and show its summary."""
-    if not order.category.strip():
+    if not parameters.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
-    settings = _settings(manner)
-    choose_parameters(order.category, settings, **parameters)
-    _work_with_consent(_make_run(order, parameters, settings), manner, settings)
-
-
-def plan_and_show(order: Order, parameters: Mapping[str, Any], concurrency: int | None, as_json: bool) -> None:
-    """Show what a run of these products would take."""
-    from segkit.cli.show import show_plan
-
-    settings = _settings(Manner(sync=False, yes=True, as_json=as_json, concurrency=concurrency))
-    chosen = choose_parameters(order.category, settings, needs_key=False, **parameters)
-    products = _products(order, settings)
-    show_plan(plan_run(products, load_prompts(chosen.prompts), chosen, settings), chosen, as_json)
-
-
-def extend_and_show(name: str, order: Order, manner: Manner) -> None:
-    """Make a run that adds products to a finished one, work on it, and show its summary."""
-    from segkit.pipeline.extend import extend_run
-
-    settings = _settings(manner)
-    place = order.runs_dir or settings.storage_root
-    earlier, source = open_run(name, place), order.products or "amazon_products"
-    run = extend_run(earlier, _products(order, settings), runs_dir=place, source=source)
-    _work_with_consent(run, manner, settings)
-
-
-def resume_and_show(name: str, runs_dir: Path | None, max_unassigned: int | None, manner: Manner) -> None:
-    """Go on with a run and show its summary."""
-    settings = _settings(manner)
-    run = open_run(name, runs_dir or settings.storage_root)
-    manner.console.print(run.id)
-    _tell_lost_logs(run)
-    _tell_unknown_outcomes(run)
-    _work_and_show(run, manner, max_unassigned, settings)
-
-
-def _work_with_consent(run: Run, manner: Manner, settings: Settings) -> None:
-    manner.console.print(run.id)
-    _warn_of_untitled(run)
-    if run.parameters.model != "offline" and not manner.yes and sys.stdin.isatty() and not manner.as_json:
-        _ask_for_consent(run)
-    _work_and_show(run, manner, None, settings)
-
-
-def _work_and_show(run: Run, manner: Manner, max_unassigned: int | None, settings: Settings) -> None:
-    from segkit.cli.show import summary_table
-    from segkit.pipeline.notebooks import run_notebooks
-
-    with watched(run):
-        summary = run_notebooks(run, sync=manner.sync, max_unassigned=max_unassigned, take_over=manner.take_over)
-    if manner.as_json:
-        told = {**summary, "folder": str(run.folder), "report": str(run.folder / "report.html")}
-        sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    else:
-        manner.console.print(summary_table(run, summary, settings, synced=manner.sync))
-
-
-def _settings(manner: Manner) -> Settings:
-    # The notebooks run in processes of their own and read the environment.
-    told = {
-        "SEGKIT_CONCURRENCY": manner.concurrency,
-        "SEGKIT_MAX_CALLS": manner.max_calls,
-        "SEGKIT_MAX_COST_USD": manner.max_cost_usd,
-    }
-    os.environ.update({name: str(value) for name, value in told.items() if value is not None})
-    return load_settings()
-
-
-def _make_run(order: Order, parameters: Mapping[str, Any], settings: Settings) -> Run:
-    return prepare_run(
-        _products(order, settings),
-        order.category,
+    settings = options.applied(load_settings())
+    choose_parameters(settings=settings, **asdict(parameters))
+    run = prepare_run(
+        read_products(source, settings),
         run_id=new_run_id(),
-        runs_dir=order.runs_dir or settings.storage_root,
-        source=order.products or "amazon_products",
-        where=dict(map(_condition, order.where)),
+        runs_dir=options.runs_dir or settings.storage_root,
+        source=source.name,
+        where=dict(map(_condition, source.where or ())),
         settings=settings,
-        **parameters,
+        **asdict(parameters),
     )
+    _work_with_consent(run, options, yes, settings)
 
 
-def _products(order: Order, settings: Settings) -> pd.DataFrame:
-    ids = _ids(order)
-    if order.from_postgres:
-        if order.products or ids is None:
+def extend_and_show(name: str, source: ProductSource, options: RunOptions, yes: bool) -> None:
+    """Make a run that adds products to a finished one, work on it, and show its summary."""
+    settings = options.applied(load_settings())
+    runs_dir = options.runs_dir or settings.storage_root
+    finished = open_run(name, runs_dir)
+    run = extend_run(finished, read_products(source, settings), runs_dir=runs_dir, source=source.name)
+    _work_with_consent(run, options, yes, settings)
+
+
+def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency: int | None, as_json: bool) -> None:
+    """Show what a run of these products would take."""
+    settings = RunOptions(concurrency=concurrency).applied(load_settings())
+    chosen = choose_parameters(settings=settings, needs_key=False, **asdict(parameters))
+    plan = plan_run(read_products(source, settings), load_prompts(chosen.prompts), chosen, settings)
+    if as_json:
+        write_json(plan.astype(object).to_dict("records"))
+    else:
+        _show_plan(plan, chosen)
+
+
+def resume_and_show(name: str, options: RunOptions, max_unassigned: int | None, take_over: bool) -> None:
+    """Continue a run and show its summary."""
+    settings = options.applied(load_settings())
+    run = open_run(name, options.runs_dir or settings.storage_root)
+    options.console.print(run.id)
+    _report_lost_logs(run)
+    _report_open_calls(run)
+    _work_and_show(run, options, settings, max_unassigned, take_over)
+
+
+def read_products(source: ProductSource, settings: Settings) -> pd.DataFrame:
+    """Return the products that were asked for: from a file, the bundled sample, or Postgres."""
+    ids = _ids(source)
+    if source.from_postgres:
+        if source.products or ids is None:
             raise ProductsError("--from-postgres takes a list of ids and no file", "--ids-file ids.txt")
-        from segkit.database.sync import products_from_postgres
-
         return products_from_postgres(ids, settings)
-    if not order.products:
+    if not source.products:
         raise ProductsError("there are no products", "give a file, `sample`, or --from-postgres with --ids-file")
-    id_column, title_column = order.columns
     return load_products(
-        SAMPLE if order.products == "sample" else order.products,
-        id_column=id_column,
-        title_column=title_column,
-        where=dict(map(_condition, order.where)),
+        SAMPLE if source.products == "sample" else source.products,
+        id_column=source.id_column,
+        title_column=source.title_column,
+        where=dict(map(_condition, source.where or ())),
         product_ids=ids,
     )
 
 
-def _ids(order: Order) -> list[int] | None:
-    if order.ids and order.ids_file:
+def _ids(source: ProductSource) -> list[int] | None:
+    if source.product_ids and source.ids_file:
         raise ProductsError("--product-ids and --ids-file cannot both be given")
-    if order.ids_file:
+    if source.ids_file:
         try:
-            return parse_ids(order.ids_file.read_text(encoding="utf-8-sig"))
+            return parse_ids(source.ids_file.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
-            raise ProductsError(f"--ids-file {order.ids_file} cannot be read: {error}") from None
-    return parse_ids(order.ids) if order.ids else None
+            raise ProductsError(f"--ids-file {source.ids_file} cannot be read: {error}") from None
+    return parse_ids(source.product_ids) if source.product_ids else None
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -184,44 +119,126 @@ def _condition(text: str) -> tuple[str, str]:
     return column, value
 
 
+def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Settings) -> None:
+    options.console.print(run.id)
+    _warn_of_untitled(run)
+    if run.parameters.model != "offline" and not yes and sys.stdin.isatty() and not options.as_json:
+        _ask_for_consent(run, settings)
+    _work_and_show(run, options, settings)
+
+
+def _work_and_show(
+    run: Run, options: RunOptions, settings: Settings, max_unassigned: int | None = None, take_over: bool = False
+) -> None:
+    sync = not options.no_sync
+    with watched(run):
+        summary = run_notebooks(run, settings=settings, sync=sync, max_unassigned=max_unassigned, take_over=take_over)
+    if options.as_json:
+        write_json({**summary, "folder": str(run.folder), "report": str(run.folder / "report.html")})
+    else:
+        options.console.print(summary_table(run, summary, settings, synced=sync))
+
+
+def _ask_for_consent(run: Run, settings: Settings) -> None:
+    """Report what goes where, and what it may cost, before anything is sent."""
+    total = plan_run(run.products, run.prompts, run.parameters, settings).iloc[-1]
+    titles, where = run.document["input"]["products"], f"{run.parameters.model} at {run.parameters.endpoint}"
+    most = "at most" if run.parameters.extends else "about"
+    question = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {money(total)}?"
+    if not typer.confirm(question, default=True, err=True):
+        discard(run.folder)  # made a moment ago, and nothing is in it that was asked
+        raise StoppedError("nothing was sent, and no run was made")
+
+
 def _warn_of_untitled(run: Run) -> None:
     count = run.document["input"]["untitled"]
     if count:
         allowed = run.parameters.max_unassigned
         more = "" if count <= allowed else f"; the run will fail unless --max-unassigned {count} allows them"
-        ids = run.products.loc[untitled(run.products), "product_id"]
-        listed = ", ".join(map(str, ids.head(5))) + (", …" if count > 5 else "")
-        told = f"{_counted(count, 'product')} without a title ({listed}): not sent, and unassigned"
-        typer.echo(f"{told}{more}", err=True)
+        listed = shortened(run.products.loc[untitled(run.products), "product_id"], most=5)
+        typer.echo(
+            f"{_counted(count, 'product')} without a title ({listed}): not sent, and unassigned{more}", err=True
+        )
+
+
+def _report_open_calls(run: Run) -> None:
+    """List the calls that were in flight when the run ended: each may have been charged, and is asked again."""
+    paths = [path for stage in STAGES for path in intents(run.stage_folder(stage))]
+    if paths and not is_finished(run):
+        typer.echo(
+            f"{_counted(len(paths), 'call')} in flight when the run ended; they may have been charged:", err=True
+        )
+        for path in paths[:_LISTED]:
+            typer.echo(f"  {path.relative_to(run.folder)}", err=True)
+
+
+def _report_lost_logs(run: Run) -> None:
+    """List the logs that a finished run has lost: their answers come from the cache, or are asked again."""
+    lost = lost_logs(run)
+    if lost:
+        heading = f"{run.id} has lost {_counted(len(lost), 'log')}; what the cache does not hold is asked again:"
+        typer.echo("\n  ".join([heading, *lost[:_LISTED]]), err=True)
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
-def _tell_unknown_outcomes(run: Run) -> None:
-    """List the calls that were in flight when the run ended: each may have been paid, and is asked again."""
-    paths = [path for stage in STAGES for path in intents(run.stage_folder(stage))]
-    if paths and not is_finished(run):
-        typer.echo(f"{len(paths)} calls were in flight when the run ended; they may have been paid:", err=True)
-        for path in paths[:20]:
-            typer.echo(f"  {path.relative_to(run.folder)}", err=True)
+def _show_plan(plan: pd.DataFrame, parameters: Parameters) -> None:
+    """Show a plan: calls are exact if every answer is valid at once, the rest lies between low and high."""
+    columns: dict[str, Any] = {
+        "stage": plan["stage"],
+        "calls": plan["calls"].map("{:,}".format),
+        "input tokens": _between(plan, "input"),
+        "output tokens": _between(plan, "output"),
+        "cost": [money(row) for _, row in plan.iterrows()],
+        "time": [
+            f"{low:,.0f}-{high:,.0f} s" for low, high in zip(plan["seconds_low"], plan["seconds_high"], strict=True)
+        ],
+    }
+    new_console().print(f"{parameters.model} at {parameters.endpoint}; nothing is sent yet")
+    print_table(columns)
 
 
-def _tell_lost_logs(run: Run) -> None:
-    """List the logs that a finished run has no more: what they held is taken from the cache, or asked again."""
-    lost = lost_logs(run)
-    if lost:
-        told = f"{run.id} has lost {_counted(len(lost), 'log')}; what the cache does not hold is asked again:"
-        typer.echo("\n  ".join([told, *lost[:20]]), err=True)
+def money(row: pd.Series) -> str:
+    """Write the cost of a planned stage, from its low to its high end."""
+    if is_missing(row["cost_usd_low"]):
+        return "unknown cost"
+    return f"${float(row['cost_usd_low']):,.2f}-${float(row['cost_usd_high']):,.2f}"
 
 
-def _ask_for_consent(run: Run) -> None:
-    """Say what goes where before anything is sent or paid."""
-    total = plan_run(run.products, run.prompts, run.parameters, load_settings()).iloc[-1]
-    titles, where = run.document["input"]["products"], f"{run.parameters.model} at {run.parameters.endpoint}"
-    most = "at most" if run.parameters.extends else "about"
-    what = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {money(total)}?"
-    if not typer.confirm(what, default=True, err=True):
-        discard(run.folder)  # made a moment ago, and nothing is in it that was asked
-        raise StoppedError("nothing was sent, and no run was made")
+def _between(plan: pd.DataFrame, name: str) -> list[str]:
+    return [f"{low:,}-{high:,}" for low, high in zip(plan[f"{name}_low"], plan[f"{name}_high"], strict=True)]
+
+
+def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
+    """Sum up a run in a dozen lines, the last of them where to look next."""
+    cost = "unknown" if summary["cost_usd"] is None else f"${float(summary['cost_usd']):.4f}"
+    tokens = f"{summary['input_tokens']:,} in, {summary['output_tokens']:,} out"
+    unmetered = f" (not reported for {summary['unknown_usage']} calls)" if summary["unknown_usage"] else ""
+    rows = {
+        "state": summary["state"],
+        "products": f"{summary['products']:,}",
+        "categories": f"{summary['categories']:,}",
+        "out of scope": f"{summary['out_of_scope']:,}",
+        "unassigned": f"{summary['unassigned']:,}",
+        "calls": f"{summary['calls']:,} (and {summary['cached']:,} from the cache, {summary['retries']:,} retries)",
+        "tokens": tokens + unmetered,
+        "cost": cost,
+        "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",
+        "rows": f"{database_name(settings)}: {_example_query(run)}" if synced else f"segkit sync {run.id}",
+        "report": str(run.folder / "report.html"),
+    }
+    if synced and settings.segkit_missing_products == "skip":
+        rows |= left_out(skipped_products(run, settings))
+    if summary["model"] == "offline":
+        rows["note"] = "offline groups products by words; it is no language model"
+    return pairs(rows)
+
+
+def _stage_seconds(summary: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["stage_seconds"].items())
+
+
+def _example_query(run: Run) -> str:
+    return f"segkit db query \"SELECT * FROM product_taxonomies WHERE run_id = '{run.id}'\""  # noqa: S608

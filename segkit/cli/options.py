@@ -1,59 +1,296 @@
-"""What the commands take: each option and argument once, with the words that explain it."""
+"""The options of the commands, each defined once; those that several commands share as a group are a dataclass."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segkit.runs.run import Run
+    from segkit.settings import Settings
+
+# The groups of `segkit --help`, in the order in which a newcomer needs them.
+SEGMENT, READ, CHECK, COPY, SERVICE = (
+    "Segment products",
+    "Read a run",
+    "Check",
+    "Copies in Postgres and S3",
+    "REST service",
+)
+_PRODUCTS, _METHOD, _LIMITS = "Which products", "How they are segmented", "Limits"
+
 RunsDir = Annotated[
-    Path | None, typer.Option("--runs-dir", help="Folder of the runs.  [default: STORAGE_ROOT, else runs]")
+    Path | None, typer.Option("--runs-dir", help="Folder of the runs.", show_default="STORAGE_ROOT, else runs")
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")]
-RunsOrAll = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, `latest`, or `all`.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or `latest`.")]
+RunsOrAll = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, `latest`, or `all`.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")
+    bool, typer.Option("--json", help="Write one JSON document to standard output, messages to standard error.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before titles are sent to a provider.")]
-NoSync = Annotated[bool, typer.Option("--no-sync", help="Leave Postgres alone; `segkit sync` does it later.")]
 Missing = Annotated[
     Literal["fail", "skip"] | None,
     typer.Option(
         "--missing",
-        help="What to do about products that your amazon_products lacks: fail, or skip: load the run without them and"
-        " name them.  [default: SEGKIT_MISSING_PRODUCTS, else fail]",
+        help="If your own amazon_products is missing products of the run: stop, or load the run without them.",
+        show_default="fail",
     ),
 ]
-Unassigned = Annotated[
-    int | None, typer.Option("--max-unassigned", min=0, help="Products that may stay unassigned.  [default: 0]")
+TakeOver = Annotated[bool, typer.Option("--take-over", help="Take over a run in S3 whose previous machine is gone.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before product titles are sent to a provider.")]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        "--concurrency",
+        metavar="N",
+        min=1,
+        help="Questions asked at once.",
+        show_default="16",
+        rich_help_panel=_LIMITS,
+    ),
 ]
-MaxCalls = Annotated[int | None, typer.Option("--max-calls", min=0, help="Make no more calls than this in all.")]
-MaxCost = Annotated[
-    float | None,
-    typer.Option("--max-cost-usd", min=0, help="Spend no more than this in all; what is in flight counts."),
+MaxUnassigned = Annotated[
+    int | None,
+    typer.Option(
+        "--max-unassigned",
+        metavar="N",
+        min=0,
+        help="How many products may end without a category before the run counts as failed.",
+        show_default="0",
+        rich_help_panel=_LIMITS,
+    ),
 ]
-Products = Annotated[
-    str, typer.Argument(metavar="PRODUCTS", help="A CSV, Parquet or JSONL file, or `sample` for the bundled one.")
-]
-Category = Annotated[str, typer.Option("--category", "-c", help='What the products are, such as "Dimmer Switches".')]
-Ids = Annotated[str, typer.Option("--product-ids", help="Take only these ids: 1,2,3.")]
-IdsFile = Annotated[Path | None, typer.Option("--ids-file", help="Take only the ids in this file.")]
-Where = Annotated[
-    list[str] | None, typer.Option("--where", help="Take only rows whose COLUMN=VALUE; may be given again.")
-]
-FromPostgres = Annotated[
-    bool, typer.Option("--from-postgres", help="Take the products of the list from amazon_products.")
-]
-IdColumn = Annotated[str, typer.Option(help="The column with the ids.")]
-TitleColumn = Annotated[str, typer.Option(help="The column with the titles.")]
-ProductLine = Annotated[str, typer.Option(help="What a model sees of a product: '$title | $brand | $price_usd USD'.")]
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="The model, or `offline`.  [default: DEFAULT_MODEL or gpt-4o]")
-]
-TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="Also a run in S3 that a machine which is gone worked on.")
-]
-Prompts = Annotated[str, typer.Option(help="The set of prompts to use.")]
-Seed = Annotated[int, typer.Option(help="Shuffles the products into batches.")]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="Questions asked at once.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductSource:
+    """Where the products of a run come from, and which of them are taken."""
+
+    products: Annotated[
+        str, typer.Argument(metavar="PRODUCTS", help="A CSV, Parquet or JSONL file, or `sample` for the bundled one.")
+    ] = ""
+    product_ids: Annotated[
+        str, typer.Option("--product-ids", help="Only these ids: 1,2,3.", rich_help_panel=_PRODUCTS)
+    ] = ""
+    ids_file: Annotated[
+        Path | None, typer.Option("--ids-file", help="Only the ids listed in this file.", rich_help_panel=_PRODUCTS)
+    ] = None
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="COLUMN=VALUE",
+            help="Only rows with this value; can be repeated.",
+            rich_help_panel=_PRODUCTS,
+        ),
+    ] = None
+    from_postgres: Annotated[
+        bool,
+        typer.Option("--from-postgres", help="Read the listed ids from amazon_products.", rich_help_panel=_PRODUCTS),
+    ] = False
+    id_column: Annotated[str, typer.Option(help="The column with the ids.", rich_help_panel=_PRODUCTS)] = "product_id"
+    title_column: Annotated[str, typer.Option(help="The column with the titles.", rich_help_panel=_PRODUCTS)] = (
+        "title"
+    )
+
+    @property
+    def name(self) -> str:
+        """What `run.json` records as the source."""
+        return self.products or "amazon_products"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunParameters:
+    """What shapes the result of a run; what is None or empty comes from the settings."""
+
+    category: Annotated[
+        str, typer.Option("--category", "-c", help='What the products are, such as "Dimmer Switches".')
+    ] = ""
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model such as gpt-4o, or `offline`, which needs no key.",
+            show_default="gpt-4o",
+        ),
+    ] = ""
+    prompts: Annotated[str, typer.Option(help="The set of prompts.", rich_help_panel=_METHOD)] = "v0"
+    product_line: Annotated[
+        str,
+        typer.Option(
+            help="What the model sees of a product: '$title | $brand | $price_usd USD'.", rich_help_panel=_METHOD
+        ),
+    ] = "$title"
+    products_per_prompt: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Products in one prompt of the first stage.",
+            show_default="40",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    products_per_refinement: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Products in one prompt of the refinement.",
+            show_default="40",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    taxonomies_per_consolidation: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            max=200,
+            help="Taxonomies merged by one prompt.",
+            show_default="20",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            min=0,
+            max=2,
+            help="Sampling temperature.",
+            show_default="0.2",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Decides which products share a prompt.", rich_help_panel=_METHOD)
+    ] = 0
+    response_format: Annotated[
+        Literal["json_schema", "json_object", "text"] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="json_schema, or json_object or text for servers without schemas.",
+            show_default="json_schema",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    max_output_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Most tokens of one answer.",
+            show_default="the model's own limit",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    max_unassigned: MaxUnassigned = None
+
+    def given(self) -> dict[str, Any]:
+        """Return what was typed, without the category."""
+        return {name: value for name, value in asdict(self).items() if name != "category"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Options that do not change the result: caps, consent, sync, output format."""
+
+    concurrency: Concurrency = None
+    max_calls: Annotated[
+        int | None,
+        typer.Option(
+            "--max-calls",
+            metavar="N",
+            min=0,
+            help="Stop before the run makes more calls than this.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None
+    max_cost_usd: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cost-usd",
+            metavar="USD",
+            min=0,
+            help="Stop before the run costs more than this; each call in flight reserves its maximum cost.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None
+    runs_dir: RunsDir = None
+    no_sync: Annotated[
+        bool, typer.Option("--no-sync", help="Do not load the run into Postgres; `segkit sync` does it later.")
+    ] = False
+    as_json: Json = False
+
+    @property
+    def console(self) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=self.as_json, soft_wrap=True, highlight=False)
+
+    def applied(self, settings: Settings) -> Settings:
+        """Return the settings with the limits that were typed."""
+        typed = {
+            "segkit_concurrency": self.concurrency,
+            "segkit_max_calls": self.max_calls,
+            "segkit_max_cost_usd": None if self.max_cost_usd is None else Decimal(str(self.max_cost_usd)),
+        }
+        return settings.model_copy(update={name: value for name, value in typed.items() if value is not None})
+
+
+def opened_run(name: str, runs_dir: Path | None) -> Run:
+    """Open the run that a command names."""
+    from segkit.runs.run import open_run
+    from segkit.settings import load_settings
+
+    return open_run(name, runs_dir or load_settings().storage_root)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that takes the fields of its dataclass parameters as options of its own.
+
+    `def run(source: ProductSource)` becomes a command with an option for each field of ProductSource, and is called
+    with one object made from them: so options that several commands share are written once.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _options_of(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
+
+    @functools.wraps(command)
+    def call(**typed: Any) -> None:
+        made = {
+            name: group(**{field.name: typed.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**typed, **made)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+    ]

@@ -1,28 +1,39 @@
-"""`segkit verify`, `migrate-to-s3` and `rollback-s3`: what they tell in the terminal."""
+"""`segkit verify`, `migrate-to-s3` and `rollback-s3`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.progress import Progress
+import typer
 
+from segkit.cli.options import CHECK, COPY, Json, RunName, RunsDir, TakeOver, opened_run
 from segkit.cli.terminal import write_json
-from segkit.errors import RunError
-from segkit.llm.cache import damaged_entries
-from segkit.pipeline.migrate import Tell, migrate_to_s3, remote_differences, rollback_s3
-from segkit.runs import mirror
-from segkit.runs.integrity import differences, logged_keys
-from segkit.runs.run import Run, open_run
-from segkit.settings import load_settings
+from segkit.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from segkit.pipeline.migrate import Tell
+
+app = typer.Typer()
 
 
-def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: bool) -> int:
-    """Name every file of a run that is not as it was written, here and with `remote` in S3; give the exit code."""
-    run = _opened(name, runs_dir)
+@app.command(rich_help_panel=CHECK)
+def verify(
+    name: RunName = "latest",
+    remote: Annotated[bool, typer.Option("--remote", help="Also read every file in S3.")] = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compare every file of a run with its checksum; the exit code is 1 if one differs."""
+    from segkit.llm.cache import damaged_entries
+    from segkit.pipeline.migrate import remote_differences
+    from segkit.runs import mirror
+    from segkit.runs.integrity import differences, logged_keys
+    from segkit.settings import load_settings
+
+    run = opened_run(name, runs_dir)
     if remote and not mirror.location(run.folder):
         raise RunError(f"{run.id} is not in S3", f"segkit migrate-to-s3 {run.id}")
     if mirror.location(run.folder):
@@ -33,54 +44,82 @@ def verify_and_show(name: str, runs_dir: Path | None, remote: bool, as_json: boo
         write_json({"run_id": run.id, "differences": found})
     else:
         away = [name for name in mirror.stored(run.folder) if not (run.folder / name).exists()]
-        unread = f", but for {len(away)} in S3 that were not read: --remote reads them" if away and not remote else ""
-        whole = f"every file is as it was written{unread}"
-        _print(*found, f"{run.id}: {f'{len(found)} differences' if found else whole}")
-    return 1 if found else 0
+        unread = f"; {len(away)} files in S3 were not read: --remote reads them" if away and not remote else ""
+        _print(*found, f"{run.id}: {len(found) or 'no'} differences{unread}")
+    raise typer.Exit(1 if found else 0)
 
 
-def migrate_and_show(
-    name: str, runs_dir: Path | None, remove_local: bool, as_json: bool, take_over: bool = False
+@app.command("migrate-to-s3", rich_help_panel=COPY)
+def migrate_to_s3(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or `latest`.")] = "",
+    run_id: Annotated[str, typer.Option("--run-id", help="The id of the run, instead of the argument.")] = "",
+    verify_integrity: Annotated[
+        bool, typer.Option("--verify-integrity", help="Read every file back and compare it; this is always done.")
+    ] = True,
+    remove_local: Annotated[
+        bool, typer.Option("--remove-local", help="Remove the local files once all of them are verified.")
+    ] = False,
+    take_over: TakeOver = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
 ) -> None:
-    """Move a run to S3 and tell what came of it."""
-    run, settings = _opened(name, runs_dir), load_settings()
+    """Move a run to the bucket S3_BUCKET.
+
+    Every file is uploaded and read back before the index in Postgres points to it. The command can be interrupted and
+    repeated. Afterwards all other commands work as before: they fetch what they read.
+    """
+    from segkit.pipeline.migrate import migrate_to_s3 as migrate
+    from segkit.runs.mirror import location
+    from segkit.settings import load_settings
+
+    if bool(name) == bool(run_id):
+        raise InputError("give one run", "segkit migrate-to-s3 latest")
+    run, settings = opened_run(name or run_id, runs_dir), load_settings()
     with _progress(f"{run.id} → {settings.bucket}") as tell:
-        told = migrate_to_s3(run, remove_local=remove_local, take_over=take_over, settings=settings, tell=tell)
+        moved = migrate(run, remove_local=remove_local, take_over=take_over, settings=settings, tell=tell)
+    uri = location(run.folder)
     if as_json:
-        write_json({"run_id": run.id, "uri": mirror.location(run.folder), **told})
+        write_json({"run_id": run.id, "uri": uri, **moved})
         return
-    where, size = mirror.location(run.folder), f"{told['bytes'] / 1e6:.1f} MB"
-    _print(f"{where}: {told['files']:,} files, {size}, all read back and equal")
+    _print(f"{uri}: {moved['files']:,} files, {moved['bytes'] / 1e6:.1f} MB, all read back and equal")
     _print(
-        f"{told['index_rows']:,} rows of the index in Postgres point there, {told['removed']:,} local files removed"
+        f"{moved['index_rows']:,} rows of the index in Postgres point there, {moved['removed']:,} local files removed"
     )
 
 
-def rollback_and_show(
-    name: str, runs_dir: Path | None, remove_remote: bool, as_json: bool, take_over: bool = False
+@app.command("rollback-s3", rich_help_panel=COPY)
+def rollback_s3(
+    name: RunName,
+    remove_remote: Annotated[
+        bool, typer.Option("--remove-remote", help="Remove the files in S3 once all of them are here.")
+    ] = False,
+    take_over: TakeOver = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
 ) -> None:
-    """Bring a run back from S3 and tell what came of it."""
-    run = _opened(name, runs_dir)
-    told = rollback_s3(run, remove_remote=remove_remote, take_over=take_over)
+    """Bring a run back from S3 to the local disk, and its index in Postgres with it."""
+    from segkit.pipeline.migrate import rollback_s3 as rollback
+
+    run = opened_run(name, runs_dir)
+    moved = rollback(run, remove_remote=remove_remote, take_over=take_over)
     if as_json:
-        write_json({"run_id": run.id, "folder": str(run.folder), **told})
+        write_json({"run_id": run.id, "folder": str(run.folder), **moved})
     else:
-        _print(f"{run.folder}: {told['fetched']:,} files fetched, every file is as it was stored")
-        _print(f"{told['index_rows']:,} rows of the index in Postgres point here again")
-
-
-def _opened(name: str, runs_dir: Path | None) -> Run:
-    return open_run(name, runs_dir or load_settings().storage_root)
+        _print(f"{run.folder}: {moved['fetched']:,} files fetched, every file is as it was stored")
+        _print(f"{moved['index_rows']:,} rows of the index in Postgres point here again")
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Tell | None]:
-    """Show a bar on standard error while files are copied; none where nobody looks."""
+def _progress(title: str) -> Iterator[Tell | None]:
+    """Show a bar on standard error while files are copied, if it is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
+    from rich.console import Console
+    from rich.progress import Progress
+
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(title, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 

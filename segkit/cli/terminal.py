@@ -1,4 +1,4 @@
-"""How the commands print: pairs, tables and JSON on standard output, without pandas, which takes long to import."""
+"""How the commands print: help in groups, pairs, tables and JSON; without pandas, which takes long to import."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,6 +16,40 @@ if TYPE_CHECKING:
 
 _PROSE = "definition"
 _WIDE = 1000  # characters: wider than any table without prose
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options by their `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and the groups of options, each description in full."""
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                rows.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+        _write_groups(formatter, rows)
+
+
+class CommandGroup(TyperGroup):
+    """A group whose help lists its commands by their `rich_help_panel`."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the groups of commands, each description in full."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            panel = getattr(command, "rich_help_panel", None)
+            rows.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
+                (name, command.get_short_help_str(limit=200))
+            )
+        _write_groups(formatter, rows)
+
+
+def _write_groups(formatter: Any, groups: Mapping[str, list[tuple[str, str]]]) -> None:
+    for title, rows in groups.items():
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 def new_console() -> Console:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,21 +20,22 @@ _ARGUMENTS = [
 
 
 @contextmanager
-def kernels_ahead(count: int) -> Iterator[Callable[[], AsyncKernelManager]]:
+def kernels_ahead(count: int, environment: Mapping[str, str]) -> Iterator[Callable[[], AsyncKernelManager]]:
     """Give a function that hands out `count` kernels, one a call; the next one starts then, not when it is needed.
 
     To start a kernel and to import pandas and matplotlib takes longer than most notebooks work. The kernel handed out
-    before is told to end at each call, and at the end of the block all of them have ended.
+    before is told to end at each call, and at the end of the block all of them have ended. Kernels have the variables
+    of this process, and those of `environment` in addition.
     """
     handed_out: list[AsyncKernelManager] = []
-    waiting = [_start()] if count else []
+    waiting = [_start(environment)] if count else []
 
     def next_kernel() -> AsyncKernelManager:
         if handed_out:
             _tell_to_end(handed_out[-1])
         handed_out.append(waiting.pop())
         if len(handed_out) < count:
-            waiting.append(_start())
+            waiting.append(_start(environment))
         return handed_out[-1]
 
     try:
@@ -45,12 +47,12 @@ def kernels_ahead(count: int) -> Iterator[Callable[[], AsyncKernelManager]]:
             _see_ended(kernel)
 
 
-def _start() -> AsyncKernelManager:
+def _start(environment: Mapping[str, str]) -> AsyncKernelManager:
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
     kernel = AsyncKernelManager(kernel_name="python3")
-    run_sync(kernel.start_kernel)(extra_arguments=_ARGUMENTS)
+    run_sync(kernel.start_kernel)(extra_arguments=_ARGUMENTS, env={**os.environ, **environment})
     return kernel
 
 

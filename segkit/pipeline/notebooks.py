@@ -23,7 +23,7 @@ from segkit.runs.integrity import is_finished, lost_logs, seal_folder
 from segkit.runs.ownership import claimed
 from segkit.runs.run import Run, reopen_run
 from segkit.runs.status import update_status
-from segkit.settings import project_folder
+from segkit.settings import Settings, load_settings, project_folder
 from segkit.storage.locks import owned
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ REVIEW, SYNC = "40_review_run", "50_sync_postgres"
 
 
 def run_notebooks(
-    run: Run, *, sync: bool = True, max_unassigned: int | None = None, take_over: bool = False
+    run: Run,
+    *,
+    settings: Settings | None = None,
+    sync: bool = True,
+    max_unassigned: int | None = None,
+    take_over: bool = False,
 ) -> dict[str, Any]:
     """Execute the notebooks of a run in order, and give its summary.
 
@@ -42,6 +47,7 @@ def run_notebooks(
     S3 that another machine seems to work on only with `take_over`. Raises StageError, StoppedError, StorageError or
     RunError when the run ends as `failed`; it can be resumed.
     """
+    settings = settings or load_settings()
     if is_finished(run):
         if take_over:
             _release(run)
@@ -59,7 +65,7 @@ def run_notebooks(
         # What a life before this one worked on is no progress of this one.
         update_status(run.folder, state="running", reason="", notebook="")
         stages = stages_to_do(run)
-        with kernels_ahead(len(stages) + 1 + sync) as next_kernel:
+        with kernels_ahead(len(stages) + 1 + sync, settings.environment()) as next_kernel:
             for name in stages:
                 _execute(run, name, next_kernel())
             settle(run, max_unassigned)

@@ -118,4 +118,3 @@ def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:
     if needs_key:
         require_key(settings.openai_base_url, settings)
     return settings.openai_base_url
-

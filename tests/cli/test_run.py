@@ -17,10 +17,8 @@ import pytest
 from catalogues import KEY, catalogue, data
 from endpoint import Endpoint
 
-from segkit.cli.db import check_and_show
 from segkit.cli.doctor import file_system, mounts
 from segkit.cli.main import main
-from segkit.cli.show import sync_and_show
 from segkit.database.embedded import embedded_url
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.stages import extract_taxonomy
@@ -154,7 +152,7 @@ def test_products_that_a_store_lacks_are_left_out_and_named(
     finished: tuple[Path, dict[str, object], str],
     make_database: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    at_once: Callable[..., Done],
 ) -> None:
     """Fail with the ids by default; `--missing skip` names what it leaves out, and `db check` knows."""
     place, summary, _ = finished
@@ -172,11 +170,9 @@ def test_products_that_a_store_lacks_are_left_out_and_named(
     assert (done.returncode, bool(re.search(f"left out +{named}", done.stdout))) == (0, True)
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("SEGKIT_MISSING_PRODUCTS", "skip")
-    sync_and_show(run_id, place / "runs", as_json=True)
-    assert check_and_show(run_id, place / "runs") == 0
-    told = capsys.readouterr().out
-    assert json.loads(told[: told.index("}") + 1])["skipped_products"] == lacking
-    assert f"what the folder says, but for {named}" in told
+    assert json.loads(at_once("sync", run_id, "--json", cwd=place).stdout)["skipped_products"] == lacking
+    checked = at_once("db", "check", run_id, cwd=place)
+    assert (checked.returncode, f"what the folder says, except {named}" in checked.stdout) == (0, True)
 
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], str]) -> None:
@@ -488,7 +484,9 @@ def test_doctor_says_what_is_there(tmp_path: Path) -> None:
     """The packages and the kernel by name, a line each."""
     done = segkit("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines()] == [
+    *checks, _, last = done.stdout.splitlines()
+    assert last == "next: segkit run sample --category 'Coffee Makers' --model offline"
+    assert [line.split()[1] for line in checks] == [
         "python",
         "packages",
         "kernel",

@@ -21,7 +21,7 @@ def pid_of(kernel: Any) -> int:
 
 def test_the_next_kernel_works_before_it_is_asked_for() -> None:
     before = children()
-    with kernels_ahead(2) as next_kernel:
+    with kernels_ahead(2, {}) as next_kernel:
         for left in (1, 0):
             waiting = children()
             kernel = pid_of(next_kernel())
@@ -35,7 +35,7 @@ def test_no_kernel_outlives_an_error() -> None:
     before, kernels = children(), []
 
     def fail() -> None:
-        with kernels_ahead(3) as next_kernel:
+        with kernels_ahead(3, {}) as next_kernel:
             kernels.append(next_kernel())
             assert len(children() - before) == 2
             raise ValueError("a notebook failed")
@@ -48,5 +48,5 @@ def test_no_kernel_outlives_an_error() -> None:
 
 def test_no_kernel_is_started_for_no_notebook() -> None:
     before = children()
-    with kernels_ahead(0):
+    with kernels_ahead(0, {}):
         assert children() == before

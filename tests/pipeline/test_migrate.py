@@ -19,7 +19,7 @@ from catalogues import answered_offline, unmeasured
 from s3_server import S3Server
 
 from segkit.analysis.logs import compact, query
-from segkit.cli.s3 import verify_and_show
+from segkit.cli.main import main
 from segkit.database.connection import query as query_postgres
 from segkit.database.sync import check_run, sync_run
 from segkit.errors import RunError, StorageError
@@ -351,7 +351,9 @@ def test_a_lost_list_of_what_is_stored_is_made_anew(
     storage, name = mirror.remote(run.folder), f"{run.id}/{mirror.STORED}"
     for remote in (False, True):
         (run.folder / mirror.STORED).write_bytes(b"")
-        assert verify_and_show(run.id, run.folder.parent, remote, as_json=False) == 0, "S3 still has the list"
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", run.id, "--runs-dir", str(run.folder.parent), *["--remote"][:remote]])
+        assert ended.value.code == 0, "S3 still has the list"
     assert remote_differences(open_run(run.id, run.folder.parent)) == []
     (run.folder / mirror.STORED).unlink()
     storage.remove(name)
