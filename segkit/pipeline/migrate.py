@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segkit.core.text import shortened
 from segkit.database.interaction_index import move_paths
@@ -23,10 +24,12 @@ from segkit.runs.integrity import differences
 from segkit.runs.ownership import claimed
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
-from segkit.storage.base import Storage, open_storage
+from segkit.storage.base import open_storage
 from segkit.storage.checksums import as_lines, hash_of
-from segkit.storage.disk import LocalStorage
 from segkit.storage.locks import owned
+
+if TYPE_CHECKING:
+    from segkit.storage.s3 import S3Storage
 
 _STAYS = ("run.json", "status.json")  # so that a run can be listed without a look at S3
 _SHOWN = 20
@@ -114,7 +117,7 @@ def _held(folder: Path, command: str, take_over: bool) -> Iterator[None]:
         yield
 
 
-def _require_here(run: Run, storage: Storage) -> None:
+def _require_here(run: Run, storage: S3Storage) -> None:
     place = mirror.location(run.folder)
     if place and place != storage.uri(run.folder.name):
         raise RunError(f"{run.id} lives at {place} already", f"segkit rollback-s3 {run.id}, then migrate it again")
@@ -146,10 +149,10 @@ def _told(folder: Path) -> dict[str, str]:
     return told
 
 
-def _copy_all(folder: Path, storage: Storage, hashes: Mapping[str, str], tell: Tell | None) -> int:
+def _copy_all(folder: Path, storage: S3Storage, hashes: Mapping[str, str], tell: Tell | None) -> int:
     """Copy and read back every file; give the bytes. Raises StorageError with the files that differ."""
     there, size, troubles = storage.names(folder.name), 0, []
-    copy = partial(_copy, LocalStorage(folder.parent), storage, there, folder.name)
+    copy = partial(_copy, folder, storage, there)
     with ThreadPoolExecutor(mirror.WORKERS) as threads:
         try:
             for done, (length, trouble) in enumerate(threads.map(lambda item: copy(*item), hashes.items()), start=1):
@@ -166,24 +169,22 @@ def _copy_all(folder: Path, storage: Storage, hashes: Mapping[str, str], tell: T
     return size
 
 
-def _copy(
-    source: Storage, target: Storage, there: Mapping[str, int], run_id: str, path: str, digest: str
-) -> tuple[int, str]:
-    """Copy one file and read it back; give its length, and what is wrong if anything is."""
-    name = f"{run_id}/{path}"
+def _copy(folder: Path, storage: S3Storage, there: Mapping[str, int], path: str, digest: str) -> tuple[int, str]:
+    """Copy one file and read it back; return its length, and a sentence about what is wrong or an empty text."""
+    name = f"{folder.name}/{path}"
     try:
-        data = source.read(name)
+        data = (folder / path).read_bytes()
     except FileNotFoundError:  # removed here by a call before this one, when all was in S3
-        return 0, _difference(target, name, digest)
+        return 0, _difference(storage, name, digest)
     if hashlib.sha256(data).hexdigest() != digest:
         return 0, f"{path}: changed while it was copied"
     if name not in there:
         with suppress(FileExistsError):  # it is read back like the others
-            target.create(name, data, listed=True)
-    return len(data), _difference(target, name, digest)
+            storage.create(name, data, listed=True)
+    return len(data), _difference(storage, name, digest)
 
 
-def _difference(storage: Storage, name: str, digest: str) -> str:
+def _difference(storage: S3Storage, name: str, digest: str) -> str:
     try:
         data = storage.read(name)
     except FileNotFoundError:
@@ -193,7 +194,7 @@ def _difference(storage: Storage, name: str, digest: str) -> str:
     return f"{storage.uri(name)}: other bytes than were stored ({len(data)} of them)"
 
 
-def _move_index(run: Run, settings: Settings, storage: Storage, *, back: bool = False) -> int:
+def _move_index(run: Run, settings: Settings, storage: S3Storage, *, back: bool = False) -> int:
     url = known_database(settings)
     return move_paths(url, run.id, storage.uri(run.id).removesuffix(run.id), back=back) if url else 0
 
@@ -205,7 +206,7 @@ def _remove_local(folder: Path, hashes: Mapping[str, str]) -> int:
     return len(names)
 
 
-def _remove_remote(folder: Path, storage: Storage) -> None:
+def _remove_remote(folder: Path, storage: S3Storage) -> None:
     """Remove what is here from S3: first what makes it a run for others, last the list of what was stored."""
     there = {name.partition("/")[2] for name in storage.names(folder.name)} - {mirror.OWNER}
     here = (name for name in there - mirror.OF_THE_PLACE if (folder / name).exists())
@@ -228,7 +229,7 @@ def _require_equal(folder: Path, hashes: Mapping[str, str]) -> None:
         raise RunError(told, "nothing was switched; remove them here, then: segkit rollback-s3")
 
 
-def _require_room(folder: Path, storage: Storage, missing: list[str]) -> None:
+def _require_room(folder: Path, storage: S3Storage, missing: list[str]) -> None:
     sizes = storage.names(folder.name)
     needed, free = sum(sizes.get(f"{folder.name}/{name}", 0) for name in missing), shutil.disk_usage(folder).free
     if needed > free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segkit.core.models import STAGES
 from segkit.runs.mirror import (
@@ -20,9 +21,12 @@ from segkit.runs.mirror import (
 )
 from segkit.runs.status import Status, known_status, read_status
 from segkit.settings import Settings
-from segkit.storage.base import Storage, open_storage
+from segkit.storage.base import open_storage
 from segkit.storage.disk import disk_error, write_atomic
 from segkit.storage.locks import is_held
+
+if TYPE_CHECKING:
+    from segkit.storage.s3 import S3Storage
 
 _STUB = ("run.json", "status.json")
 
@@ -49,7 +53,7 @@ def adopt_all(place: Path, settings: Settings, is_run_id: Callable[[str], object
             adopt(place, run_id, settings)
 
 
-def _make_stub(folder: Path, storage: Storage, settings: Settings) -> None:
+def _make_stub(folder: Path, storage: S3Storage, settings: Settings) -> None:
     if not (folder / "run.json").exists():
         with suppress(FileNotFoundError):
             stub = {name: storage.read(f"{folder.name}/{name}") for name in _STUB}
@@ -61,7 +65,7 @@ def _make_stub(folder: Path, storage: Storage, settings: Settings) -> None:
                 write_atomic(folder / name, stub[name])
 
 
-def _refresh(folder: Path, storage: Storage) -> None:
+def _refresh(folder: Path, storage: S3Storage) -> None:
     """See what became of a run that this machine does not work on."""
     if not location(folder) or any(is_held(folder / lock) for lock in LOCKS):
         return

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -25,9 +26,12 @@ from segkit.errors import RunError, StorageError
 from segkit.runs.events import timestamp
 from segkit.runs.status import known_status, read_status
 from segkit.settings import Settings
-from segkit.storage.base import Storage, open_storage
+from segkit.storage.base import open_storage
 from segkit.storage.checksums import as_lines, hash_of, is_inside, read_hashes
 from segkit.storage.disk import disk_error, write_atomic
+
+if TYPE_CHECKING:
+    from segkit.storage.s3 import S3Storage
 
 LOCATION, STORED, OWNER = "location.json", "stored.sha256", "owner.json"
 LOCKS = ("run.lock", "calls.lock")
@@ -59,7 +63,7 @@ def probe(settings: Settings) -> None:
     open_storage(settings.bucket, settings.s3_region).probe()
 
 
-def remote(folder: Path) -> Storage:
+def remote(folder: Path) -> S3Storage:
     """Open the storage that holds a run; names in it begin with the run's id."""
     uri, region = _told_place(folder)
     return open_storage(uri.rpartition("/")[0], region)
@@ -176,7 +180,7 @@ def seal(folder: Path) -> None:
         write_stored(folder, remote(folder), as_lines(hashes))
 
 
-def write_stored(folder: Path, storage: Storage, lines: bytes) -> None:
+def write_stored(folder: Path, storage: S3Storage, lines: bytes) -> None:
     """Write down what is stored of a run, there and here."""
     storage.replace(f"{folder.name}/{STORED}", lines)
     write_atomic(folder / STORED, lines)
@@ -220,14 +224,14 @@ def is_filled(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def remote_status(storage: Storage, run_id: str) -> bytes:
+def remote_status(storage: S3Storage, run_id: str) -> bytes:
     """Read the `status.json` of a run in S3, empty where it has none."""
     with suppress(FileNotFoundError):
         return storage.read(f"{run_id}/status.json")
     return b""
 
 
-def _fetch(storage: Storage, folder: Path, name: str, told: dict[str, str]) -> None:
+def _fetch(storage: S3Storage, folder: Path, name: str, told: dict[str, str]) -> None:
     try:
         data = storage.read(f"{folder.name}/{name}")
     except FileNotFoundError:
@@ -247,7 +251,7 @@ _Sent = tuple[int, int]
 _SENT: dict[Path, _Sent] = {}  # the files that may change, as this process sent them last: time of change and size
 
 
-def _push(storage: Storage, folder: Path, name: str, there: Iterable[str]) -> None:
+def _push(storage: S3Storage, folder: Path, name: str, there: Iterable[str]) -> None:
     path, key = folder / name, f"{folder.name}/{name}"
     if name.startswith(NEVER_CHANGED) and not name.endswith(".intent"):
         if key not in there:
@@ -259,7 +263,7 @@ def _push(storage: Storage, folder: Path, name: str, there: Iterable[str]) -> No
         _SENT[path] = (facts.st_mtime_ns, facts.st_size)
 
 
-def _create(storage: Storage, name: str, data: bytes) -> None:
+def _create(storage: S3Storage, name: str, data: bytes) -> None:
     """Send a file that never changes; it may be there already, but not with another content."""
     try:
         storage.create(name, data)

@@ -1,37 +1,46 @@
-"""Files in a bucket of S3, or of a server that speaks its protocol.
+"""Files in a bucket of S3, or of another server that speaks its protocol, through boto3's client.
 
-boto3 finds the credentials, the region and the address of the bucket, and lists it. Files are sent and read by
-requests of our own, signed by botocore: a call of boto3's client costs three times the CPU. Each request carries
-the SHA-256 of its body, which the server checks; an ETag is never taken for a hash.
+A file is sent in one request that carries the MD5 of its body: buckets with Object Lock or a default retention demand
+it, and every server knows it. What is stored is compared by SHA-256 when it is read back, never by an ETag.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import os
-import re
 import secrets
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from random import uniform
 from typing import Any
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
 
 import boto3
-import urllib3
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+from botocore.response import StreamingBody
 
 from segkit.errors import StorageError
 
 _ATTEMPTS = 5
-_AGAIN_STATUSES = {429, 500, 502, 503, 504}
-_AGAIN_CODES = {"RequestTimeout", "SlowDown", "ConditionalRequestConflict", "OperationAborted"}
-_CONNECTIONS = 64
+_CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+    max_pool_connections=64,
+    connect_timeout=10,
+    read_timeout=60,
+    # Newer checksum headers and bodies in signed chunks are what servers other than Amazon's refuse.
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+    s3={"payload_signing_enabled": True},
+)
+_CUT = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+_NOT_CONDITIONAL = {400, 405, 501}  # how servers refuse an If-None-Match that they do not know
 _KEPT = "nothing local was changed"
 _RIGHTS = "the credentials need s3:ListBucket, s3:PutObject, s3:GetObject and s3:DeleteObject"
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -47,51 +56,70 @@ _HINTS = {
 
 
 class S3Storage:
-    """Files below `s3://bucket/prefix`; the address of another server than Amazon's comes from AWS_ENDPOINT_URL."""
+    """Files by their name below `s3://bucket/prefix`, such as `RUN_…/segmentation/….json`; safe for many threads.
+
+    The address of another server than Amazon's comes from AWS_ENDPOINT_URL. What fails raises StorageError.
+    """
 
     def __init__(self, root: str, region: str) -> None:
         parts = urlsplit(root)
         self._bucket, self._prefix = parts.netloc, parts.path.strip("/")
         try:
             session = boto3.Session(region_name=region)
-            self._client = session.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 5}))
-            self._address = self._bucket_address()
+            self._client = session.client("s3", config=_CONFIG)
+            found = session.get_credentials()
         except (BotoCoreError, ValueError) as error:
             raise StorageError(f"S3 cannot be used for {root}: {error}", _KEYS) from None
-        self._credentials = session.get_credentials()
-        self._region = self._client.meta.region_name
-        self._pool = _pool(self._address)
+        if found is None:
+            raise StorageError(f"S3 cannot be used for {root}: there are no credentials", _KEYS)
 
     def uri(self, name: str) -> str:
+        """Return the address of a file: `s3://bucket/prefix/name`."""
         return f"s3://{self._bucket}/{self._key(name)}"
 
     def names(self, folder: str) -> dict[str, int]:
+        """List the files below a folder: name → size in bytes."""
         found = self._list("Contents", Prefix=self._key(folder).rstrip("/") + "/")
         return {item["Key"][len(self._key("")) :]: item["Size"] for item in found}
 
     def folders(self) -> set[str]:
+        """List the folders right below the root."""
         found = self._list("CommonPrefixes", Prefix=self._key(""), Delimiter="/")
         return {item["Prefix"][len(self._key("")) :].rstrip("/") for item in found}
 
     def read(self, name: str) -> bytes:
-        return self._send("GET", name).data
+        """Return the content of a file; raises FileNotFoundError when there is none."""
+        with self._mapped("GET", name):
+            for _ in range(_ATTEMPTS - 1):
+                body = self._open(name)
+                with suppress(*_CUT):  # boto3 sends a request again, but not one whose answer broke off
+                    return bytes(body.read())
+            return bytes(self._open(name).read())
 
     def create(self, name: str, data: bytes, *, listed: bool = False) -> None:
-        if not listed and not self._refuses_to_overwrite:
-            self._require_new(name)
-        try:
-            self._send("PUT", name, data, {"If-None-Match": "*"})
-        except _MaybeOursError:
-            if self.read(name) != data:
-                raise FileExistsError(f"{self.uri(name)} is there already") from None
+        """Write a file that is not there yet; raises FileExistsError when it is, whatever it holds.
+
+        On a server that cannot refuse to overwrite, the file is looked for first; a caller that has just `listed` the
+        files and not seen it saves that request.
+        """
+        if self._refuses_to_overwrite:
+            self._put_new(name, data)
+        elif listed or not self._exists(name):
+            self._put(name, data)
+        else:
+            raise FileExistsError(f"{self.uri(name)} is there already")
 
     def replace(self, name: str, data: bytes) -> None:
-        self._send("PUT", name, data)
+        """Write a file, in place of the one that is there."""
+        self._put(name, data)
 
     def remove(self, name: str) -> None:
-        self._send("DELETE", name)
+        """Remove a file; one that is not there is no error."""
+        with self._mapped("DELETE", name):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
 
     def probe(self) -> None:
+        """Raise StorageError if files cannot be written, read back, listed and removed."""
         name = f"segkit-probe-{secrets.token_hex(8)}/probe"
         data = secrets.token_bytes(16)
         self.create(name, data)
@@ -103,94 +131,81 @@ class S3Storage:
 
     @cached_property
     def _refuses_to_overwrite(self) -> bool:
-        """Find out once whether the server knows If-None-Match; one that does not is looked at before each write."""
+        """Find out once whether the server honours If-None-Match; some ignore it, others refuse the whole request."""
         name = f"segkit-probe-{secrets.token_hex(8)}/once"
-        self._send("PUT", name, b"1")
+        self._put(name, b"1")
         try:
-            self._send("PUT", name, b"2", {"If-None-Match": "*"})
-        except FileExistsError:
-            return True
+            self._client.put_object(**self._parameters(name, b"2"), IfNoneMatch="*")
+        except ClientError as error:
+            status = _status(error)
+            if status != 412 and status not in _NOT_CONDITIONAL:
+                raise self._refused("PUT", name, error) from None
+            return status == 412
+        except BotoCoreError as error:
+            raise self._failed("PUT", name, error) from None
         finally:
             self.remove(name)
         return False
 
-    def _require_new(self, name: str) -> None:
+    def _exists(self, name: str) -> bool:
         with suppress(FileNotFoundError):
             self.read(name)
-            raise FileExistsError(f"{self.uri(name)} is there already")
+            return True
+        return False
+
+    def _open(self, name: str) -> StreamingBody:
+        return self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"]
+
+    def _put(self, name: str, data: bytes) -> None:
+        with self._mapped("PUT", name):
+            self._client.put_object(**self._parameters(name, data))
+
+    def _put_new(self, name: str, data: bytes) -> None:
+        with self._mapped("PUT", name):
+            try:
+                self._client.put_object(**self._parameters(name, data), IfNoneMatch="*")
+            except ClientError as error:
+                if _status(error) != 412:
+                    raise
+                # A request that was sent again may have stored the file the first time, when its answer was lost.
+                again = error.response["ResponseMetadata"].get("RetryAttempts", 0)
+                if not again or self.read(name) != data:
+                    raise FileExistsError(f"{self.uri(name)} is there already") from None
+
+    def _parameters(self, name: str, data: bytes) -> dict[str, Any]:
+        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        return {"Bucket": self._bucket, "Key": self._key(name), "Body": data, "ContentMD5": digest}
 
     def _list(self, what: str, **where: str) -> list[dict[str, Any]]:
-        try:
+        with self._mapped("LIST", ""):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **where)
             return [item for page in pages for item in page.get(what, [])]
-        except ClientError as error:
-            told = error.response["Error"]
-            raise self._refused("LIST", "", str(told.get("Code")), str(told.get("Message"))) from None
-        except BotoCoreError as error:
-            raise StorageError(f"S3 cannot list {self.uri('')}: {error}", _KEPT) from None
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
 
-    def _bucket_address(self) -> str:
-        """Ask boto3 where the bucket is: the region, the style of the path and AWS_ENDPOINT_URL all have a say."""
-        signed = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "x"})
-        return str(signed).partition("?")[0].removesuffix("x")
+    @contextmanager
+    def _mapped(self, method: str, name: str) -> Iterator[None]:
+        """Raise FileNotFoundError or StorageError in place of boto3's errors."""
+        try:
+            yield
+        except ClientError as error:
+            raise self._refused(method, name, error) from None
+        except BotoCoreError as error:
+            raise self._failed(method, name, error) from None
 
-    def _send(
-        self, method: str, name: str, data: bytes = b"", headers: dict[str, str] | None = None
-    ) -> urllib3.BaseHTTPResponse:
-        """Send one request, again where that may help; raises FileNotFoundError, FileExistsError or StorageError."""
-        trouble = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(uniform(0.5, 1) * 0.2 * 2**attempt)  # noqa: S311
-            try:
-                response = self._request(method, name, data, headers or {})
-            except urllib3.exceptions.HTTPError as error:
-                trouble = str(error)
-                continue
-            if response.status < 300:
-                return response
-            code, text = _told(response)
-            if response.status == 412:
-                # A request whose answer was lost may have stored the file.
-                raise _MaybeOursError if attempt else FileExistsError(f"{self.uri(name)} is there already")
-            if response.status not in _AGAIN_STATUSES and code not in _AGAIN_CODES:
-                raise self._refused(method, name, code, text)
-            trouble = f"{response.status} {code}"
-        raise StorageError(f"S3 fails at {method} of {self.uri(name)}, {_ATTEMPTS} times: {trouble}", _KEPT)
-
-    def _request(self, method: str, name: str, data: bytes, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        digest = hashlib.sha256(data).hexdigest()
-        url = self._address + quote(self._key(name), safe="/-_.~")
-        request = AWSRequest(method, url, headers={"x-amz-content-sha256": digest, **headers}, data=data or None)
-        S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
-        signed = dict(request.headers.items())
-        return self._pool.request(method, url, body=data or None, headers=signed, redirect=False)
-
-    def _refused(self, method: str, name: str, code: str, text: str) -> Exception:
+    def _refused(self, method: str, name: str, error: ClientError) -> Exception:
+        code, text = str(error.response["Error"].get("Code")), str(error.response["Error"].get("Message"))
         if code in ("NoSuchKey", "404"):
             return FileNotFoundError(f"there is no {self.uri(name)}")
+        if again := error.response["ResponseMetadata"].get("RetryAttempts", 0):
+            trouble = f"{again + 1} times: {_status(error)} {code}"
+            return StorageError(f"S3 fails at {method} of {self.uri(name)}, {trouble}", _KEPT)
         return StorageError(f"S3 refuses {method} of {self.uri(name)}: {code}: {text}", _HINTS.get(code, _KEPT))
 
-
-class _MaybeOursError(FileExistsError):
-    """The file is there, perhaps by a request of ours whose answer was lost."""
-
-
-def _pool(address: str) -> urllib3.PoolManager:
-    """Open connections as boto3 would: through the proxy of the environment, trusting AWS_CA_BUNDLE if it is set."""
-    parts = urlsplit(address)
-    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-    timeout, authorities = urllib3.Timeout(connect=10, read=60), os.environ.get("AWS_CA_BUNDLE")
-    if proxy:
-        return urllib3.ProxyManager(proxy, maxsize=_CONNECTIONS, timeout=timeout, retries=False, ca_certs=authorities)
-    return urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=timeout, retries=False, ca_certs=authorities)
+    def _failed(self, method: str, name: str, error: BotoCoreError) -> StorageError:
+        return StorageError(f"S3 fails at {method} of {self.uri(name)}: {error}", _KEPT)
 
 
-def _told(response: urllib3.BaseHTTPResponse) -> tuple[str, str]:
-    """Read the code and the message of an error, which is a small XML document, or nothing at all."""
-    text = response.data[:4000].decode(errors="replace")
-    code, message = (re.search(rf"<{name}>(.*?)</{name}>", text, re.DOTALL) for name in ("Code", "Message"))
-    return (code[1] if code else str(response.status)), (message[1] if message else "")
+def _status(error: ClientError) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])

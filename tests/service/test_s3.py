@@ -12,14 +12,13 @@ from s3_server import S3Server, s3_environment
 
 from segkit.runs.mirror import OWNER
 from segkit.settings import load_settings
-from segkit.storage.base import Storage
 from segkit.storage.s3 import S3Storage
 
 START = "/api/segmentation/start"
 
 
 @pytest.fixture
-def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Storage:
     """The bucket of the settings, as another machine sees it."""
     monkeypatch.setenv("STORAGE_BACKEND", "s3")
     return S3Storage(load_settings().bucket, "us-east-1")
@@ -27,7 +26,7 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 @pytest.mark.long
 def test_a_run_in_s3_is_told_by_two_machines(
-    tmp_path: Path, postgres_url: str, s3: S3Server, bucket: Storage
+    tmp_path: Path, postgres_url: str, s3: S3Server, bucket: S3Storage
 ) -> None:
     """One service makes a run in S3 and follows it; another one, with an empty home, tells the same.
 

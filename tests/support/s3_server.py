@@ -20,6 +20,8 @@ REGION, KEY, SECRET = "us-east-1", "AKIATESTTESTTESTTEST", "not-a-real-secret"
 #: What can be ordered for a request: a status to answer instead, or what happens to the body on its way.
 Fault = int | str
 Order = Callable[[str, str], Fault | None]
+#: What the server refuses by the headers of a request: a status and the code of an error.
+Rule = Callable[[str, dict[str, str]], tuple[int, str] | None]
 
 
 def s3_environment(url: str, bucket: str) -> dict[str, str]:
@@ -29,7 +31,10 @@ def s3_environment(url: str, bucket: str) -> dict[str, str]:
 
 
 class S3Server:
-    """moto in a thread; `order(method, key)` gives a fault (503, "corrupt", "drop", "reset", "lost") or None."""
+    """moto in a thread; `order(method, key)` returns a fault or None: 503, "corrupt", "drop", "reset", "cut", "lost".
+
+    `path` is where it begins: what is asked for elsewhere is not there.
+    """
 
     def __init__(self) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -39,6 +44,8 @@ class S3Server:
         self.history: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []  # of each request, and its QUERY_STRING
         self.order: Order = lambda method, key: None
+        self.rule: Rule = lambda method, headers: None
+        self.path = ""
 
     @property
     def url(self) -> str:
@@ -55,6 +62,7 @@ class S3Server:
 
     def reset(self) -> None:
         self.history, self.headers, self.order = [], [], lambda method, key: None
+        self.rule, self.path = lambda method, headers: None, ""
 
     def make_bucket(self, name: str) -> None:
         client = boto3.client(
@@ -67,6 +75,10 @@ class S3Server:
         return sum(1 for told, _ in self.history if told == method)
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith(self.path):
+            return _answer(start, 404, "NoSuchBucket")
+        for name in ("PATH_INFO", "RAW_URI", "REQUEST_URI"):
+            environ[name] = environ[name].removeprefix(self.path)
         method, key = environ["REQUEST_METHOD"], environ["PATH_INFO"].lstrip("/").partition("/")[2]
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         with self._lock:
@@ -77,6 +89,8 @@ class S3Server:
         digest = environ.get("HTTP_X_AMZ_CONTENT_SHA256", "")
         if body and len(digest) == 64 and hashlib.sha256(body).hexdigest() != digest:
             return _answer(start, 400, "XAmzContentSHA256Mismatch")
+        if refused := self.rule(method, told):
+            return _answer(start, *refused)
         if isinstance(fault, int):
             return _answer(start, fault, {503: "SlowDown", 403: "AccessDenied"}.get(fault, "InternalError"))
         if fault == "reset":
@@ -88,6 +102,8 @@ class S3Server:
             body = body[:-1] + bytes([body[-1] ^ 1])
         environ["wsgi.input"] = io.BytesIO(body)
         answer = list(self._moto(environ, start))
+        if fault == "cut":  # less than the length that was announced
+            return [answer[0][:-1]]
         if fault == "lost":  # done, and nobody is told
             return _hang_up(environ)
         return answer
