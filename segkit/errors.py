@@ -81,9 +81,13 @@ class DatabaseError(SegkitError):
 
 
 class RequestError(SegkitError):
-    """The REST service refuses a request with this HTTP status; nothing was started."""
+    """The REST service refuses a request; nothing was started.
 
-    def __init__(self, status: int, message: str, hint: str = "", **headers: str) -> None:
+    `kind` names the case, like "queue-full": `segkit.service.http.problems` lists the kinds with their HTTP status.
+    `details` are facts for programs, which the answer carries as fields of its own.
+    """
+
+    def __init__(self, kind: str, message: str, hint: str = "", **details: object) -> None:
         super().__init__(message, hint)
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.kind = kind
+        self.details = details

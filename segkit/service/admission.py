@@ -1,7 +1,8 @@
-"""What a token may start or go on with: its products, its model, its money; refused before anything is asked."""
+"""Admission: may this token start or resume this run? Pure checks of products, model and money, before any call."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 
 import pandas as pd
@@ -9,46 +10,90 @@ import pandas as pd
 from segkit.core.models import Parameters, Usage
 from segkit.core.products import untitled
 from segkit.core.prompts import load_prompts
-from segkit.errors import ProductsError, RequestError
+from segkit.errors import RequestError
 from segkit.llm.prices import cost_usd
 from segkit.pipeline.plan import plan_run
 from segkit.runs.run import Run
 from segkit.service.tokens import Token
 from segkit.settings import Settings
 
+_NAMED = 20  # ids that a refusal lists
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a run must fit into: active runs (at work or waiting) in all and of its owner, dollars of its owner."""
+
+    active: int
+    active_of_owner: int
+    total_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What other runs take of the caps; `usd` is what those of the owner have spent or reserved."""
+
+    active: int
+    active_of_owner: int
+    usd: Decimal
+
+
+def check_caps(in_use: InUse, wanted_usd: Decimal | None, caps: Caps) -> None:
+    """Raise RequestError 429 where no further run may be active, 402 where the owner's money does not suffice."""
+    if in_use.active >= caps.active:
+        raise RequestError("queue-full", f"the queue is full: {in_use.active} runs are active", retry_after=30)
+    if in_use.active_of_owner >= caps.active_of_owner:
+        what = f"{in_use.active_of_owner} runs of this token are active, {caps.active_of_owner} are allowed"
+        raise RequestError("too-many-runs", what, "wait until one has ended", retry_after=30)
+    if caps.total_usd is not None and wanted_usd and in_use.usd + wanted_usd > caps.total_usd:
+        what = f"${in_use.usd:.2f} of ${caps.total_usd} are spent or reserved, this run may take ${wanted_usd}"
+        left = max(Decimal(0), caps.total_usd - in_use.usd)
+        facts = {"needed_usd": float(wanted_usd), "allowed_usd": float(left)}
+        raise RequestError("total-budget-used", what, "set a smaller max_cost_usd", **facts)
+
 
 def check_token(model: str, products: int, token: Token) -> None:
     """Raise RequestError 422 for more products than a token may have, or a model that is not one of its own."""
     if products > token.max_products:
-        raise RequestError(422, f"{products:,} products are too many", f"{token.max_products:,} are allowed a run")
+        what = f"{products:,} products are too many, {token.max_products:,} are allowed a run"
+        raise RequestError("too-many-products", what, "send fewer products", allowed=token.max_products)
     if token.models is not None and model not in token.models:
-        raise RequestError(422, f"the model {model} is not allowed", f"one of: {', '.join(token.models)}")
+        what = f"the model {model} is not allowed for this token"
+        raise RequestError(
+            "model-not-allowed", what, f"one of: {', '.join(token.models)}", allowed=list(token.models)
+        )
 
 
 def check_titles(products: pd.DataFrame, allowed: int) -> None:
-    """Raise ProductsError for more products without a title than a run allows."""
-    count = int(untitled(products).sum())
-    if count > allowed:
-        ids = ", ".join(map(str, products.loc[untitled(products), "product_id"].head(5)))
-        raise ProductsError(f"{count} products have no title: {ids}", f"allow them with max_unassigned = {count}")
+    """Raise RequestError 422 for more products without a title than a run allows."""
+    missing = products.loc[untitled(products), "product_id"]
+    if len(missing) > allowed:
+        ids = [int(product_id) for product_id in missing.head(_NAMED)]
+        what = f"{len(missing)} products have no title, {allowed} are allowed: {', '.join(map(str, ids[:5]))}"
+        hint = f"leave them out, or allow them with max_unassigned = {len(missing)}"
+        raise RequestError("untitled-products", what, hint, product_ids=ids)
 
 
-def choose_budget(model: str, wished: Decimal | None, token: Token, settings: Settings) -> Decimal | None:
-    """Choose what a run may cost: the least of what the client, the token and the settings say; 402 where none is."""
+def choose_budget(model: str, wanted: Decimal | None, token: Token, settings: Settings) -> Decimal | None:
+    """Return the dollars a run may cost: the least of what the client, the token and the settings allow.
+
+    Raises RequestError 402 where a model that costs money has no budget, or the client wants more than is allowed.
+    """
     if model == "offline":
         return None
-    limits = [limit for limit in (wished, token.max_cost_usd, settings.segkit_max_cost_usd) if limit is not None]
+    limits = [limit for limit in (wanted, token.max_cost_usd, settings.segkit_max_cost_usd) if limit is not None]
     if not token.unpriced_models:
-        needed(model, min(limits, default=None))
-    if wished is not None and wished > min(limits):
-        raise RequestError(402, f"max_cost_usd is {wished}", f"at most {min(limits)} are allowed a run")
+        require_budget(model, min(limits, default=None))
+    if wanted is not None and wanted > min(limits):
+        what = f"max_cost_usd is {wanted}, at most {min(limits)} are allowed a run"
+        raise RequestError("budget-above-limit", what, "set a smaller max_cost_usd", allowed_usd=float(min(limits)))
     return min(limits, default=None)
 
 
-def needed(model: str, budget: Decimal | None) -> Decimal | None:
-    """Give the budget of a run; raise RequestError 402 where its model costs money and it has none."""
+def require_budget(model: str, budget: Decimal | None) -> Decimal | None:
+    """Return the budget of a run; raise RequestError 402 where its model costs money and it has none."""
     if budget is None and model != "offline":
-        raise RequestError(402, "a run with this model needs a budget", "give max_cost_usd")
+        raise RequestError("budget-needed", "a run with this model needs a budget", "set max_cost_usd")
     return budget
 
 
@@ -57,7 +102,7 @@ def check_price(
 ) -> int | None:
     """Raise RequestError 402 for a run whose plan goes beyond its budget.
 
-    Where the price is not known, only a token with `unpriced_models` may go on, within the calls that are given.
+    Where the price is not known, only a token with `unpriced_models` may start; returns the calls it may make then.
     """
     if chosen.model == "offline":
         return None
@@ -65,16 +110,26 @@ def check_price(
     if pd.isna(total["cost_usd_high"]):
         _check_unpriced(chosen.model, token)
         return _most_calls(total)
-    if Decimal(str(total["cost_usd_high"])) > (needed(chosen.model, budget) or 0):
-        what = f"the run may cost ${float(total['cost_usd_high']):.4f}, its budget is ${budget}"
-        raise RequestError(402, what, "take fewer products, or a larger max_cost_usd")
+    planned = Decimal(str(total["cost_usd_high"]))
+    if planned > (require_budget(chosen.model, budget) or 0):
+        what = f"the run may cost ${planned:.4f}, its budget is ${budget}"
+        facts = {"needed_usd": float(planned), "allowed_usd": float(budget or 0)}
+        raise RequestError("plan-above-budget", what, "send fewer products, or a larger max_cost_usd", **facts)
     return None
 
 
-def calls_without_price(run: Run, token: Token, settings: Settings) -> int | None:
-    """Tell how many calls a run may make in all where its price is not known; None where it is.
+def check_left(spent: Decimal, budget: Decimal | None) -> None:
+    """Raise RequestError 402 for a run that has spent the budget it is to be resumed with."""
+    if budget is not None and spent and spent >= budget:
+        what = f"the run has spent ${spent:.4f}, its budget is ${budget}"
+        facts = {"needed_usd": float(spent), "allowed_usd": float(budget)}
+        raise RequestError("plan-above-budget", what, "resume it with a larger max_cost_usd", **facts)
 
-    Raises RequestError 402 when the token may not start such a run, and so may not go on with one.
+
+def calls_without_price(run: Run, token: Token, settings: Settings) -> int | None:
+    """Return how many calls a run may make in all where its price is not known; None where it is.
+
+    Raises RequestError 402 when the token may not start such a run, and so may not resume one.
     """
     chosen = run.parameters
     if cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, settings.segkit_prices) is not None:
@@ -85,7 +140,8 @@ def calls_without_price(run: Run, token: Token, settings: Settings) -> int | Non
 
 def _check_unpriced(model: str, token: Token) -> None:
     if not token.unpriced_models:
-        raise RequestError(402, f"the price of {model} is not known, so no budget can be kept")
+        what = f"the price of {model} is not known, so no budget can be kept"
+        raise RequestError("price-unknown", what, "use another model, or ask the operator to set its price")
 
 
 def _most_calls(total: pd.Series) -> int:

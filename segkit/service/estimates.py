@@ -3,30 +3,67 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import orjson
 import pandas as pd
 
 from segkit.core.batching import batches_by_first_run, consolidation_rounds
 from segkit.core.models import Parameters
+from segkit.errors import SegkitError
 from segkit.pipeline.plan import plan_run
-from segkit.runs.run import Run
+from segkit.runs.run import Run, open_run
 from segkit.runs.status import StageFigures, Status
 from segkit.settings import Settings
 
 _FEW_BATCHES = 5
 _NOTEBOOKS = ("00", "10", "20", "30", "40", "50")
 _NOTEBOOK_SECONDS = (0.5, 2.0, 10.0)  # what a notebook takes beside its questions: least, usual, most
+_KEPT = 2048  # forecasts in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the plan of a run says: for each stage the questions of each round, and seconds for `at_once` of them."""
+    """The plan of a run: for each stage the questions of each round, and the seconds for `at_once` of them."""
 
     rounds: dict[str, tuple[int, ...]]
     wave_seconds: dict[str, float]
     at_once: int
+
+
+class Forecasts:
+    """Forecasts of runs, each made once, one at a time, in a thread that nobody waits for."""
+
+    def __init__(self, runs_dir: Path, settings: Settings) -> None:
+        self._runs_dir, self._settings = runs_dir, settings
+        self._made: OrderedDict[str, Forecast | None] = OrderedDict()
+        self._lock, self._planner = threading.Lock(), ThreadPoolExecutor(1, "planner")
+
+    def completion(self, run_id: str, status: Status) -> datetime | None:
+        """Estimate when a run that works will be done; None until its forecast is made."""
+        with self._lock:
+            if run_id not in self._made:
+                self._made[run_id] = None
+                self._planner.submit(self._make, run_id)
+                while len(self._made) > _KEPT:
+                    self._made.popitem(last=False)
+            made = self._made[run_id]
+        return estimated_completion(status, made, _began(self._runs_dir / run_id)) if made else None
+
+    def close(self) -> None:
+        """Abandon the forecasts that are not made yet."""
+        self._planner.shutdown(wait=False, cancel_futures=True)
+
+    def _make(self, run_id: str) -> None:
+        """Make the forecast of a run; a run whose folder is damaged has none, and reports that itself."""
+        with suppress(SegkitError, OSError):
+            self._made[run_id] = forecast(open_run(run_id, self._runs_dir), self._settings)
 
 
 def forecast(run: Run, settings: Settings) -> Forecast:
@@ -54,7 +91,7 @@ def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[i
 
 
 def estimated_completion(
-    status: Status, told: Forecast, began: datetime | None = None, now: datetime | None = None
+    status: Status, planned: Forecast, began: datetime | None = None, now: datetime | None = None
 ) -> datetime:
     """Estimate when a run that works will be done, from its `status.json`.
 
@@ -64,15 +101,15 @@ def estimated_completion(
     """
     now = now or datetime.now(UTC)
     written = _moment(status.updated_at) or now
-    left, known = 0.0, 1.0
-    for stage, rounds in told.rounds.items():
-        figures, planned = status.stages.get(stage, StageFigures()), told.wave_seconds[stage]
+    left, correction = 0.0, 1.0
+    for stage, rounds in planned.rounds.items():
+        figures, plan = status.stages.get(stage, StageFigures()), planned.wave_seconds[stage]
         done = min(figures.done, sum(rounds))
-        wave = planned * known
+        wave = plan * correction
         if done:
-            wave = figures.seconds / _waves_done(rounds, done, told.at_once)
-            known = math.sqrt(wave / planned) if planned else 1.0
-        left += wave * _waves(rounds, done, told.at_once)
+            wave = figures.seconds / _waves_done(rounds, done, planned.at_once)
+            correction = math.sqrt(wave / plan) if plan else 1.0
+        left += wave * _waves(rounds, done, planned.at_once)
     left += _notebooks_left(status, began, written)
     return max(written + timedelta(seconds=left), now + timedelta(seconds=1))
 
@@ -100,15 +137,24 @@ def _waves_done(rounds: tuple[int, ...], done: int, at_once: int) -> float:
 
 
 def _notebooks_left(status: Status, began: datetime | None, written: datetime) -> float:
-    """Count what notebooks take beside their questions: the kernel, its imports, the tables and plots."""
+    """Estimate the seconds that notebooks take beside their questions: the kernel, its imports, tables and plots."""
     least, usual, most = _NOTEBOOK_SECONDS
     name = status.notebook[:2]
-    place = _NOTEBOOKS.index(name) if name in _NOTEBOOKS else 0
+    position = _NOTEBOOKS.index(name) if name in _NOTEBOOKS else 0
     each = usual
-    if began and place >= 2:
+    if began and position >= 2:
         asked = status.total.seconds
-        each = min(most, max(least, ((written - began).total_seconds() - asked) / place))
-    return each * (len(_NOTEBOOKS) - place - 0.5)
+        each = min(most, max(least, ((written - began).total_seconds() - asked) / position))
+    return each * (len(_NOTEBOOKS) - position - 0.5)
+
+
+def _began(folder: Path) -> datetime | None:
+    """Return when the process that owns a run began, from its lock."""
+    try:
+        since = datetime.fromisoformat(orjson.loads((folder / "run.lock").read_bytes())["since"])
+    except (OSError, ValueError, LookupError):
+        return None
+    return since.replace(tzinfo=since.tzinfo or UTC)
 
 
 def _moment(text: str) -> datetime | None:

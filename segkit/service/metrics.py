@@ -1,4 +1,4 @@
-"""Figures for Prometheus: the runs a token may see, and how the service answers."""
+"""Figures for Prometheus: of the runs a token may see, and of the answers of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service must not forget: whose a run is, which key asked for it, what it may cost, how far it is."""
+"""The table of the service's runs: whose a run is, which key asked for it, what it may cost, how far it is."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pathlib import Path
 
 from segkit.errors import RequestError
 from segkit.runs.events import timestamp
+from segkit.service.admission import Caps, InUse, check_caps
 
-_NANO = 10**9  # money is counted in billionths of a dollar, so that sums are exact
-# A run is its owner's for good; who resumed it last pays for what it costs from then on, and what others paid before
-# stands in `payments`.
+_NANO = 10**9  # money is stored in billionths of a dollar, so that sums are exact
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
     turn            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -31,25 +30,16 @@ CREATE TABLE IF NOT EXISTS runs (
     max_calls       INTEGER,
     max_unassigned  INTEGER,
     cancelled       INTEGER NOT NULL DEFAULT 0,
-    payer           TEXT NOT NULL DEFAULT '',
-    paid_before     INTEGER NOT NULL DEFAULT 0,
     UNIQUE (owner, idempotency_key)
 );
-CREATE TABLE IF NOT EXISTS payments (
-    run_id TEXT NOT NULL,
-    payer  TEXT NOT NULL,
-    spent  INTEGER NOT NULL,
-    PRIMARY KEY (run_id, payer)
-);
 """
-_LATER = {"payer": "TEXT NOT NULL DEFAULT ''", "paid_before": "INTEGER NOT NULL DEFAULT 0"}  # than the first tables
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One run of the service. `phase` is `making`, `queued`, `started` or `ended`; money is in dollars.
 
-    `spent` is what the run cost in all, `paid_before` how much of that it had cost when its `payer` took it over.
+    A run belongs to the token named `owner`, which pays for it, whoever resumes it.
     """
 
     run_id: str
@@ -64,28 +54,13 @@ class Record:
     max_calls: int | None = None
     max_unassigned: int | None = None
     cancelled: bool = False
-    payer: str = ""  # its owner, if nobody else is told
-    paid_before: Decimal = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """What a start must fit into: runs at work and waiting in all and of its payer, and dollars of its payer."""
-
-    active: int
-    active_of_payer: int
-    total_usd: Decimal | None
-
-
-#: What an open or ended run takes of its payer's money, in billionths; one that works may have been resumed with less
-#: than it had spent already.
-_TAKEN = "max(0, CASE phase WHEN 'ended' THEN spent ELSE max(spent, coalesce(budget, 0)) END - paid_before)"
-_SETTLE = """
-INSERT INTO payments SELECT run_id, payer, max(0, spent - paid_before) FROM runs WHERE run_id = ? AND payer <> ?
-ON CONFLICT (run_id, payer) DO UPDATE SET spent = payments.spent + excluded.spent
-"""
-_MONEY = ("budget", "spent", "paid_before")
+# What a run takes of its owner's money. A working run may have been resumed with less than it had spent already.
+_TAKEN = "CASE phase WHEN 'ended' THEN spent ELSE max(spent, coalesce(budget, 0)) END"
+_MONEY = ("budget", "spent")
 _COLUMNS = ", ".join(field.name for field in fields(Record))
+_INSERT = f"INSERT INTO runs ({_COLUMNS}) VALUES ({', '.join('?' * len(fields(Record)))})"  # noqa: S608
 
 
 class Records:
@@ -96,78 +71,62 @@ class Records:
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._make_tables()
-
-    def _make_tables(self) -> None:
         self._connection.executescript(_TABLES)
-        known = {row[1] for row in self._connection.execute("PRAGMA table_info(runs)")}
-        for name in set(_LATER) - known:
-            self._connection.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER[name]}")
-        self._connection.execute("UPDATE runs SET payer = owner WHERE payer = ''")
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
 
-    def reserve(self, wanted: Record, caps: Caps) -> tuple[Record, bool]:
-        """Write down a run that is about to be made, or give the one that its key made before.
+    def reserve(self, record: Record, caps: Caps) -> tuple[Record, bool]:
+        """Record a run that is about to be made, or return the one that its key made before, and whether it is new.
 
-        Raises RequestError when the key came with another body (409), the queue is full (429) or the payer's money
-        does not reach (402).
+        Raises RequestError when the key came with another body (409), the queue is full (429) or the owner's money
+        does not suffice (402).
         """
         with self._transaction() as connection:
-            if wanted.idempotency_key and (before := self._by_key(wanted.owner, wanted.idempotency_key)):
-                if before.body_sha256 != wanted.body_sha256:
-                    raise RequestError(409, "this Idempotency-Key was used with another body", "take a new key")
+            if record.idempotency_key and (before := self._by_key(record.owner, record.idempotency_key)):
+                if before.body_sha256 != record.body_sha256:
+                    what = "this Idempotency-Key was used with another body"
+                    raise RequestError("key-reused", what, "use a new key", run_id=before.run_id)
                 return before, False
-            self._check(wanted, caps)
-            marks = ", ".join("?" * len(fields(Record)))
-            connection.execute(f"INSERT INTO runs ({_COLUMNS}) VALUES ({marks})", _row(wanted))  # noqa: S608
-        return wanted, True
+            self._check(record, caps)
+            connection.execute(_INSERT, _row(record))
+        return record, True
 
-    def requeue(self, wanted: Record, caps: Caps) -> None:
-        """Put a run that ended back into the queue, at its end; raises RequestError as `reserve` does."""
+    def requeue(self, record: Record, caps: Caps) -> None:
+        """Put a run that ended at the end of the queue; raises RequestError as `reserve` does."""
         with self._transaction() as connection:
-            self._check(wanted, caps)
-            connection.execute(_SETTLE, (wanted.run_id, wanted.payer or wanted.owner))
-            connection.execute("DELETE FROM runs WHERE run_id = ?", (wanted.run_id,))
-            marks = ", ".join("?" * len(fields(Record)))
-            connection.execute(f"INSERT INTO runs ({_COLUMNS}) VALUES ({marks})", _row(wanted))  # noqa: S608
+            self._check(record, caps)
+            connection.execute("DELETE FROM runs WHERE run_id = ?", (record.run_id,))
+            connection.execute(_INSERT, _row(record))
 
     def forget(self, run_id: str) -> None:
-        """Take back a reservation: nothing was made of it."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM runs WHERE run_id = ? AND phase = 'making'", (run_id,))
+        """Remove a reservation of which nothing was made."""
+        self._change("DELETE FROM runs WHERE run_id = ? AND phase = 'making'", run_id)
 
     def move(self, run_id: str, phase: str) -> None:
-        with self._transaction() as connection:
-            connection.execute("UPDATE runs SET phase = ? WHERE run_id = ?", (phase, run_id))
+        self._change("UPDATE runs SET phase = ? WHERE run_id = ?", phase, run_id)
 
     def end(self, run_id: str, spent: Decimal) -> None:
-        """Note that no process works on a run any more, and what it has cost."""
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE runs SET phase = 'ended', spent = ? WHERE run_id = ?", (int(spent * _NANO), run_id)
-            )
+        """Record that no process works on a run any more, and the dollars it has cost."""
+        self._change("UPDATE runs SET phase = 'ended', spent = ? WHERE run_id = ?", int(spent * _NANO), run_id)
 
     def limit_calls(self, run_id: str, most: int) -> None:
         """Limit the calls of a run instead of its money, where no price is known."""
-        with self._transaction() as connection:
-            connection.execute("UPDATE runs SET budget = NULL, max_calls = ? WHERE run_id = ?", (most, run_id))
+        self._change("UPDATE runs SET budget = NULL, max_calls = ? WHERE run_id = ?", most, run_id)
 
     def cancel(self, run_id: str) -> None:
-        with self._transaction() as connection:
-            connection.execute("UPDATE runs SET cancelled = 1 WHERE run_id = ?", (run_id,))
+        self._change("UPDATE runs SET cancelled = 1 WHERE run_id = ?", run_id)
 
     def get(self, run_id: str) -> Record | None:
         return next(iter(self._select("WHERE run_id = ?", run_id)), None)
 
     def in_phase(self, phase: str) -> list[Record]:
-        """List the runs of a phase in the order of their turns."""
+        """List the runs of a phase, the one that has waited longest first."""
         return self._select("WHERE phase = ? ORDER BY turn", phase)
 
     def owners(self) -> dict[str, str]:
-        """Give the owner of every run."""
+        """Return the owner of every run."""
         with self._lock:
             return dict(self._connection.execute("SELECT run_id, owner FROM runs").fetchall())
 
@@ -177,66 +136,51 @@ class Records:
             return self._by_key(owner, key)
 
     def _by_key(self, owner: str, key: str) -> Record | None:
-        told = self._connection.execute(
+        row = self._connection.execute(
             f"SELECT {_COLUMNS} FROM runs WHERE owner = ? AND idempotency_key = ?",  # noqa: S608
             (owner, key),
         ).fetchone()
-        return _record(told) if told else None
+        return _record(row) if row else None
 
-    def _check(self, wanted: Record, caps: Caps) -> None:
-        payer = wanted.payer or wanted.owner
-        active = "SELECT count(*), count(*) FILTER (WHERE payer = ?) FROM runs WHERE phase <> 'ended'"
-        at_work, of_payer = self._connection.execute(active, (payer,)).fetchone()
-        if at_work >= caps.active:
-            raise RequestError(429, f"the queue is full: {at_work} runs are at work or wait", retry_after="30")
-        if of_payer >= caps.active_of_payer:
-            what = f"{of_payer} runs of this token are at work or wait, {caps.active_of_payer} are allowed"
-            raise RequestError(429, what, retry_after="30")
-        if caps.total_usd is not None and wanted.budget:
-            taken = self._taken(payer, wanted.run_id)
-            most = max(Decimal(0), max(wanted.budget, wanted.spent) - wanted.paid_before)
-            if taken + most > caps.total_usd:
-                what = f"${taken:.2f} of ${caps.total_usd} are spent or set aside, this run may take ${most}"
-                raise RequestError(402, what, "ask for less with max_cost_usd")
-
-    def _taken(self, payer: str, but: str) -> Decimal:
-        """Sum up the dollars a token has spent or set aside, without what it pays for one run right now."""
-        money = (
-            f"SELECT (SELECT coalesce(sum({_TAKEN}), 0) FROM runs WHERE run_id <> ? AND payer = ?)"  # noqa: S608
-            " + (SELECT coalesce(sum(spent), 0) FROM payments WHERE payer = ?)"
-        )
-        return Decimal(self._connection.execute(money, (but, payer, payer)).fetchone()[0]) / _NANO
+    def _check(self, record: Record, caps: Caps) -> None:
+        active = "SELECT count(*), count(*) FILTER (WHERE owner = ?) FROM runs WHERE phase <> 'ended'"
+        in_all, of_owner = self._connection.execute(active, (record.owner,)).fetchone()
+        taken = f"SELECT coalesce(sum({_TAKEN}), 0) FROM runs WHERE run_id <> ? AND owner = ?"  # noqa: S608
+        nanos = self._connection.execute(taken, (record.run_id, record.owner)).fetchone()[0]
+        wanted = max(record.budget, record.spent) if record.budget else None
+        check_caps(InUse(in_all, of_owner, Decimal(nanos) / _NANO), wanted, caps)
 
     def _select(self, where: str, *values: str) -> list[Record]:
         with self._lock:
-            told = self._connection.execute(f"SELECT {_COLUMNS} FROM runs {where}", values).fetchall()  # noqa: S608
-        return [_record(row) for row in told]
+            rows = self._connection.execute(f"SELECT {_COLUMNS} FROM runs {where}", values).fetchall()  # noqa: S608
+        return [_record(row) for row in rows]
+
+    def _change(self, sql: str, *values: object) -> None:
+        with self._transaction() as connection:
+            connection.execute(sql, values)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
-                    raise RequestError(
-                        503, "the disk cannot be written", "try again later", retry_after="30"
-                    ) from None
+                    raise RequestError("disk-unavailable", "the disk cannot be written", "try again later") from None
                 raise
 
 
 def _row(record: Record) -> tuple[object, ...]:
-    told = {field.name: getattr(record, field.name) for field in fields(Record)}
-    money = {name: None if told[name] is None else int(told[name] * _NANO) for name in _MONEY}
-    late = {"created_at": record.created_at or timestamp(), "payer": record.payer or record.owner}
-    return tuple({**told, **money, **late}.values())
+    row = {field.name: getattr(record, field.name) for field in fields(Record)}
+    money = {name: None if row[name] is None else int(row[name] * _NANO) for name in _MONEY}
+    return tuple({**row, **money, "created_at": record.created_at or timestamp()}.values())
 
 
 def _record(row: tuple[object, ...]) -> Record:
-    told = dict(zip((field.name for field in fields(Record)), row, strict=True))
-    money = {name: None if told[name] is None else Decimal(str(told[name])) / _NANO for name in _MONEY}
-    return Record(**{**told, **money, "cancelled": bool(told["cancelled"])})  # type: ignore[arg-type]
+    values = dict(zip((field.name for field in fields(Record)), row, strict=True))
+    money = {name: None if values[name] is None else Decimal(str(values[name])) / _NANO for name in _MONEY}
+    return Record(**{**values, **money, "cancelled": bool(values["cancelled"])})  # type: ignore[arg-type]

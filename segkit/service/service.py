@@ -1,120 +1,124 @@
-"""The service whole: its folder, its lock, its parts, and the loop that looks after the runs."""
+"""The whole service: its folder, its lock, its parts, and the loop that looks after the runs.
+
+SEGKIT_HOME/service/
+  service.lock   held by the one service of this home
+  records.db     whose a run is, its key, its budget, its phase
+  events.jsonl   who asked for what, and what came of it
+  processes/     the locks and the output of the processes of runs
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import traceback
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.errors import RequestError
-from segkit.runs.events import log_event
 from segkit.runs.run import run_ids
+from segkit.service.estimates import Forecasts
 from segkit.service.jobs import Jobs
+from segkit.service.journal import Journal
 from segkit.service.metrics import Metrics
-from segkit.service.readiness import LateDatabase
+from segkit.service.processes import Processes
+from segkit.service.readiness import DatabaseReadiness
 from segkit.service.records import Records
-from segkit.service.status import Board, Standing
-from segkit.service.submissions import Desk, may_see
-from segkit.service.tokens import Token, TokenBook
+from segkit.service.status import CachedStatus, StatusCache
+from segkit.service.submissions import Submissions, may_see
+from segkit.service.tokens import Token, TokenStore
 from segkit.settings import Settings
 from segkit.storage.locks import owned
-from segkit.storage.redaction import safe_text
 
 _TICK = 0.25  # seconds
+_LATE = 15.0  # seconds without a good tick after which the service no longer calls itself healthy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Service:
-    """What the routes need."""
+    """The parts of a service, for its routes."""
 
     settings: Settings
-    place: Path
-    home: Path
-    book: TokenBook | None
+    runs_dir: Path
+    tokens: TokenStore
     records: Records
     jobs: Jobs
-    desk: Desk
-    board: Board
+    submissions: Submissions
+    statuses: StatusCache
     metrics: Metrics
-    looking: dict[str, asyncio.Task[Standing]] = field(default_factory=dict)
+    journal: Journal
     stopping: threading.Event = field(default_factory=threading.Event)  # streams end, so that the service can
+    ticked_at: float = field(default_factory=time.monotonic)
+    tick_fault: str = ""
 
     def run_ids(self, token: Token) -> list[str]:
         """List the runs a token may see, the newest first."""
-        known = (
-            run_ids(self.place)
+        ids = (
+            run_ids(self.runs_dir)
             if token.all_runs
-            else [i for i, name in list(self.desk.owners.items()) if name == token.name]  # others add to it meanwhile
+            else [i for i, name in list(self.submissions.owners.items()) if name == token.name]  # others add to it
         )
-        return sorted(known, reverse=True)
+        return sorted(ids, reverse=True)
 
-    def check_sight(self, run_id: str, token: Token) -> None:
-        """Raise RequestError 404 for a run that is not there, or is not this token's to see."""
-        if not may_see(token, self.desk.owners.get(run_id)):
-            raise RequestError(404, f"there is no run {run_id}")
+    def check_visible(self, run_id: str, token: Token) -> None:
+        """Raise RequestError 404 for a run that does not exist, or that this token may not see."""
+        if not may_see(token, self.submissions.owners.get(run_id)):
+            raise RequestError("no-such-run", f"there is no run {run_id}")
 
-    async def standing(self, run_id: str, token: Token) -> Standing:
-        """Tell how a run stands; from memory while that is fresh, and never in the way of other requests."""
-        self.check_sight(run_id, token)
-        if standing := self.board.fresh(run_id):
-            return standing
-        if (looking := self.looking.get(run_id)) is None:  # many ask at once: one of them looks
-            looking = asyncio.create_task(asyncio.to_thread(self.board.standing, run_id, closely=True))
-            self.looking[run_id] = looking
-            looking.add_done_callback(lambda _: self.looking.pop(run_id, None))
-        return await asyncio.shield(looking)
+    async def status(self, run_id: str, token: Token) -> CachedStatus:
+        """Return the status of a run, from memory while it is fresh, else read in a thread."""
+        self.check_visible(run_id, token)
+        if (current := self.statuses.fresh(run_id)) is None:
+            current = await asyncio.to_thread(self.statuses.read, run_id, ask_s3=True)
+        return current
 
-    def report(self, error: BaseException, request_id: str, route: str) -> None:
-        """Log an error that nobody expected, with where it was raised; nothing of it reaches a client."""
-        frames = [
-            f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
-        ]
-        why = safe_text(error, self.settings.secrets)
-        told = {"error": type(error).__name__, "why": why, "where": frames[-6:]}
-        log_event(self.home, "request_failed", request_id=request_id, route=route, **told)
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop that looks after the runs works."""
+        return time.monotonic() - self.ticked_at < _LATE
 
     async def look_after_runs(self) -> None:
-        """Tick until cancelled; an error is logged once, and the next tick tries again."""
-        said = ""
+        """Tick until cancelled; an error is noted once, and the next tick tries again."""
         while True:
             try:
                 await asyncio.to_thread(self._tick)
-                said = ""
-            except Exception as error:  # whatever it is: were this loop to end, runs would wait for ever
-                if repr(error) != said:
-                    self.report(error, "", "tick")
-                said = repr(error)
+                self.ticked_at, self.tick_fault = time.monotonic(), ""
+            except Exception as error:  # whatever it is: if this loop ended, runs would wait for ever
+                if repr(error) != self.tick_fault:
+                    self.journal.note_error("tick_failed", error)
+                self.tick_fault = repr(error)
             await asyncio.sleep(_TICK)
 
     def _tick(self) -> None:
         try:
-            if self.book:
-                self.book.reload()
+            self.tokens.reload()
         finally:
             self.jobs.tick()
 
 
 @contextmanager
-def opened(settings: Settings, place: Path, book: TokenBook | None) -> Iterator[Service]:
+def opened(settings: Settings, runs_dir: Path, tokens: TokenStore) -> Iterator[Service]:
     """Open the service of a home; raises RunError when another one works on it."""
-    home, place = (settings.segkit_home / "service").resolve(), place.resolve()
-    for folder in (home, place):
+    home, runs_dir = (settings.segkit_home / "service").resolve(), runs_dir.resolve()
+    for folder in (home, runs_dir):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with owned(home / "service.lock"):
-        records = Records(home / "records.db")
-        jobs = Jobs(records, place, home, settings.segkit_serve_runs)
-        database = LateDatabase(settings, home)
-        board, desk = Board(place, settings, jobs.life, jobs.last_words), Desk(jobs, settings, database)
+        journal, records = Journal(home, settings), Records(home / "records.db")
+        processes = Processes(home / "processes", runs_dir)
+        jobs = Jobs(records, processes, runs_dir, journal, settings.segkit_serve_runs)
+        database, forecasts = DatabaseReadiness(settings, journal), Forecasts(runs_dir, settings)
+        submissions = Submissions(jobs, tokens, settings, database, journal)
+        statuses = StatusCache(jobs, settings, forecasts)
         try:
             database.begin()
-            log_event(home, "service_started", runs_dir=str(place), tokens=bool(book))
-            yield Service(settings, place, home, book, records, jobs, desk, board, Metrics(place))
+            journal.note("service_started", runs_dir=str(runs_dir), tokens=tokens.path is not None)
+            yield Service(
+                settings, runs_dir, tokens, records, jobs, submissions, statuses, Metrics(runs_dir), journal
+            )
         finally:
-            desk.close()
-            board.close()
-            log_event(home, "service_stopped")
+            submissions.close()
+            forecasts.close()
+            journal.note("service_stopped")
             records.close()

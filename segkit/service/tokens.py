@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from segkit.core.text import one_line
 from segkit.errors import SettingsError
 from segkit.storage.disk import write_atomic
 
@@ -20,7 +24,7 @@ Money = Decimal | None
 
 
 class Token(BaseModel):
-    """One token: its name owns runs; `sha256` is the hash of what its holder sends; the rest are its limits."""
+    """One token: its name owns runs, `sha256` is the hash of what its holder sends, the rest are its limits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,6 +39,10 @@ class Token(BaseModel):
     models: tuple[str, ...] | None = None
     unpriced_models: bool = Field(False, strict=True)
     all_runs: bool = Field(False, strict=True)
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires is not None and self.expires <= datetime.now(UTC)
 
 
 class TokenFile(BaseModel):
@@ -51,43 +59,55 @@ LOCAL = Token.model_construct(
 )
 
 
-class TokenBook:
-    """The tokens of a file, read again when it changes, so that a token can be withdrawn while the service runs."""
+class TokenStore:
+    """The tokens of a file, read again when it changes, so that a token can be withdrawn while the service runs.
 
-    def __init__(self, path: Path) -> None:
+    Without a file (`path` is None) there is one token, that of the person at the machine.
+    """
+
+    def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._changed = self._stamp()
-        self._tokens = read_tokens(path)
+        self._stamp = _stamp(path)
+        self._tokens = read_tokens(path) if path else (LOCAL,)
 
     def reload(self) -> None:
-        """Read the file again if it changed; raises SettingsError, once a change, and keeps what it knew.
+        """Read the file again if it changed; raises SettingsError, once a change, and keeps the tokens it has.
 
         Where the file is gone, or holds no token any more, nobody is let in.
         """
-        stamp = self._stamp()
-        if stamp != self._changed:
-            self._changed = stamp
-            self._tokens = read_tokens(self.path, none_is_fine=True) if stamp else ()
+        if self.path and (stamp := _stamp(self.path)) != self._stamp:
+            self._stamp = stamp
+            self._tokens = read_tokens(self.path, may_be_empty=True) if stamp else ()
 
     def find(self, secret: str) -> Token | None:
-        """Find the token a client sent; every hash is compared, so that time tells nothing."""
+        """Return the valid token a client sent; all hashes are compared, so that the time reveals nothing."""
         digest, found = _hash(secret), None
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
-        return None if found and found.expires and found.expires <= datetime.now(UTC) else found
+        return None if found is None or found.is_expired else found
 
-    def _stamp(self) -> tuple[int, int] | None:
-        try:
-            told = self.path.stat()
-        except OSError:
-            return None
-        return told.st_mtime_ns, told.st_ino
+    def named(self, name: str) -> Token | None:
+        """Return the valid token of a name; None if it was withdrawn or has expired."""
+        return next((token for token in self._tokens if token.name == name and not token.is_expired), None)
+
+    def is_valid(self, token: Token) -> bool:
+        """Report whether a token that was let in once still would be; one that was made anew is another token."""
+        current = self.named(token.name)
+        return current is not None and current.sha256 == token.sha256
 
 
-def read_tokens(path: Path, *, none_is_fine: bool = False) -> tuple[Token, ...]:
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    try:
+        facts = path.stat() if path else None
+    except OSError:
+        return None
+    return (facts.st_mtime_ns, facts.st_ino) if facts else None
+
+
+def read_tokens(path: Path, *, may_be_empty: bool = False) -> tuple[Token, ...]:
     """Read a file of tokens; raise SettingsError with what is wrong in it, never with a hash."""
-    hint = "segkit token NAME makes a token and the file"
+    hint = "segkit token NAME creates a token and the file"
     try:
         tokens = TokenFile.model_validate_json(path.read_bytes()).tokens
     except OSError as error:
@@ -98,33 +118,58 @@ def read_tokens(path: Path, *, none_is_fine: bool = False) -> tuple[Token, ...]:
         raise SettingsError(f"the tokens in {path} cannot be used: {where or 'it'}: {first['msg']}", hint) from None
     names = [token.name for token in tokens]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SettingsError(f"{path} has tokens of one name: {', '.join(twice)}", "a name owns runs, so it is unique")
-    if not tokens and not none_is_fine:
+        raise SettingsError(
+            f"{path} has several tokens with the same name: {', '.join(twice)}", "names must be unique"
+        )
+    if not tokens and not may_be_empty:
         raise SettingsError(f"{path} holds no token", hint)
     return tokens
 
 
 def add_token(path: Path, name: str, **limits: Any) -> str:
-    """Make a token, add its hash to the file, and give the token itself, which is stored nowhere.
+    """Create a token, add its hash to the file, and return the token itself, which is stored nowhere.
 
-    Raises SettingsError when the name is taken or a limit cannot be used.
+    Limits that are None keep their default. Raises SettingsError when the name is taken or a limit cannot be used.
     """
-    known = read_tokens(path) if path.exists() else ()
-    if any(token.name == name for token in known):
-        raise SettingsError(
-            f"{path} has a token {name} already", "take another name, or remove that one from the file"
-        )
-    secret = f"segkit_{secrets.token_urlsafe(32)}"
-    given = {key: value for key, value in limits.items() if value is not None}
-    try:
-        token = Token(name=name, sha256=_hash(secret), **given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
-    told = [each.model_dump(mode="json", exclude_defaults=True) for each in (*known, token)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, orjson.dumps({"tokens": told}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    with _edited(path) as tokens:
+        if any(token.name == name for token in tokens):
+            raise SettingsError(
+                f"{path} has a token {name} already", f"segkit token --remove {name}, or another name"
+            )
+        secret = f"segkit_{secrets.token_urlsafe(32)}"
+        given = {key: value for key, value in limits.items() if value is not None}
+        try:
+            token = Token(name=name, sha256=_hash(secret), **given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SettingsError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
+        tokens.append(token)
     return secret
+
+
+def remove_token(path: Path, name: str) -> None:
+    """Remove a token from the file; raises SettingsError when it has none of this name."""
+    with _edited(path) as tokens:
+        kept = [token for token in tokens if token.name != name]
+        if len(kept) == len(tokens):
+            raise SettingsError(f"{path} has no token {one_line(name)!r}", "segkit token --list shows their names")
+        tokens[:] = kept
+
+
+@contextmanager
+def _edited(path: Path) -> Iterator[list[Token]]:
+    """Lend the tokens of a file to one process at a time, and write them back after the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tokens = list(read_tokens(path, may_be_empty=True)) if path.exists() else []
+        yield tokens
+        _write(path, tokens)
+
+
+def _write(path: Path, tokens: Sequence[Token]) -> None:
+    rows = [token.model_dump(mode="json", exclude_defaults=True) for token in tokens]
+    write_atomic(path, orjson.dumps({"tokens": rows}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _hash(secret: str) -> str:

@@ -266,7 +266,7 @@ def test_too_much_is_refused_before_it_is_read(quiet: Service, ann: httpx.Client
     problem(ann.post(START, content=(huge[i : i + 65536] for i in range(0, len(huge), 65536)), headers=JSON), 413)
     problem(ann.post(START, json=wish(*range(1, 1_000_001))), 413)
     told = problem(ann.post(START, json=wish(*range(1, 402))), 422)
-    assert told["detail"] == "401 products are too many"
+    assert told["type"] == "/problems/too-many-products"
     problem(ann.post(START, json=wish(*range(1, 100_002))), 422)
     for deep in (b"[" * 100_000, b'{"a":' * 100_000, b'{"product_ids":' + b"[" * 900 + b"]" * 900 + b"}"):
         problem(ann.post(START, content=deep, headers=JSON), 422)
@@ -287,9 +287,8 @@ def test_money_is_asked_for_before_it_is_spent(
     """Without a budget, above the token's, above the plan, above all of it, at no known price: 402."""
     shared_endpoint.reset()
     problem(ben.post(START, json=wish(1, 2, model="gpt-4o")), 402)
-    assert problem(ann.post(START, json=wish(1, model="gpt-4o", max_cost_usd=1.01)), 402)["hint"].startswith(
-        "at most 1"
-    )
+    above = problem(ann.post(START, json=wish(1, model="gpt-4o", max_cost_usd=1.01)), 402)
+    assert (above["type"], above["allowed_usd"]) == ("/problems/budget-above-limit", 1.0)
     told = problem(ann.post(START, json=wish(*range(1, 400), model="gpt-4o", max_cost_usd=0.0001)), 402)
     assert "its budget is $0.0001" in told["detail"]
     assert "price" in problem(ann.post(START, json=wish(1, model="no-such-model")), 402)["detail"]
@@ -315,36 +314,37 @@ def typed_run(service: Service, model: str) -> Run:
     )  # fmt: skip
 
 
-def test_who_resumes_a_run_pays_for_it(quiet: Service, ben: httpx.Client) -> None:
-    """Who goes on with another's run sets his own money aside, and the run stays whose it is."""
+def test_the_owner_pays_for_a_run_whoever_resumes_it(quiet: Service, ben: httpx.Client) -> None:
+    """What a run may cost is reserved of its owner's money; a run of the command line goes to who resumes it."""
     mine = stopped(ben, 1, model="gpt-4o", max_cost_usd=1)
     resume = f"/api/segmentation/{mine}/resume"
     with quiet.client("capped") as capped, quiet.client("all") as everybody:
-        assert problem(capped.post(resume, json={"max_cost_usd": 1.1}), 402)["detail"].startswith("$0.00 of $1")
-        assert everybody.post(resume, json={"max_cost_usd": 500}).status_code == 200
-        started(ben, 2, model="gpt-4o", max_cost_usd=1.5)
+        refused = problem(everybody.post(resume, json={"max_cost_usd": 1.6}), 402)
+        assert (refused["type"], refused["allowed_usd"]) == ("/problems/total-budget-used", 1.5)
+        assert everybody.post(resume, json={"max_cost_usd": 1.2}).status_code == 200
+        assert problem(ben.post(START, json=wish(2, model="gpt-4o", max_cost_usd=0.5)), 402)["needed_usd"] == 0.5
         assert mine in [run["run_id"] for run in ben.get("/api/segmentation/runs").json()["runs"]]
         ben.post(f"/api/segmentation/{mine}/cancel")
         typed = typed_run(quiet, "gpt-4o")
-        stage = {"cost_usd": "3.5", "unknown_cost": 0, "calls": 7}
+        stage = {"cost_usd": "0.5", "unknown_cost": 0, "calls": 7}
         update_status(typed.folder, state="failed", reason="it broke", stages={"segmentation": stage})
         resume = f"/api/segmentation/{typed.id}/resume"
-        assert (
-            problem(capped.post(resume, json={"max_cost_usd": 4.6}), 402)["hint"] == "ask for less with max_cost_usd"
-        )
-        assert capped.post(resume, json={"max_cost_usd": 4.5}).status_code == 200, "the command line paid the rest"
+        refused = problem(capped.post(resume, json={"max_cost_usd": 0.4}), 402)
+        assert (refused["type"], refused["needed_usd"]) == ("/problems/plan-above-budget", 0.5)
+        assert problem(capped.post(resume, json={"max_cost_usd": 1.1}), 402)["type"] == "/problems/total-budget-used"
+        assert capped.post(resume, json={"max_cost_usd": 1}).status_code == 200
         empty(capped)
 
 
 def test_a_run_without_a_known_price_is_resumed_on_the_terms_of_a_start(quiet: Service) -> None:
-    """Only a token that may start such a run goes on with one, and its calls stay limited."""
+    """Only what the paying token may start is resumed, and its calls stay limited."""
     with quiet.client("free") as free, quiet.client("all") as everybody:
         run_id = stopped(free, 1, model="no-such-model")
         typed = typed_run(quiet, "no-such-model")
         update_status(typed.folder, state="failed", reason="it broke")
         for each in (run_id, typed.id):
             resume = f"/api/segmentation/{each}/resume"
-            for body in ({}, {"max_cost_usd": 1}):
+            for body in ({}, {"max_cost_usd": 1}) if each == typed.id else ():
                 told = problem(everybody.post(resume, json=body), 402)
                 assert told["detail"] == "the price of no-such-model is not known, so no budget can be kept"
             assert free.post(resume).status_code == 200
@@ -395,11 +395,18 @@ def test_bodies_are_strict(ann: httpx.Client, change: dict[str, Any], pointer: s
 
 
 @pytest.mark.parametrize(
-    "body",
-    [b"{", b"null", b"[1]", b'"x"', b'{"product_ids":[NaN],"category":"x"}', b"\xff", b"", b'{"category":"\\ud800"}'],
+    ("body", "status"),
+    [
+        *((body, 422) for body in (b"null", b"[1]", b'"x"', b"")),
+        *(
+            (body, 400)
+            for body in (b"{", b'{"product_ids":[NaN],"category":"x"}', b"\xff", b'{"category":"\\ud800"}')
+        ),
+    ],
 )
-def test_what_is_no_body_is_refused(ann: httpx.Client, body: bytes) -> None:
-    problem(ann.post(START, content=body, headers=JSON), 422)
+def test_what_is_no_body_is_refused(ann: httpx.Client, body: bytes, status: int) -> None:
+    """What cannot be parsed is 400, what is JSON but no start is 422."""
+    problem(ann.post(START, content=body, headers=JSON), status)
 
 
 def test_unknown_products_are_named(ann: httpx.Client, quiet: Service) -> None:
@@ -477,7 +484,7 @@ def test_the_queue_has_an_end(quiet: Service, ann: httpx.Client) -> None:
 def test_a_token_has_limits_of_its_own(quiet: Service) -> None:
     with quiet.client("narrow") as client:
         told = problem(client.post(START, json=wish(1, model="gpt-4o", max_cost_usd=1)), 422)
-        assert told["detail"] == "the model gpt-4o is not allowed"
+        assert (told["type"], told["allowed"]) == ("/problems/model-not-allowed", ["offline"])
         started(client)
         started(client)
         assert "of this token" in problem(client.post(START, json=wish(1)), 429)["detail"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from segkit.cli.main import app
 from segkit.errors import SettingsError
-from segkit.service.tokens import TokenBook, add_token, read_tokens
+from segkit.service.tokens import TokenStore, add_token, read_tokens
 from segkit.storage.disk import write_atomic
 
 
@@ -24,7 +24,7 @@ def test_a_token_is_shown_once_and_stored_as_a_hash(tmp_path: Path) -> None:
     secret = done.stdout.strip().splitlines()[-1]
     assert secret not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    found = TokenBook(path).find(secret)
+    found = TokenStore(path).find(secret)
     assert found is not None
     assert (found.name, float(found.max_cost_usd or 0), found.all_runs) == ("ann", 2.5, True)
 
@@ -35,7 +35,7 @@ def test_only_the_whole_token_is_let_in(tmp_path: Path) -> None:
     secret = add_token(path, "ann")
     late = add_token(path, "ben", expires=datetime.now(UTC) - timedelta(seconds=1))
     soon = add_token(path, "cem", expires=datetime.now(UTC) + timedelta(hours=1))
-    book = TokenBook(path)
+    book = TokenStore(path)
     assert book.find(soon) is not None
     for wrong in ("", secret[:-1], secret + "x", secret.upper(), read_tokens(path)[0].sha256, late, "\ud800é"):
         assert book.find(wrong) is None
@@ -65,7 +65,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, told: Any) -> None:
 def test_a_broken_change_keeps_the_tokens_and_is_told_once(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     secret = add_token(path, "ann")
-    book = TokenBook(path)
+    book = TokenStore(path)
     path.write_text("{")
     os.utime(path, (1, 1))
     with pytest.raises(SettingsError):
@@ -81,7 +81,7 @@ def test_the_last_token_can_be_withdrawn(tmp_path: Path, gone: bool) -> None:
     """A file that is removed, or holds no token any more, lets nobody in; a new one does again."""
     path = tmp_path / "tokens.json"
     secret = add_token(path, "ann")
-    book, known = TokenBook(path), path.read_bytes()
+    book, known = TokenStore(path), path.read_bytes()
     path.unlink()
     if not gone:
         path.write_text('{"tokens": []}')

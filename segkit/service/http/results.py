@@ -1,8 +1,9 @@
-"""The results of a run as the seed's JSON, piece by piece, so that memory does not grow with the products."""
+"""The results of a run as JSON, piece by piece, so that memory does not grow with the products."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segkit.runs.mirror import fetch
+from segkit.service.status import CachedStatus
 
 _ROWS = 2000
 
 
-def results_json(folder: Path, run_id: str, state: str, **more: Any) -> Iterator[bytes]:
-    """Write the results of a run: its categories with products in them, and every product's category at the end.
+async def open_results(folder: Path, current: CachedStatus) -> AsyncIterator[bytes]:
+    """Return the results of a run that ended as pieces of JSON; files that cannot be read raise at once."""
+    head = {"run_id": current.document["run_id"], "status": current.state}
+    if current.state != "completed":
+        head |= {"partial": True, "reason": current.document["reason"]}
+    pieces = results_json(folder, head)
+    return _opened(await asyncio.to_thread(next, pieces), pieces)
 
-    `confidence` is that of the first pass, which refinement does not state anew. What a failed run has not got to
-    is an empty list. Files that cannot be read raise before the first piece is given.
+
+async def _opened(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece
+
+
+def results_json(folder: Path, head: dict[str, Any]) -> Iterator[bytes]:
+    """Write the results of a run: `head`, the categories that hold products, and the category of every product.
+
+    `confidence` is that of the first pass. What a failed run has not got to is an empty list.
     """
     fetch(folder, *(f"results/{name}.parquet" for name in ("taxonomies", "segments", "refined_segments")))
     with ExitStack() as files:
         tables = [_table(folder, name, files) for name in ("segments", "refined_segments")]
-        head = orjson.dumps({"run_id": run_id, "status": state, **more, "taxonomies": _taxonomies(folder)})
-        yield head[:-1] + b',"segments":['
-        first = True
+        yield orjson.dumps({**head, "taxonomies": _taxonomies(folder)})[:-1] + b',"segments":['
+        is_first = True
         for rows in _segments(*tables):
-            yield (b"" if first else b",") + orjson.dumps(rows)[1:-1]
-            first = False
+            yield (b"" if is_first else b",") + orjson.dumps(rows)[1:-1]
+            is_first = False
         yield b"]}"
 
 
@@ -45,11 +60,11 @@ def _taxonomies(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["product_count"]]
 
 
-def _segments(stated: pq.ParquetFile | None, refined: pq.ParquetFile | None) -> Iterator[list[dict[str, Any]]]:
+def _segments(first: pq.ParquetFile | None, refined: pq.ParquetFile | None) -> Iterator[list[dict[str, Any]]]:
     """Read the first pass and the refined one side by side: both are sorted by product and hold the same ones."""
-    if stated is None or refined is None:
+    if first is None or refined is None:
         return
-    for before, after in zip(stated.iter_batches(_ROWS), refined.iter_batches(_ROWS), strict=True):
+    for before, after in zip(first.iter_batches(_ROWS), refined.iter_batches(_ROWS), strict=True):
         if not before["product_id"].equals(after["product_id"]):
             raise ValueError("segments and refined_segments do not hold the same products")
         columns = [after["product_id"], after["taxonomy_id"], before["confidence"]]

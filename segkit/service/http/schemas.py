@@ -1,14 +1,15 @@
-"""What the REST service takes and gives: strict bodies with the seed's fields, and the examples of its page."""
+"""What the REST service takes and returns: strict bodies, answers, and the examples of its page."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from segkit.core.text import one_line
+from segkit.runs import run
 
-RUN_ID = r"^RUN_[0-9]{8}T[0-9]{6}Z_[0-9a-f]{4,8}$"
+RUN_ID = f"^{run.RUN_ID.pattern}$"
 KEY = r"^[\x21-\x7e]{1,255}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
 EXAMPLE_RUN = "RUN_20250618T120301Z_8d24"
@@ -29,10 +30,11 @@ class StartBody(Body):
     """What to segment. No address, path or template is taken from a client: the operator sets those."""
 
     product_ids: Annotated[
-        list[ProductId], Field(min_length=1, max_length=100_000, json_schema_extra={"uniqueItems": True})
+        list[ProductId],
+        Field(min_length=1, max_length=100_000, fail_fast=True, json_schema_extra={"uniqueItems": True}),
     ]
     category: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\w", description="What the products are.")]
-    model: Annotated[str | None, Field(pattern=MODEL, description="The operator's default, if not given.")] = None
+    model: Annotated[str | None, Field(pattern=MODEL, description="The operator's default, if absent.")] = None
     temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
     max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
     max_unassigned: Annotated[
@@ -63,12 +65,12 @@ class StartBody(Body):
     @classmethod
     def _visible(cls, category: str) -> str:
         if not one_line(category):
-            raise ValueError("there is nothing to be seen in it")
+            raise ValueError("it has no visible character")
         return category
 
 
 class ResumeBody(Body):
-    """On what terms to go on; what is not given stays as it was."""
+    """The terms to continue on; what is absent stays as it was."""
 
     max_cost_usd: Annotated[Dollars | None, Field(description="In all, with what is already spent.")] = None
     max_unassigned: Annotated[int | None, Field(ge=0, le=100_000)] = None
@@ -87,7 +89,7 @@ class Started(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """How a run stands. One that waits says `queued`; one that failed says why, and whether it broke off."""
+    """How far a run is. `queued` is there while it waits; `reason` and `interrupted` when it failed."""
 
     run_id: RunId
     status: State
@@ -122,8 +124,8 @@ class RunList(BaseModel):
     next: RunId | None
 
 
-class Asked(BaseModel):
-    """What was asked of a run: its status tells when it is so."""
+class Accepted(BaseModel):
+    """What was asked of a run; its status shows when it is done."""
 
     run_id: RunId
     status: Literal["stopping", "queued"]
@@ -143,7 +145,7 @@ class Segment(BaseModel):
 
 
 class Results(BaseModel):
-    """The categories of a run and the one of each product; of a failed run what there is, marked `partial`."""
+    """The categories of a run and the category of each product; of a failed run what there is, marked `partial`."""
 
     run_id: RunId
     status: Literal["completed", "failed"]
@@ -158,7 +160,7 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """Problem details of RFC 9457."""
+    """Problem details of RFC 9457. `type` is one of the kinds in docs/rest.md; some kinds have more fields."""
 
     type: str
     title: str
@@ -168,24 +170,4 @@ class Problem(BaseModel):
     hint: str | None = None
     errors: list[dict[str, str]] | None = None
 
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the refusals of a route for its page."""
-    schema = {"$ref": "#/components/schemas/Problem"}
-    content = {"application/problem+json": {"schema": schema}}
-    return {status: {"description": _SAID[status], "content": content} for status in statuses}
-
-
-_SAID = {
-    400: "The request cannot be read.",
-    401: "A valid token is needed.",
-    402: "The money does not reach; nothing was started.",
-    403: "Without tokens, only this machine is answered.",
-    404: "There is no such run, or it belongs to somebody else.",
-    409: "The run is not in a state for this, or the key was used with another body.",
-    413: "The body is too large.",
-    415: "A body must be plain JSON.",
-    422: "The request cannot be used; `errors` says where.",
-    429: "Too many requests, or the queue is full; see Retry-After.",
-    503: "The database, the disk or S3 fails; nothing was started or changed.",
-}
+    model_config = ConfigDict(extra="allow")

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import typer
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segkit.errors import SettingsError
-from segkit.settings import Settings, load_settings
+from segkit.service.http.app import make_app
+from segkit.service.http.middleware import is_loopback
+from segkit.service.service import Service, opened
+from segkit.service.tokens import TokenStore
+from segkit.settings import Settings
 
 _GRACE = 3  # seconds that open answers have when the service is stopped
+_HEAD_SECONDS = 10.0  # that the head of a request may take
 
 
-def serve(host: str, port: int, tokens: Path | None, no_token: bool, runs_dir: Path | None) -> None:
-    """Answer requests until SIGTERM or SIGINT; the runs it started go on.
+def serve(
+    settings: Settings, host: str, port: int, tokens: Path | None, no_token: bool, runs_dir: Path, announce: Any
+) -> None:
+    """Answer requests until SIGTERM or SIGINT; the runs it started go on. `announce` receives the address.
 
-    Raises SettingsError when the extra `api` is missing, the address cannot be had, or nobody would need a token.
+    Raises SettingsError when the address cannot be used, or nobody would need a token.
     """
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
-    if missing:
-        raise SettingsError(f"the service needs {', '.join(missing)}", "pip install 'segkit[api]'")
-    from segkit.service.tokens import TokenBook
-
-    settings = load_settings()
-    tokens = tokens or settings.segkit_tokens
-    _check_doors(host, tokens, no_token)
-    book = None if no_token or tokens is None else TokenBook(tokens)
-    with _listening(host, port) as door:
-        _answer(settings, door, book, runs_dir or settings.storage_root)
-
-
-def _check_doors(host: str, tokens: Path | None, no_token: bool) -> None:
-    """Refuse to open a door to somebody else's money."""
-    from segkit.service.http.middleware import is_loopback
-
     if no_token and not is_loopback(host):
-        raise SettingsError(f"--no-token on {host} would let anybody spend your money", "--host 127.0.0.1, or tokens")
+        what = f"--no-token on {host} would let anybody spend your money"
+        raise SettingsError(what, "use --host 127.0.0.1, or tokens")
     if not no_token and tokens is None:
         raise SettingsError(
             "the service has no tokens",
-            "segkit token NAME makes one, then --tokens FILE or SEGKIT_TOKENS; on this machine alone: --no-token",
+            "segkit token NAME creates one, then --tokens FILE or SEGKIT_TOKENS; on this machine alone: --no-token",
         )
+    with (
+        _listening(host, port) as door,
+        opened(settings, runs_dir, TokenStore(None if no_token else tokens)) as service,
+    ):
+        host, port = door.getsockname()[:2]
+        announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        _run(service, door)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -58,49 +56,59 @@ def _listening(host: str, port: int) -> socket.socket:
         door.bind(address)
         door.listen(1024)
     except OSError as error:
-        raise SettingsError(f"{host}:{port}: {error.strerror or error}", "take another --host or --port") from None
+        what = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise SettingsError(what, "use another --host or --port") from None
     return door
 
 
-def _answer(settings: Settings, door: socket.socket, book: Any, place: Path) -> None:
-    import uvicorn
-
-    from segkit.service.http.app import make_app
-    from segkit.service.http.one_write import OneWriteProtocol
-    from segkit.service.service import opened
-
-    # While a thread makes or plans a large run, a status would else wait 5 ms each time it needs the interpreter.
-    sys.setswitchinterval(0.0005)
-    with opened(settings, place, book) as service:
-        config = uvicorn.Config(
-            make_app(service),
-            http=OneWriteProtocol,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            timeout_graceful_shutdown=_GRACE,
-        )
-        host, port = door.getsockname()[:2]
-        typer.echo(f"segkit serves http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
-        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them, and raises them again when it is done
-            signal.signal(number, lambda *_: None)
-        server = uvicorn.Server(config)
-        end = server.handle_exit
-
-        def stop(sig: int, frame: FrameType | None) -> None:
-            service.stopping.set()
-            end(sig, frame)
-
-        server.handle_exit = stop  # type: ignore[method-assign]
-        server.run(sockets=[door])
+def _run(service: Service, door: socket.socket) -> None:
+    config = uvicorn.Config(
+        make_app(service),
+        http=WatchedProtocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACE,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them, and raises them again when it is done
+        signal.signal(number, lambda *_: None)
+    _Server(config, service).run(sockets=[door])
 
 
-def make_token(name: str, tokens: Path | None, limits: dict[str, Any]) -> None:
-    """Make a token and show it, this once."""
-    from segkit.service.tokens import add_token
+class _Server(uvicorn.Server):
+    """Ends the open streams when it is asked to stop, so that it can."""
 
-    path = tokens or load_settings().segkit_tokens or load_settings().segkit_home / "tokens.json"
-    secret = add_token(path, name, **limits)
-    typer.echo(f"{path} holds its hash; the token is shown this once:", err=True)
-    typer.echo(secret)
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+class WatchedProtocol(H11Protocol):
+    """uvicorn's HTTP protocol, which also closes connections that are idle.
+
+    A connection that is found twice in a row without a request at work is closed: uvicorn itself would wait for ever
+    for the rest of a head, so that anybody could take all connections there are.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._idle_after: object = None  # the last finished request at the previous check
+        self._watch = self.loop.call_later(_HEAD_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        """Close the connection if nothing was asked since the previous check."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.cycle is self._idle_after:
+            self.transport.close()
+            return
+        self._idle_after = self.cycle if is_idle else self
+        self._watch = self.loop.call_later(_HEAD_SECONDS, self._look)
