@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from catalogues import KEY, catalogue
 from debian_postgres import PROGRAMS, debian_server
 from endpoint import Endpoint
+from environment import forget_the_developer
 from hypothesis import settings
 from s3_server import S3Server, s3_environment
 
@@ -26,7 +28,16 @@ from segkit.settings import load_settings
 settings.register_profile("segkit", deadline=None)
 settings.load_profile("segkit")
 
+forget_the_developer()
+
 _numbers = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work in an empty folder, where no `.env` of the developer is read."""
+    with chdir(tmp_path_factory.mktemp("nowhere")):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -101,15 +112,6 @@ def s3(s3_server: S3Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> S3S
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own, with no settings but those of the test."""
-    for name in (
-        "OPENAI_API_KEY",
-        "OPENAI_BASE_URL",
-        "DATABASE_URL",
-        "DEFAULT_MODEL",
-        "STORAGE_BACKEND",
-        "S3_BUCKET",
-    ):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEGKIT_HOME", str(tmp_path / "home"))
     return tmp_path
