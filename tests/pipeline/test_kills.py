@@ -247,6 +247,7 @@ def lock(scene: Scene) -> Path:
 
 def test_two_processes_never_work_on_one_run(scene: Scene) -> None:
     """The second one ends, says who is at work, and asks nothing."""
+    scene.environment["SEGKIT_TIMEOUT_SECONDS"] = "900"  # the first one works until it is killed
     scene.endpoint.queue("hang")
     life = scene.life()
     scene.endpoint.wait(1)
@@ -258,7 +259,7 @@ def test_two_processes_never_work_on_one_run(scene: Scene) -> None:
     assert f"at work in another process: pid {life.pid} on " in second.stderr
     assert scene.endpoint.count() <= 6
     assert max(Counter(entry["sha256"] for entry in scene.endpoint.ledger()).values()) == 1
-    life.kill()
+    assert life.kill().killed
 
 
 def test_every_state_of_a_status_can_be_read(scene: Scene) -> None:

@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -231,11 +232,11 @@ def serve() -> None:
     """Fork a life for each order on standard input, and tell its pid, then how it ended."""
     import genai_prices
 
-    import segkit.llm.transports.http
+    import segkit.llm.transports.http as transport
     from segkit.pipeline.prepare import prepare_run
     from segkit.settings import load_settings
 
-    assert genai_prices, segkit.llm.transports.http  # imported for the lives to come
+    assert (genai_prices, transport)  # imported for the lives to come
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings()
         work(prepare_run(model="offline", runs_dir=folder, settings=settings), settings)
@@ -269,8 +270,8 @@ def _bear(order: dict[str, Any]) -> None:
 
 
 def _ended(pid: int, kill_after: float | None) -> int:
-    """Wait for the end of a life, and kill it when its time is over."""
-    until = time.monotonic() + (60 if kill_after is None else kill_after)
+    """Wait for the end of a life, and kill it when its time is over; without one, when its test must have ended."""
+    until = time.monotonic() + (900 if kill_after is None else kill_after)
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -300,7 +301,9 @@ class Life:
         return self
 
     def kill(self) -> Self:
-        os.kill(self.pid, signal.SIGKILL)
+        """Kill it, unless it has ended by itself: `killed` tells which it was."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         return self.end()
 
     @property
