@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from segkit.core.text import one_line
 from segkit.runs import run
+from segkit.settings import RANGES
 
 RUN_ID = f"^{run.RUN_ID.pattern}$"
 KEY = r"^[\x21-\x7e]{1,255}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
+MOST_PRODUCTS = 100_000
 EXAMPLE_RUN = "RUN_20250618T120301Z_8d24"
+
+
+def _within(name: str, most: int | None = None, **more: Any) -> Any:
+    """Return a field whose values lie in the permitted range of a parameter."""
+    least, top = RANGES[name]
+    return Field(ge=least, le=most or top, **more)
+
 
 RunId = Annotated[str, Field(pattern=RUN_ID, examples=[EXAMPLE_RUN])]
 ProductId = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Dollars = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+Dollars = Annotated[float, _within("max_cost_usd", allow_inf_nan=False)]
+Unassigned = Annotated[int, _within("max_unassigned", MOST_PRODUCTS)]
 State = Literal["running", "completed", "failed"]
 
 
@@ -31,15 +41,13 @@ class StartBody(Body):
 
     product_ids: Annotated[
         list[ProductId],
-        Field(min_length=1, max_length=100_000, fail_fast=True, json_schema_extra={"uniqueItems": True}),
+        Field(min_length=1, max_length=MOST_PRODUCTS, fail_fast=True, json_schema_extra={"uniqueItems": True}),
     ]
     category: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\w", description="What the products are.")]
     model: Annotated[str | None, Field(pattern=MODEL, description="The operator's default, if absent.")] = None
-    temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
+    temperature: Annotated[float | None, _within("temperature", allow_inf_nan=False)] = None
     max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
-    max_unassigned: Annotated[
-        int | None, Field(ge=0, le=100_000, description="Products that may stay unassigned.")
-    ] = None
+    max_unassigned: Annotated[Unassigned | None, Field(description="Products that may stay unassigned.")] = None
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -73,7 +81,7 @@ class ResumeBody(Body):
     """The terms to continue on; what is absent stays as it was."""
 
     max_cost_usd: Annotated[Dollars | None, Field(description="In all, with what is already spent.")] = None
-    max_unassigned: Annotated[int | None, Field(ge=0, le=100_000)] = None
+    max_unassigned: Unassigned | None = None
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"max_unassigned": 2}]})
 
