@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segkit.core.products import load_products
     from segkit.database.sync import products_from_postgres, read_postgres, skipped_products, sync_run
     from segkit.errors import SegkitError
+    from segkit.evaluation.compare import compare
     from segkit.pipeline.prepare import prepare_run
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
     from segkit.runs.run import Run, open_run
@@ -29,6 +30,7 @@ _HOMES = {
     "Parameters": "core.models",
     "Run": "runs.run",
     "SegkitError": "errors",
+    "compare": "evaluation.compare",
     "consolidate_taxonomy": "pipeline.stages",
     "extract_taxonomy": "pipeline.stages",
     "load_products": "core.products",
@@ -46,6 +48,7 @@ __all__ = [
     "Parameters",
     "Run",
     "SegkitError",
+    "compare",
     "consolidate_taxonomy",
     "extract_taxonomy",
     "load_products",

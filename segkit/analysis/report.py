@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -69,16 +70,22 @@ def write_report(run: Run, executed_notebook: Path) -> Path:
         import nbformat
 
     notebook = nbformat.read(executed_notebook, as_version=4)  # type: ignore[no-untyped-call]
-    page = _PAGE.substitute(
-        title=escape(f"Market segments of {run.parameters.category}"),
-        facts="".join(f"<span>{escape(fact)}</span>" for fact in _facts(run)),
-        note=f'<p class="note">{OFFLINE}</p>' if run.parameters.model == "offline" else "",
-        style=_STYLE,
-        body=_body(notebook),
-    )
+    note = OFFLINE if run.parameters.model == "offline" else ""
+    page = html_page(f"Market segments of {run.parameters.category}", _facts(run), _body(notebook), note)
     path = run.folder / "report.html"
     write_atomic(path, page.encode())
     return path
+
+
+def html_page(title: str, facts: Sequence[str], body: str, note: str = "") -> str:
+    """Return a page that needs nothing else; `body` is HTML, all else is text and escaped."""
+    return _PAGE.substitute(
+        title=escape(title),
+        facts="".join(f"<span>{escape(fact)}</span>" for fact in facts),
+        note=f'<p class="note">{escape(note)}</p>' if note else "",
+        style=_STYLE,
+        body=body,
+    )
 
 
 def _facts(run: Run) -> list[str]:

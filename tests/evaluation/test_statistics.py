@@ -130,7 +130,8 @@ def test_a_share_of_few_labels_is_wilsons_and_one_of_all_labels_is_their_own() -
     assert statistics.share(labels, labels, labels) == statistics.wilson(5, 200, "labelled products")
     all_labelled = statistics.share(np.arange(100) % 2 == 0, np.zeros(100), [])
     assert all_labelled.value == 0.5
-    assert all_labelled.low == pytest.approx(0.5 - stats.t.ppf(0.975, 99) * 0.5 / math.sqrt(99))
+    half = stats.t.ppf(0.975, 99) * 0.5 / math.sqrt(99)
+    assert all_labelled.low == pytest.approx(1 / (1 + math.exp(half / 0.25)))  # on the scale of log odds
 
 
 def test_unseen_mass_of_the_textbook() -> None:

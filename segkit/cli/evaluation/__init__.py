@@ -1,0 +1,11 @@
+"""The commands that compare, evaluate and check runs: one file a command."""
+
+from __future__ import annotations
+
+import typer
+
+from segkit.cli.evaluation import compare
+
+app = typer.Typer()
+for _command in (compare,):
+    app.add_typer(_command.app)

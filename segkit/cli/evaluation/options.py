@@ -1,0 +1,17 @@
+"""The options that several commands of evaluation take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Html = Annotated[Path | None, typer.Option("--html", help="Write the result as a page that needs nothing else.")]
+LabelFile = Annotated[
+    Path | None,
+    typer.Option("--labels", help="Labels of people: a sheet of `segkit label`, or any table with product_id."),
+]
+LabelColumn = Annotated[
+    str, typer.Option("--label-column", help="The column with the labels, of that file or of the products.")
+]
