@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segkit.cli.evaluation.options import Html, LabelColumn, LabelFile
-from segkit.cli.options import Json, RunsDir
+from segkit.cli.options import CHECK, Json, RunsDir
 
 if TYPE_CHECKING:
     from segkit.evaluation.compare import Comparison
@@ -16,7 +16,7 @@ app = typer.Typer()
 _MOST = 12
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def compare(
     first: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's id, or `latest`.")],
     second: Annotated[str, typer.Argument(metavar="RUN_B", help="A run's id, or `latest`.")],
