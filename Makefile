@@ -18,9 +18,17 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup run test test-all bench lint lab lock clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## Make .venv with everything (run, tests, Lab, service), hashes checked
+##@ Use
+run: $(RUNS)  ## Segment the bundled sample: no key needed, a PostgreSQL of its own
+	@$(BIN)/segkit run sample --category "Coffee Makers" --model offline
+
+lab: $(READY)  ## Open JupyterLab on working copies of the notebooks (work/); tracked files stay clean
+	@mkdir -p work && cp -n notebooks/*.ipynb work/
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) work/00_prepare_run.ipynb
+
+setup: $(READY)  ## Install everything (tests, JupyterLab, service) into .venv, hashes checked
 
 # What a run needs comes first, and alone for `make run`: it is half of all.
 $(RUNS): requirements-run.lock pyproject.toml
@@ -41,30 +49,25 @@ $(READY): $(RUNS) requirements.lock
 	@$(call install,requirements.lock)
 	@touch $@
 
-run: $(RUNS)  ## Segment the bundled sample with the offline model and the embedded Postgres
-	@$(BIN)/segkit run sample --category "Coffee Makers" --model offline
-
-test: $(READY) lint  ## Lint, type-check, execute the notebooks, test; under 10 minutes
+##@ Develop
+test: $(READY) lint  ## Lint, then test: what CI runs
 	$(PYTEST) -m "not long"
 
-test-all: $(READY) lint  ## The same and the long suites, with coverage
+test-all: $(READY) lint  ## The same with the long tests, and coverage
 	$(PYTEST) $(COVER)
 
-bench: $(READY)  ## Measure speed and quality against named baselines
-	$(BIN)/python tests/benchmarks/asking.py
-	$(BIN)/python tests/benchmarks/storing.py
-	$(BIN)/python tests/benchmarks/database.py
-	$(BIN)/python tests/benchmarks/offline_quality.py
-	$(BIN)/python tests/benchmarks/service.py
-
-lint: $(READY)
+lint: $(READY)  ## Check style, types and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-lab: $(READY)  ## Open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
+	$(BIN)/python tests/benchmarks/asking.py
+	$(BIN)/python tests/benchmarks/storing.py
+	$(BIN)/python tests/benchmarks/database.py
+	$(BIN)/python tests/benchmarks/offline_quality.py
+	$(BIN)/python tests/benchmarks/service.py
 
 lock: $(READY)  ## Make both lock files anew from pyproject.toml
 	$(COMPILE) --all-extras -o requirements.lock

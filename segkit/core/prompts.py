@@ -36,7 +36,7 @@ def load_prompts(name: str = "v0", folder: Path | None = None) -> dict[str, str]
 
 
 def prompt_file(key: str, name: str) -> str:
-    """Name the file of one prompt of a set, as the seed spells it."""
+    """Return the file name of one prompt of a set."""
     return f"{key}_prompt_{name}.txt"
 
 

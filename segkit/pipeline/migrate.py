@@ -1,6 +1,6 @@
 """Moving the files of a run to S3, and back: nothing is removed or switched before all of it is read back and equal.
 
-Run as the blueprint has it: `python -m segkit.storage.migrate_to_s3 --run-id RUN --verify-integrity`, which is
+Also run by `python -m segkit.storage.migrate_to_s3 --run-id RUN --verify-integrity`, which is
 `segkit migrate-to-s3 RUN`.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m segkit.storage.migrate_to_s3 …`, as the blueprint has it, is `segkit migrate-to-s3 …`."""
+"""`python -m segkit.storage.migrate_to_s3 …` is `segkit migrate-to-s3 …`."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run works, and the seed's runner."""
+"""What the terminal shows while a run works."""
 
 from __future__ import annotations
 

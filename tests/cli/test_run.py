@@ -81,7 +81,7 @@ def test_a_run_ends_completed_with_a_summary(finished: tuple[Path, dict[str, obj
 
 
 def test_the_folder_of_a_run_is_whole(finished: tuple[Path, dict[str, object], str]) -> None:
-    """DESIGN: everything the house names is there, and `sha256sum -c` finds it unchanged."""
+    """Every file of a run is there, and `sha256sum -c` finds it unchanged."""
     place, summary, _ = finished
     folder = place / str(summary["folder"])
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

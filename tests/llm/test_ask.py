@@ -418,7 +418,7 @@ def test_the_limit_of_requests_is_kept(endpoint: Endpoint, new_run: NewRun, monk
 
 
 def test_a_log_tells_everything(endpoint: Endpoint, new_run: NewRun) -> None:
-    """The seed's schema and more: metadata, context, prompt, response, and the raw body."""
+    """The schema of a log: metadata, context, prompt, response, and the raw body."""
     run = new_run(6)
     extract_taxonomy(run)
     (logged,) = scan(run.stage_folder(STAGE))[0]
@@ -467,7 +467,7 @@ def test_an_intent_without_an_answer_is_told_and_asked_again(endpoint: Endpoint,
 
 
 def test_a_consolidation_that_fails_is_merged_by_name(endpoint: Endpoint, new_run: NewRun) -> None:
-    """DESIGN: after its retries the merge by name takes its place, and the run says so."""
+    """After its retries the merge by name takes its place, and the run says so."""
     endpoint.rule("not_json", stage="consolidate_taxonomy")
     run = new_run(12)
     extract_taxonomy(run)
@@ -478,7 +478,7 @@ def test_a_consolidation_that_fails_is_merged_by_name(endpoint: Endpoint, new_ru
 
 
 def test_a_refinement_that_fails_keeps_its_first_assignments(endpoint: Endpoint, new_run: NewRun) -> None:
-    """DESIGN: the batch keeps what it had, and the run says so."""
+    """The batch keeps what it had, and the run says so."""
     endpoint.rule("not_json", stage="refine_assignments")
     run = new_run(12)
     extract_taxonomy(run)

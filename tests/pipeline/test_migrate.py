@@ -408,7 +408,7 @@ def test_ten_thousand_logs_with_five_percent_faults(run: Run, s3: S3Server) -> N
     assert tree(run.folder) == before
 
 
-def test_the_command_of_the_blueprint(run: Run, s3: S3Server) -> None:
+def test_the_module_is_a_command(run: Run, s3: S3Server) -> None:
     command = [sys.executable, "-m", "segkit.storage.migrate_to_s3", "--run-id", run.id, "--verify-integrity"]
     told = subprocess.run(command, env=unmeasured(), capture_output=True, text=True, check=False, cwd=Path.cwd())
     assert (told.returncode, told.stderr) == (0, "")

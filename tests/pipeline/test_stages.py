@@ -35,7 +35,7 @@ def result_bytes(run: Run) -> dict[str, bytes]:
 
 
 def test_the_order_of_the_input_changes_nothing(place: Path) -> None:
-    """DESIGN: the same products in another order, with the same seed, give byte-identical results."""
+    """The same products in another order, with the same seed, give byte-identical results."""
     products = load_products(SAMPLE)
     one = worked(prepare_run(products, "Coffee Makers", model="offline"))
     two = worked(prepare_run(products.sample(frac=1, random_state=5), "Coffee Makers", model="offline"))

@@ -5,7 +5,7 @@
         ...  # ask endpoint.url
         assert endpoint.count("extract_taxonomy") == 2
 
-It runs in its own process and answers every prompt that keeps CONTRACT.md. `endpoint_answers` holds its right
+It runs in its own process and answers every prompt that keeps docs/contract.md. `endpoint_answers` holds its right
 answers, `endpoint_faults` the table of faults, `endpoint_server` the server; this is the handle that tests use.
 By hand: `python tests/support/endpoint.py --port 8123`.
 """

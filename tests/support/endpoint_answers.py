@@ -1,6 +1,6 @@
 """The contract model: reads the id lines of a prompt and gives the one right answer to them.
 
-It knows CONTRACT.md and nothing of segkit, so a mistake in segkit's prompts cannot hide in its test double.
+It knows docs/contract.md and nothing of segkit, so a mistake in segkit's prompts cannot hide in its test double.
 It reads the id lines and the JSON schema of a request, and no other word of the prompt.
 """
 
