@@ -1,4 +1,4 @@
-"""What the README says about schedules: the parameters that papermill would get exist in the notebooks."""
+"""What docs/schedules.md says about schedules: the parameters that papermill would get exist in the notebooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from segkit.settings import project_folder
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+SCHEDULES = (Path(__file__).parents[2] / "docs/schedules.md").read_text(encoding="utf-8")
 
 
 def parameters_of(notebook: str) -> set[str]:
@@ -24,7 +24,7 @@ def parameters_of(notebook: str) -> set[str]:
 
 
 def test_the_papermill_line_names_parameters_that_exist() -> None:
-    words = shlex.split(next(line for line in README.splitlines() if "bin/papermill" in line))
+    words = shlex.split(next(line for line in SCHEDULES.splitlines() if "bin/papermill" in line))
     notebook = words[words.index(".venv/bin/papermill") + 1]
     given = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
     assert given
@@ -55,8 +55,8 @@ def test_the_airflow_snippet_names_parameters_that_exist(monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, home, module)
         for parent in (home.rsplit(".", depth)[0] for depth in range(1, home.count(".") + 1)):
             monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
-    snippet = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "airflow" in block)
-    exec(compile(snippet, "README", "exec"), {})
+    snippet = next(block for block in re.findall(r"```python\n(.*?)```", SCHEDULES, re.S) if "airflow" in block)
+    exec(compile(snippet, "SCHEDULES", "exec"), {})
     notebooks = [given for given in made if "input_nb" in given]
     assert len(notebooks) == 4
     for given in notebooks:

@@ -1,7 +1,7 @@
 """The embedded `offline` model: reads a rendered prompt, groups by words, and answers under the contract.
 
-It is no language model. It knows the stage by the id lines (docs/contract.md), finds the noun phrase that names the kind
-of product, and is deterministic. It needs nothing but the standard library, so importing it is cheap.
+It is no language model. It knows the stage by the id lines of docs/contract.md, finds the noun phrase that names the
+kind of product, and is deterministic. It needs nothing but the standard library, so importing it is cheap.
 """
 
 import json
