@@ -236,7 +236,8 @@ def serve() -> None:
     from segkit.pipeline.prepare import prepare_run
     from segkit.settings import load_settings
 
-    assert genai_prices and transport  # imported for the lives to come
+    assert genai_prices
+    assert transport
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings()
         work(prepare_run(model="offline", runs_dir=folder, settings=settings), settings)
