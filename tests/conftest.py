@@ -17,6 +17,7 @@ from endpoint import Endpoint
 from environment import forget_the_developer
 from hypothesis import settings
 from s3_server import S3Server, s3_environment
+from victim import QUESTIONS, Nursery, Scene, Undisturbed, results
 
 from segkit.database.embedded import embedded_url
 from segkit.database.schema import migrate
@@ -90,6 +91,23 @@ def endpoint(shared_endpoint: Endpoint, place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.02")
     return shared_endpoint
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Processes that work on a run and are killed on the way."""
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared_endpoint: Endpoint, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The results of a run that nobody disturbed, and its file operations."""
+    shared_endpoint.reset()
+    scene = Scene(tmp_path_factory.mktemp("undisturbed"), shared_endpoint, nursery)
+    life = scene.whole_life()
+    assert shared_endpoint.count() == QUESTIONS
+    return results(scene.run), life.told["ops"]
 
 
 @pytest.fixture(scope="session")

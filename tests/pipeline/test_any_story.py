@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -124,12 +124,6 @@ def damage(path: Path, where: int, way: str) -> None:
         path.write_bytes(content[:place])
     else:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
 
 
 def tell(place: Path, endpoint: Endpoint, nursery: Nursery, stories: int, steps: int) -> None:

@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from endpoint import Endpoint
-from victim import QUESTIONS, RUN_ID, Nursery, Scene, results
+from victim import QUESTIONS, RUN_ID, Nursery, Scene, Undisturbed, in_the_long_suite, results
 
 from segkit.core.models import STAGES
 from segkit.errors import RefusedError, RunError
@@ -32,28 +32,25 @@ from segkit.storage.locks import owned
 # intent (opened, written), the raw answer (opened, written), the rest (opened, written, synced) and the rename.
 POINTS = [
     ("kill", "rename RUN", 1),
+    ("tear", "write RUN/segmentation/*.intent", 9),
+    ("kill", "rename RUN/segmentation/*.json", 4),
+    ("kill", "replace RUN/status.json", 1),
+    ("kill", "replace RUN/results/batch_assignments.parquet", 1),
+    ("kill", "rename RUN/refine_assignments/*.json", 6),
+]
+#: The others, in the long suite.
+MORE_POINTS = [
     ("kill", "create RUN/segmentation/*.intent", 2),
     ("tear", "write RUN/segmentation/*.intent", 1),
     ("kill", "write RUN/segmentation/*.intent", 5),
-    ("tear", "write RUN/segmentation/*.intent", 9),
     ("tear", "write RUN/segmentation/*.intent", 14),
     ("kill", "fsync RUN/segmentation/*.intent", 3),
-    ("kill", "rename RUN/segmentation/*.json", 4),
     ("kill", "link cache/*.json", 5),
     ("tear", "write RUN/.status.json*tmp", 2),
-    ("kill", "replace RUN/status.json", 1),
-    ("kill", "replace RUN/results/batch_assignments.parquet", 1),
     ("tear", "write RUN/consolidate_taxonomy/*.intent", 8),
     ("tear", "write RUN/results/.merges.parquet*tmp", 1),
-    ("kill", "rename RUN/refine_assignments/*.json", 6),
     ("tear", "write RUN/results/.lineage.parquet*tmp", 1),
 ]
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
 
 
 @pytest.fixture
@@ -62,19 +59,7 @@ def scene(place: Path, endpoint: Endpoint, nursery: Nursery) -> Scene:
     return Scene(place, endpoint, nursery)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    shared_endpoint: Endpoint, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, bytes], list[str]]:
-    """The results of a run that nobody disturbed, and its file operations."""
-    shared_endpoint.reset()
-    scene = Scene(tmp_path_factory.mktemp("undisturbed"), shared_endpoint, nursery)
-    life = scene.whole_life()
-    assert shared_endpoint.count() == QUESTIONS
-    return results(scene.run), life.told["ops"]
-
-
-def test_what_is_acknowledged_survives_a_power_cut(undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+def test_what_is_acknowledged_survives_a_power_cut(undisturbed: Undisturbed) -> None:
     """A file is synced before it gets its name, and its folder after that, for each log and each result."""
     operations = undisturbed[1]
     for folder, renamed, written in (
@@ -111,10 +96,8 @@ def resumed(scene: Scene, expected: dict[str, bytes], in_flight: Counter[str], b
     assert not list(scene.run.rglob("*.tmp")), "stray temporary files are swept"
 
 
-@pytest.mark.parametrize(("action", "label", "at"), POINTS)
-def test_killed_at_a_named_point(
-    action: str, label: str, at: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
-) -> None:
+@pytest.mark.parametrize(("action", "label", "at"), [*POINTS, *in_the_long_suite(MORE_POINTS)])
+def test_killed_at_a_named_point(action: str, label: str, at: int, scene: Scene, undisturbed: Undisturbed) -> None:
     """At each step from the intent to the result, and in the middle of a write."""
     assert undisturbed[1].count(label) >= at, f"{label} has gone: name the step that took its place"
     assert scene.life(trap={"action": action, "label": label, "at": at}).end().killed
@@ -122,17 +105,10 @@ def test_killed_at_a_named_point(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_killed_at_a_random_moment(
-    seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]], no_cache: None
-) -> None:
+def test_killed_at_a_random_moment(seed: int, scene: Scene, undisturbed: Undisturbed) -> None:
     """Some time after its start, with requests in flight; nothing is left in a cache."""
     scene.environment["SEGKIT_CACHE"] = "false"
     moment(seed, scene, undisturbed[0])
-
-
-@pytest.fixture
-def no_cache() -> None:
-    """A name for what the test says: answers are only in the run folder."""
 
 
 def moment(seed: int, scene: Scene, expected: dict[str, bytes]) -> None:
@@ -144,7 +120,7 @@ def moment(seed: int, scene: Scene, expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 8, 12])
-def test_killed_while_requests_hang(at: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+def test_killed_while_requests_hang(at: int, scene: Scene, undisturbed: Undisturbed) -> None:
     """The endpoint has the request and says nothing; it is an intent, and is asked once more."""
     for _ in range(at - 1):
         scene.endpoint.queue("ok")
@@ -172,7 +148,7 @@ def settle(scene: Scene) -> None:
         seen = now
 
 
-def test_an_answer_on_disk_is_not_paid_again(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+def test_an_answer_on_disk_is_not_paid_again(scene: Scene, undisturbed: Undisturbed) -> None:
     """Killed between the raw answer and its log, the answer is taken from the intent."""
     scene.environment["SEGKIT_CONCURRENCY"] = "1"
     assert scene.life(trap={"action": "kill", "label": "fsync RUN/segmentation/*.intent", "at": 3}).end().killed
@@ -185,7 +161,7 @@ def test_an_answer_on_disk_is_not_paid_again(scene: Scene, undisturbed: tuple[di
     assert sum(scene.open_prompts().values()) == 0
 
 
-def test_ten_kills_in_a_row_never_go_back(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+def test_ten_kills_in_a_row_never_go_back(scene: Scene, undisturbed: Undisturbed) -> None:
     """The number of finished logs never falls, however often the resuming process is killed too."""
     ten_kills(0, scene, undisturbed[0])
 
@@ -209,7 +185,7 @@ def ten_kills(seed: int, scene: Scene, expected: dict[str, bytes]) -> None:
     assert scene.endpoint.count() <= QUESTIONS + 4 * 10
 
 
-def test_what_a_killed_process_left_is_no_lock(scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]) -> None:
+def test_what_a_killed_process_left_is_no_lock(scene: Scene, undisturbed: Undisturbed) -> None:
     """The lock of a dead owner holds nobody back, and its run is not called running."""
     scene.endpoint.queue("hang")
     life = scene.life()
@@ -271,9 +247,7 @@ def test_every_state_of_a_status_can_be_read(scene: Scene) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(100, 300))
-def test_killed_at_200_random_moments(
-    seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
-) -> None:
+def test_killed_at_200_random_moments(seed: int, scene: Scene, undisturbed: Undisturbed) -> None:
     """The same at 200 seeded moments, without a cache for every second one."""
     scene.environment["SEGKIT_CACHE"] = ("false", "true")[seed % 2]
     moment(seed, scene, undisturbed[0])
@@ -282,9 +256,7 @@ def test_killed_at_200_random_moments(
 @pytest.mark.long
 @pytest.mark.parametrize("action", ["kill", "tear"])
 @pytest.mark.parametrize("at", range(1, 301))
-def test_killed_at_every_file_operation(
-    at: int, action: str, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
-) -> None:
+def test_killed_at_every_file_operation(at: int, action: str, scene: Scene, undisturbed: Undisturbed) -> None:
     """Before the n-th file operation of a whole run, and in the middle of it."""
     if at > len(undisturbed[1]):
         pytest.skip(f"a run has {len(undisturbed[1])} operations")
@@ -294,8 +266,6 @@ def test_killed_at_every_file_operation(
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(1, 11))
-def test_a_hundred_kills_in_rows_of_ten(
-    seed: int, scene: Scene, undisturbed: tuple[dict[str, bytes], list[str]]
-) -> None:
+def test_a_hundred_kills_in_rows_of_ten(seed: int, scene: Scene, undisturbed: Undisturbed) -> None:
     """Ten runs with ten kills each."""
     ten_kills(seed, scene, undisturbed[0])

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from catalogues import KEY, catalogue, unmeasured
 from endpoint import Endpoint
 
@@ -230,14 +231,12 @@ def work(run: Any, settings: Any) -> None:
 
 def serve() -> None:
     """Fork a life for each order on standard input, and tell its pid, then how it ended."""
-    import genai_prices
+    import genai_prices  # noqa: F401 (for the lives to come)
 
-    import segkit.llm.transports.http as transport
+    import segkit.llm.transports.http  # noqa: F401
     from segkit.pipeline.prepare import prepare_run
     from segkit.settings import load_settings
 
-    assert genai_prices
-    assert transport
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings()
         work(prepare_run(model="offline", runs_dir=folder, settings=settings), settings)
@@ -384,6 +383,8 @@ PARAMETERS = {
 
 
 QUESTIONS = 15
+#: The results of a run that nobody disturbed, and its file operations.
+Undisturbed = tuple[dict[str, bytes], list[str]]
 
 
 class Scene:
@@ -428,6 +429,11 @@ class Scene:
 
     def asked_prompts(self) -> Counter[str]:
         return Counter(body["messages"][0]["content"] for body in self.endpoint.bodies() if body)
+
+
+def in_the_long_suite(points: list[Any]) -> list[Any]:
+    """Mark points of failure for the long suite."""
+    return [pytest.param(*point, marks=pytest.mark.long) for point in points]
 
 
 def finished_logs(run: Path) -> dict[str, bytes]:
