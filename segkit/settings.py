@@ -8,7 +8,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,10 +36,20 @@ def within(name: str, default: Any) -> Any:
     return Field(default, ge=least, le=most)
 
 
+# `user:password@`, where the password may itself hold an @ or a / that was not encoded; and parameters of libpq.
+_IN_FRONT = [
+    re.compile(rf"(?:^(?![\w+]+://)|://)[^:/?#@\s]*:({inside})@")
+    for inside in (r"[^@]*", r"[^/?#]*", r"[^?#]*", r".*")
+]
+_PASSWORD_PARAMETER = re.compile(r"(?:^|[?&\s])(?:ssl)?password\s*=\s*('[^']*'|[^&\s]+)", re.IGNORECASE)
+
+
 class Settings(BaseSettings):
     """Every environment variable that segkit reads; field names are the variables' names in lower case."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", case_sensitive=False)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", case_sensitive=False, hide_input_in_errors=True
+    )
 
     storage_backend: Literal["local", "s3"] = "local"
     storage_root: Path = Path("runs")
@@ -94,6 +104,7 @@ class Settings(BaseSettings):
     def _plain_url(cls, url: str) -> str:
         if not url.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
+        urlsplit(url)  # raises ValueError for a host in half a bracket
         return url.rstrip("/")
 
     @property
@@ -125,10 +136,14 @@ def _as_text(value: object) -> str:
 
 
 def _passwords(url: str) -> list[str]:
-    """Find the password of a URL as it stands there and as it is meant, also where it is a parameter."""
-    parts = urlsplit(url)
-    told = [value for name, value in parse_qsl(parts.query) if name in ("password", "sslpassword")]
-    return [word for word in (parts.password or "", unquote(parts.password or ""), *told) if word]
+    """Return the passwords in a URL or in `name=value` words, as they are written and as they are meant.
+
+    A URL that no library reads may hold one too, so it is not parsed, but searched.
+    """
+    found = [match[1] for pattern in _IN_FRONT for match in pattern.finditer(url)]
+    found += [match[1].strip("'") for match in _PASSWORD_PARAMETER.finditer(url)]
+    words = [word for text in found for word in (text, unquote(text), text.strip("[]"))]
+    return list(dict.fromkeys(filter(None, words)))
 
 
 def load_settings() -> Settings:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import chain, count
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pandas as pd
 import psycopg
@@ -26,6 +27,9 @@ _CONNECTION: dict[str, Any] = {  # beside what the URL says; a server that vanis
     "client_encoding": "utf8",
     "application_name": "segkit",
 }
+_OF_PRISMA = {"pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size"}
+_KNOWN = {default.keyword.decode() for default in psycopg.pq.Conninfo.get_defaults()}
+_URL = "it looks like postgresql://user:password@host:5432/name; encode @ : / ? # and % in the password as %40 …"
 _AGAIN = "no run folder was changed; run `segkit sync RUN` again"
 _HINTS = {
     "UndefinedTable": "make the tables with `segkit db migrate`, then run `segkit sync RUN` again",
@@ -101,11 +105,30 @@ def query(url: str, sql: str) -> pd.DataFrame:
 
 
 def _target(url: str) -> dict[str, Any]:
-    """Return the parts of a URL; the forms of SQLAlchemy (postgresql+psycopg://) and Heroku (postgres://) will do."""
+    """Return the parameters of libpq in a URL.
+
+    The forms of SQLAlchemy (postgresql+psycopg://) and Heroku (postgres://) will do, and so do the parameters that
+    Prisma and Supabase add for clients of their own. No message holds the URL, since the password is in it.
+    """
+    address, query = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url.strip()), ""
+    if "://" in address:
+        address, _, query = address.partition("?")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    schema = parameters.pop("schema", "public")
+    ours = {name: value for name, value in parameters.items() if name not in _OF_PRISMA}
     try:
-        return conninfo_to_dict(re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
-    except psycopg.Error:  # its text quotes the URL, and with it the password
-        raise DatabaseError("DATABASE_URL is not a PostgreSQL URL", "postgresql://user:password@host/name") from None
+        target = conninfo_to_dict(address)
+    except psycopg.Error:
+        target = {}
+    # An @ or a / that is not encoded would make a part of the password a host, a port or a name, which are shown.
+    if not target or address.count("@") > 1 or "@" in query or re.search(r"[^\d,]", str(target.get("port", ""))):
+        raise DatabaseError("DATABASE_URL is not the URL of a PostgreSQL server", _URL)
+    if unknown := sorted(set(ours) - _KNOWN):
+        raise DatabaseError(f"DATABASE_URL has parameters that PostgreSQL does not know: {', '.join(unknown)}", _URL)
+    target |= ours
+    if schema != "public":
+        target["options"] = f"{target.get('options', '')} -csearch_path={schema}".strip()
+    return target
 
 
 def _innermost(error: BaseException) -> BaseException:
