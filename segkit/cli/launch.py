@@ -57,8 +57,10 @@ def extend_and_show(name: str, source: ProductSource, options: RunOptions, yes: 
     """Make a run that adds products to a finished one, work on it, and show its summary."""
     settings = options.applied(load_settings())
     runs_dir = options.runs_dir or settings.storage_root
-    finished = open_run(name, runs_dir)
-    run = extend_run(finished, read_products(source, settings), runs_dir=runs_dir, source=source.name)
+    finished = open_run(name, runs_dir, settings)
+    run = extend_run(
+        finished, read_products(source, settings), runs_dir=runs_dir, source=source.name, settings=settings
+    )
     _work_with_consent(run, options, yes, settings)
 
 
@@ -76,7 +78,7 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
 def resume_and_show(name: str, options: RunOptions, max_unassigned: int | None, take_over: bool) -> None:
     """Continue a run and show its summary."""
     settings = options.applied(load_settings())
-    run = open_run(name, options.runs_dir or settings.storage_root)
+    run = open_run(name, options.runs_dir or settings.storage_root, settings)
     options.console.print(run.id)
     _report_lost_logs(run)
     _report_open_calls(run)

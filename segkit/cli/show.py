@@ -38,11 +38,10 @@ def runs(runs_dir: RunsDir = None, as_json: Json = False) -> None:
 def show(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = False) -> None:
     """Show one run: its parameters, stages and categories."""
     from segkit.cli.progress import progress_table
-    from segkit.runs.mirror import fetch
     from segkit.runs.run import current_state
 
     run = opened_run(name, runs_dir)
-    fetch(run.folder, "report.html")
+    run.file("report.html")
     status, state = run.status, current_state(run.folder)
     taxonomies = run.result("taxonomies").to_dict("records") if run.has_result("taxonomies") else []
     if as_json:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OUT_OF_SCOPE = "OUT_OF_SCOPE"
+#: How the reason begins why a product is unassigned, where its question has no answer yet.
+NO_ANSWER = "endpoint: "
 
 #: Each stage and the folder (and `interaction_type`) of its interactions.
 STAGES = {

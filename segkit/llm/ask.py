@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from segkit.core.models import STAGES, Answer, CheckedAnswer, Fault, Prompt, Question
+from segkit.core.models import NO_ANSWER, STAGES, Answer, CheckedAnswer, Fault, Prompt, Question
 from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.llm.cache import cache_key
 from segkit.llm.completions import Completion, read_completion, request_body
@@ -153,7 +153,7 @@ class Desk:
                 outcome = await self._attempt(question, asking, attempt, checked)
             except NoAnswerError as failed:
                 self._unreached += 1
-                return [self._failed(question, checked, f"endpoint: {failed}")]
+                return [self._failed(question, checked, f"{NO_ANSWER}{failed}")]
             except MustSplitError as cut:
                 return await self._cut(question, checked, cut.trouble, cut.why)
             checked, why = outcome.checked, outcome.why

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from pydantic import SecretStr
 
 from segkit import errors
 from segkit.analysis.jupyter import quick_imports
 from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.runs.run import Run
 from segkit.runs.status import update_status
-from segkit.settings import load_settings
 from segkit.storage.disk import disk_error, write_atomic
-from segkit.storage.redaction import redactor
+from segkit.storage.redaction import redactor, safe_text
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 
-def execute_notebook(run: Run, source: Path, kernel: AsyncKernelManager) -> None:
+def execute_notebook(run: Run, source: Path, kernel: AsyncKernelManager, secrets: Sequence[SecretStr]) -> None:
     """Execute one notebook into the run folder; its copy is kept whatever happens, with the error if there is one.
 
-    Believes no exit code: raises StageError unless each code cell was executed without an error, StoppedError when
-    the run was told to stop or the disk fails.
+    Secrets are taken out of the copy and of errors. No exit code is believed: raises StageError unless each code cell
+    was executed without an error, StoppedError when the run was told to stop or the disk fails.
     """
     with quick_imports():
         import papermill
@@ -36,7 +36,7 @@ def execute_notebook(run: Run, source: Path, kernel: AsyncKernelManager) -> None
     update_status(run.folder, notebook=source.stem)
     target = copy_of(run, source.stem)
     try:
-        _execute(run, source, target, parameters, kernel)
+        _execute(run, source, target, parameters, kernel, secrets)
     except OSError as error:
         raise disk_error(run.folder, error) from None
     if why := unfinished(target):
@@ -62,7 +62,14 @@ def unfinished(copy: Path) -> str:
     return ""
 
 
-def _execute(run: Run, source: Path, target: Path, parameters: Mapping[str, Any], kernel: AsyncKernelManager) -> None:
+def _execute(
+    run: Run,
+    source: Path,
+    target: Path,
+    parameters: Mapping[str, Any],
+    kernel: AsyncKernelManager,
+    secrets: Sequence[SecretStr],
+) -> None:
     with quick_imports():
         import papermill
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -77,25 +84,20 @@ def _execute(run: Run, source: Path, target: Path, parameters: Mapping[str, Any]
             km=kernel,
         )
     except papermill.PapermillExecutionError as error:
-        told = _without_secrets(error.evalue.encode(errors="replace")).decode()
-        raise _mapped(run, source.stem, error.cell_index, error.ename, told) from None
+        raise _mapped(run, source.stem, error.cell_index, error.ename, safe_text(error.evalue, secrets)) from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise StageError(f"{source.stem}: {error}", f"segkit resume {run.id}") from None
     finally:
-        _hide_secrets(target)
+        _hide_secrets(target, secrets)
 
 
-def _hide_secrets(copy: Path) -> None:
+def _hide_secrets(copy: Path, secrets: Sequence[SecretStr]) -> None:
     """Take secrets out of what a cell has printed: the copies of notebooks are passed on."""
     if copy.exists():
         written = copy.read_bytes()
-        clean = _without_secrets(written)
+        clean = redactor(secrets)(written)
         if clean != written:
             write_atomic(copy, clean)
-
-
-def _without_secrets(data: bytes) -> bytes:
-    return redactor(load_settings().secrets)(data)
 
 
 def _check_parameters(known: Mapping[str, Any], given: Mapping[str, Any], source: Path) -> None:
@@ -106,7 +108,7 @@ def _check_parameters(known: Mapping[str, Any], given: Mapping[str, Any], source
 
 def _mapped(run: Run, name: str, cell: int, kind: str, text: str) -> SegkitError:
     """Turn the error of a cell into one line that names the notebook and the cell."""
-    told = text if kind in vars(errors) else f"{kind}: {text}"
-    hint = "" if f"segkit resume {run.id}" in told else f"segkit resume {run.id}"
-    what = StoppedError if kind == "StoppedError" else StageError
-    return what(f"{name}, cell {cell + 1}: {told}", hint)
+    reason = text if kind in vars(errors) else f"{kind}: {text}"
+    hint = "" if f"segkit resume {run.id}" in reason else f"segkit resume {run.id}"
+    error = StoppedError if kind == "StoppedError" else StageError
+    return error(f"{name}, cell {cell + 1}: {reason}", hint)

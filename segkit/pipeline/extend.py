@@ -11,9 +11,17 @@ from segkit.core.products import FIRST_RUN, first_runs, product_lines, untitled
 from segkit.errors import ProductsError, RunError
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
+from segkit.settings import Settings, load_settings
 
 
-def extend_run(earlier: Run, products: pd.DataFrame, *, runs_dir: str | Path = "", source: str = "(a frame)") -> Run:
+def extend_run(
+    earlier: Run,
+    products: pd.DataFrame,
+    *,
+    runs_dir: str | Path = "",
+    source: str = "(a frame)",
+    settings: Settings | None = None,
+) -> Run:
     """Make a run of the products of a finished run and of more, with its parameters and its prompts.
 
     `products` has `product_id` and `title`, as `load_products` gives them; a product that the earlier run has too
@@ -32,6 +40,7 @@ def extend_run(earlier: Run, products: pd.DataFrame, *, runs_dir: str | Path = "
     frame[FIRST_RUN] = [came.get(int(product), run_id) for product in frame["product_id"]]
     if frame.drop(columns=FIRST_RUN).equals(known.drop(columns=FIRST_RUN, errors="ignore")):
         raise ProductsError(f"{earlier.id} holds these very products already", f"segkit show {earlier.id}")
-    told = {"source": source, "where": {}, "untitled": int(untitled(frame).sum())}
+    origin = {"source": source, "where": {}, "untitled": int(untitled(frame).sum())}
     parameters = replace(earlier.parameters, extends=earlier.id)
-    return create_run(Path(runs_dir or earlier.folder.parent), run_id, parameters, frame, earlier.prompts, told)
+    place, settings = Path(runs_dir or earlier.folder.parent), settings or load_settings()
+    return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings)

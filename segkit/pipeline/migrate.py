@@ -20,7 +20,7 @@ from segkit.database.interaction_index import move_paths
 from segkit.database.sync import known_database
 from segkit.errors import RunError, StorageError
 from segkit.runs import mirror
-from segkit.runs.integrity import differences
+from segkit.runs.integrity import changed_files
 from segkit.runs.ownership import claimed
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
@@ -63,7 +63,7 @@ def migrate_to_s3(
         size = _copy_all(folder, storage, hashes, tell)
         mirror.write_stored(folder, storage, as_lines(hashes))
         rows = _move_index(run, settings, storage)
-        mirror.settle(folder, settings)
+        mirror.record_location(folder, settings)
         removed = _remove_local(folder, hashes) if remove_local else 0
     return {"files": len(hashes), "bytes": size, "index_rows": rows, "removed": removed}
 
@@ -128,11 +128,14 @@ def _hashes(run: Run) -> dict[str, str]:
     before = set(mirror.files(run.folder))
     told = _told(run.folder)
     here = {name: hash_of(run.folder / name) for name in mirror.files(run.folder)}
-    damaged = [line for line in differences(run) if line.partition(": ")[0] in here or not told]
+    damaged = [each for each in changed_files(run) if each.file in here or not told]
     if damaged:
-        for name in {line.partition(": ")[0] for line in damaged} & (here.keys() - before):
+        for name in {each.file for each in damaged} & (here.keys() - before):
             (run.folder / name).unlink()  # as it is in S3; where it is restored there, it is fetched again
-        raise RunError(_with_lines(f"{run.id} is damaged", damaged), "nothing was sent; restore them from a copy")
+        raise RunError(
+            _with_lines(f"{run.id} is damaged", [str(each) for each in damaged]),
+            "nothing was sent; restore them from a copy",
+        )
     return {**told, **here}
 
 

@@ -10,18 +10,18 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from segkit.analysis import logs
 from segkit.analysis.report import write_report
-from segkit.core.models import OUT_OF_SCOPE, STAGES
+from segkit.core.models import STAGES
 from segkit.database.live_status import publish_status
 from segkit.errors import SegkitError, StageError, StoppedError
 from segkit.pipeline.execute import copy_of, execute_notebook, unfinished
 from segkit.pipeline.kernels import kernels_ahead
+from segkit.pipeline.summary import decide_state, finish, has_open_questions
 from segkit.runs import mirror
 from segkit.runs.events import log_event
-from segkit.runs.integrity import is_finished, lost_logs, seal_folder
+from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.ownership import claimed
-from segkit.runs.run import Run, reopen_run
+from segkit.runs.run import Run
 from segkit.runs.status import update_status
 from segkit.settings import Settings, load_settings, project_folder
 from segkit.storage.locks import owned
@@ -56,27 +56,27 @@ def run_notebooks(
     with (
         owned(run.folder / "run.lock"),
         claimed(run.folder, take_over=take_over),
-        _all_here(run),
-        publish_status(run, wanted=sync),
+        _session(run),
+        publish_status(run, wanted=sync, settings=settings),
         _stoppable(run),
         _ending(run),
     ):
         log_event(run.folder, "run_started")
-        # What a life before this one worked on is no progress of this one.
+        # Reset the progress left by an earlier session.
         update_status(run.folder, state="running", reason="", notebook="")
         stages = stages_to_do(run)
         with kernels_ahead(len(stages) + 1 + sync, settings.environment()) as next_kernel:
             for name in stages:
-                _execute(run, name, next_kernel())
-            settle(run, max_unassigned)
-            _execute(run, REVIEW, next_kernel())
+                _execute(run, name, next_kernel(), settings)
+            decide_state(run, max_unassigned)
+            _execute(run, REVIEW, next_kernel(), settings)
             write_report(run, copy_of(run, REVIEW))
             if sync:
-                _execute(run, SYNC, next_kernel())
+                _execute(run, SYNC, next_kernel(), settings)
         summary = finish(run, time.monotonic() - began)
     if summary["state"] != "completed":
         # Only what has no answer yet is worth another try; all else has to be allowed.
-        again = "" if "endpoint: " in summary["reason"] else " --max-unassigned N"
+        again = "" if has_open_questions(run) else " --max-unassigned N"
         raise StageError(f"{run.id} failed: {summary['reason']}", f"segkit resume {run.id}{again}")
     return summary
 
@@ -100,74 +100,15 @@ def stages_to_do(run: Run) -> list[str]:
     return left
 
 
-def _execute(run: Run, name: str, kernel: AsyncKernelManager) -> None:
-    execute_notebook(run, project_folder("notebooks") / f"{name}.ipynb", kernel)
+def _execute(run: Run, name: str, kernel: AsyncKernelManager, settings: Settings) -> None:
+    execute_notebook(run, project_folder("notebooks") / f"{name}.ipynb", kernel, settings.secrets)
     mirror.push(run.folder)
 
 
-def settle(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
-    """Decide from the ledger what state the run is in, and write its summary."""
-    ledger = run.result("ledger")
-    counts = ledger["state"].value_counts()
-    unassigned = int(counts.get("unassigned", 0))
-    allowed = run.parameters.max_unassigned if max_unassigned is None else max_unassigned
-    whole = len(ledger) == run.document["input"]["products"] and ledger["product_id"].is_unique
-    reason = "" if whole else "the ledger does not hold every product once"
-    if unassigned > allowed:
-        reasons = ledger.loc[ledger["state"] == "unassigned", "reason"].value_counts()
-        told = "; ".join(f"{count} × {why}" for why, count in reasons.head(3).items())
-        reason = f"{unassigned} products are unassigned, {allowed} are allowed ({told})"
-    state = "failed" if reason else "completed"
-    summary = summarise(run, state, reason)
-    update_status(run.folder, state=state, reason=reason, processed=len(ledger) - unassigned, summary=summary)
-    return summary
-
-
-def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
-    """Sum up a run: products by state, categories, calls, tokens, cost and seconds, as JSON can hold them."""
-    counts = run.result("ledger")["state"].value_counts()
-    taxonomies = run.result("taxonomies")
-    status = run.status
-    total = status.total
-    named = taxonomies["category_name"] != OUT_OF_SCOPE
-    return {
-        "run_id": run.id,
-        "state": state,
-        "reason": reason,
-        "model": run.parameters.model,
-        "prompts": run.parameters.prompts,
-        "products": int(counts.sum()),
-        "categories": int((named & (taxonomies["product_count"] > 0)).sum()),
-        "out_of_scope": int(counts.get("out_of_scope", 0)),
-        "unassigned": int(counts.get("unassigned", 0)),
-        "calls": total.calls,
-        "cached": total.cached,
-        "retries": total.retries,
-        "input_tokens": total.input_tokens,
-        "cached_tokens": total.cached_tokens,
-        "output_tokens": total.output_tokens,
-        "unknown_usage": total.unmetered,
-        "cost_usd": None if total.unpriced else str(total.cost_usd),
-        "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
-        "problems": total.problems,
-    }
-
-
-def finish(run: Run, seconds: float) -> dict[str, Any]:
-    """Close a run: its logs become one Parquet file, and every file gets a checksum."""
-    logs.compact(run)
-    summary = {**run.status.summary, "seconds": round(seconds, 1)}
-    status = update_status(run.folder, stage="finished", notebook="", summary=summary)
-    log_event(run.folder, "run_ended", state=status.state, seconds=summary["seconds"])
-    seal_folder(run)
-    mirror.seal(run.folder)
-    return summary
-
-
 @contextmanager
-def _all_here(run: Run) -> Iterator[None]:
-    """Bring a run here before anything is written: what is half here must not replace what is whole in S3."""
-    reopen_run(run)
+def _session(run: Run) -> Iterator[None]:
+    """Work on the whole run: what is half here must not replace what is whole in S3."""
+    mirror.begin_session(run.folder)
     yield
 
 
@@ -195,7 +136,7 @@ def _ending(run: Run) -> Iterator[None]:
             with suppress(SegkitError, OSError):  # where the disk fails, the first error is the one to tell
                 update_status(run.folder, state="failed", reason=reason)
                 log_event(run.folder, "run_failed", reason=reason)
-                mirror.seal(run.folder)
+                mirror.upload_all(run.folder)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def prepare_run(
     settings = settings or load_settings()
     place = Path(runs_dir or settings.storage_root)
     if run_id and (place / run_id / "run.json").exists():
-        return open_run(run_id, place)
+        return open_run(run_id, place, settings)
     source = source or ("(a frame)" if isinstance(products, pd.DataFrame) else Path(products).name)
     if not isinstance(products, pd.DataFrame):
         products = load_products(
@@ -63,8 +63,8 @@ def prepare_run(
     chosen = choose_parameters(category, settings, **parameters)
     prompts = load_prompts(chosen.prompts)
     product_lines(products.head(1), chosen.product_line)
-    told = {"source": source, "where": dict(where or {}), "untitled": int(untitled(products).sum())}
-    return create_run(place, run_id or new_run_id(), chosen, products, prompts, told)
+    origin = {"source": source, "where": dict(where or {}), "untitled": int(untitled(products).sum())}
+    return create_run(place, run_id or new_run_id(), chosen, products, prompts, origin, settings)
 
 
 def choose_parameters(category: str, settings: Settings, *, needs_key: bool = True, **given: Any) -> Parameters:

@@ -22,10 +22,10 @@ from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import prompt_hash
 from segkit.errors import RunError
 from segkit.runs.events import timestamp
-from segkit.runs.mirror import attach, probe
+from segkit.runs.mirror import probe, start_in_s3
 from segkit.runs.run import RUN_ID, SCHEMA_VERSION, Run, open_run, prompt_path
 from segkit.runs.status import write_status
-from segkit.settings import load_settings
+from segkit.settings import Settings
 from segkit.storage.locks import is_left_behind
 
 _TOLD_PACKAGES = ("pandas", "pyarrow", "duckdb", "papermill", "scikit-learn", "aiohttp", "openai", "psycopg")
@@ -43,9 +43,10 @@ def create_run(
     products: pd.DataFrame,
     prompts: Mapping[str, str],
     source: Mapping[str, Any],
+    settings: Settings,
 ) -> Run:
-    """Make the folder of a run in one piece: it is there whole or not at all. Then S3 gets it, where it is to."""
-    final, settings = runs_dir / run_id, load_settings()
+    """Make the folder of a run in one piece, whole or not at all; where runs live in S3, it is uploaded."""
+    final = runs_dir / run_id
     if not RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24")
     if settings.storage_backend == "s3":
@@ -60,8 +61,8 @@ def create_run(
         shutil.rmtree(making, ignore_errors=True)
         raise RunError(f"{final} cannot be made: {error.strerror or error}", "choose another --runs-dir") from None
     if settings.storage_backend == "s3":
-        attach(final, settings)
-    return open_run(run_id, runs_dir)
+        start_in_s3(final, settings)
+    return open_run(run_id, runs_dir, settings)
 
 
 def _sweep(runs_dir: Path) -> None:

@@ -16,8 +16,8 @@ from segkit.runs.mirror import (
     files,
     is_filled,
     location,
+    record_location,
     remote_status,
-    settle,
 )
 from segkit.runs.status import Status, known_status, read_status
 from segkit.settings import Settings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _STUB = ("run.json", "status.json")
 
 
-def adopt(place: Path, run_id: str, settings: Settings) -> None:
+def register_run(place: Path, run_id: str, settings: Settings) -> None:
     """Make the folder of a run that only S3 knows, and see how one is getting on that others may work on."""
     if settings.storage_backend != "s3":
         return
@@ -43,14 +43,14 @@ def adopt(place: Path, run_id: str, settings: Settings) -> None:
         raise disk_error(folder, error, "S3 was not touched") from None
 
 
-def adopt_all(place: Path, settings: Settings, is_run_id: Callable[[str], object]) -> None:
+def register_all(place: Path, settings: Settings, is_run_id: Callable[[str], object]) -> None:
     """Make the folders of all runs that only S3 knows; what else is in the bucket is passed over."""
     if settings.storage_backend == "s3":
         place.mkdir(parents=True, exist_ok=True)
         known = {path.name for path in place.iterdir()}
         there = open_storage(settings.bucket, settings.s3_region).folders()
         for run_id in filter(is_run_id, there - known):
-            adopt(place, run_id, settings)
+            register_run(place, run_id, settings)
 
 
 def _make_stub(folder: Path, storage: S3Storage, settings: Settings) -> None:
@@ -60,7 +60,7 @@ def _make_stub(folder: Path, storage: S3Storage, settings: Settings) -> None:
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             for name in ("prompts", "results", "notebooks", *STAGES.values()):
                 (folder / name).mkdir(mode=0o700, exist_ok=True)
-            settle(folder, settings)
+            record_location(folder, settings)
             for name in reversed(_STUB):  # a folder is a run when it has its `run.json`
                 write_atomic(folder / name, stub[name])
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ import orjson
 from segkit.core.models import STAGES
 from segkit.errors import RunError, StorageError
 from segkit.runs.events import timestamp
-from segkit.runs.status import known_status, read_status
+from segkit.runs.status import known_status, read_status, update_status
 from segkit.settings import Settings
 from segkit.storage.base import open_storage
 from segkit.storage.checksums import as_lines, hash_of, is_inside, read_hashes
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 LOCATION, STORED, OWNER = "location.json", "stored.sha256", "owner.json"
 LOCKS = ("run.lock", "calls.lock")
-#: What belongs to a place and not to the run.
+#: Files that describe this copy of a run and are never uploaded.
 OF_THE_PLACE = {LOCATION, STORED, OWNER, "stop", *LOCKS}
 WORKERS = 24
 NEVER_CHANGED = ("run.json", "products.parquet", "prompts/", *(f"{folder}/" for folder in STAGES.values()))
@@ -46,14 +47,14 @@ def location(folder: Path) -> str:
     return _told_place(folder)[0]
 
 
-def attach(folder: Path, settings: Settings) -> None:
-    """Let a new run live in S3: what it has is sent, and from now on all that it gets."""
-    settle(folder, settings)
+def start_in_s3(folder: Path, settings: Settings) -> None:
+    """Let a new run live in S3: upload what it has now, and from now on all that it gets."""
+    record_location(folder, settings)
     push(folder)
 
 
-def settle(folder: Path, settings: Settings) -> None:
-    """Write into the folder of a run that it lives in S3 from now on."""
+def record_location(folder: Path, settings: Settings) -> None:
+    """Record in the folder of a run that it lives in S3."""
     told = {"uri": f"{settings.bucket}/{folder.name}", "region": settings.s3_region, "since": timestamp()}
     write_atomic(folder / LOCATION, orjson.dumps(told, option=orjson.OPT_INDENT_2))
 
@@ -113,21 +114,22 @@ def fetch_all(folder: Path, below: str = "") -> None:
         fetch(folder, *sorted(names | {name for name in stored(folder) if name.startswith(below)}))
 
 
-def reopen(folder: Path) -> str | None:
-    """Bring all of a run here to go on with it; since its files change now, what was stored measures them no more.
+def begin_session(folder: Path) -> None:
+    """Download all of a run that is in S3, to go on with it, and start a new session of it.
 
-    Gives the name of the life that S3 knows of it (empty where it knows none), or None for a run not in S3.
+    Its list of stored checksums is dropped, since its files change now. A session has a random id and names its
+    predecessor, so that states can be ordered without comparing the clocks of machines.
     """
     if not location(folder):
-        return None
+        return
     storage = remote(folder)
     if is_damaged(folder):
         (folder / STORED).unlink()
     fetch_all(folder)
     storage.remove(f"{folder.name}/{STORED}")
     (folder / STORED).unlink(missing_ok=True)
-    known = known_status(remote_status(storage, folder.name))
-    return known.session if known else ""
+    before = known_status(remote_status(storage, folder.name))
+    update_status(folder, life=secrets.token_hex(8), after=before.session if before else "")
 
 
 def push(folder: Path) -> None:
@@ -172,8 +174,8 @@ def read_log(path: str, runs_dir: Path, settings: Settings) -> bytes:
     return (runs_dir / path).read_bytes()
 
 
-def seal(folder: Path) -> None:
-    """Send all of a run that has ended, and write down what was sent."""
+def upload_all(folder: Path) -> None:
+    """Upload all of a run that has ended, and record the checksums of what was stored."""
     if location(folder):
         push(folder)
         hashes = {name: hash_of(folder / name) for name in files(folder)}

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,11 @@ import orjson
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import prompt_hash
 from segkit.errors import RunError
-from segkit.runs.discovery import adopt, adopt_all
-from segkit.runs.mirror import fetch, reopen
+from segkit.runs.discovery import register_all, register_run
+from segkit.runs.mirror import fetch
 from segkit.runs.ownership import is_owned
-from segkit.runs.status import Status, read_status, update_status
-from segkit.settings import load_settings
+from segkit.runs.status import Status, read_status
+from segkit.settings import Settings, load_settings
 from segkit.storage.disk import disk_error, write_atomic
 
 if TYPE_CHECKING:
@@ -46,11 +45,15 @@ class Run:
     def parameters(self) -> Parameters:
         return Parameters(**self.document["parameters"])
 
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the run, after fetching it where only S3 has it; it may be missing in both."""
+        fetch(self.folder, name)
+        return self.folder / name
+
     @property
     def products(self) -> pd.DataFrame:
         """The products of the run; raises RunError when they are not those it was made with."""
-        fetch(self.folder, "products.parquet")
-        data = (self.folder / "products.parquet").read_bytes()
+        data = self.file("products.parquet").read_bytes()
         if hashlib.sha256(data).hexdigest() != self.document["input"]["sha256"]:
             raise self._changed("products.parquet")
         return _frame(io.BytesIO(data))
@@ -83,8 +86,7 @@ class Run:
         return _frame(self.folder / "results" / f"{name}.parquet")
 
     def has_result(self, name: str) -> bool:
-        fetch(self.folder, f"results/{name}.parquet")
-        return (self.folder / "results" / f"{name}.parquet").exists()
+        return self.file(f"results/{name}.parquet").exists()
 
     def save_result(self, name: str, frame: pd.DataFrame) -> None:
         """Write a result as Parquet; equal frames give equal bytes."""
@@ -100,29 +102,29 @@ def _frame(source: Path | io.BytesIO) -> pd.DataFrame:
     return pd.read_parquet(source)
 
 
-def open_run(name: str, runs_dir: str | Path = "runs") -> Run:
+def open_run(name: str, runs_dir: str | Path = "runs", settings: Settings | None = None) -> Run:
     """Open a run by its id, by the path of its folder, or the newest one by `latest`."""
     place, run_id = Path(runs_dir), name
     if "/" in name and Path(name).is_dir():
         place, run_id = Path(name).parent, Path(name).resolve().name
     if run_id == "latest":
-        run_id = _latest(place)
+        run_id = _latest(place, settings)
     if not RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id[:80]!r} is no run id", "they look like RUN_20250618T120301Z_8d24; see `segkit runs`")
-    adopt(place, run_id, load_settings())
+    register_run(place, run_id, settings or load_settings())
     return Run(place / run_id, _document(place / run_id))
 
 
-def _latest(runs_dir: Path) -> str:
-    ids = run_ids(runs_dir)
+def _latest(runs_dir: Path, settings: Settings | None) -> str:
+    ids = run_ids(runs_dir, settings)
     if not ids:
         raise RunError(f"there are no runs in {runs_dir}", "start one with `segkit run`")
     return ids[-1]
 
 
-def run_ids(runs_dir: Path) -> list[str]:
+def run_ids(runs_dir: Path, settings: Settings | None = None) -> list[str]:
     """List the ids of the runs in a folder, oldest first; with STORAGE_BACKEND=s3 those in the bucket too."""
-    adopt_all(runs_dir, load_settings(), RUN_ID.fullmatch)
+    register_all(runs_dir, settings or load_settings(), RUN_ID.fullmatch)
     if not runs_dir.is_dir():
         return []
     found = [
@@ -131,17 +133,17 @@ def run_ids(runs_dir: Path) -> list[str]:
     return sorted(found, key=lambda name: (name[:20], (runs_dir / name / "run.json").stat().st_mtime_ns))
 
 
-def list_runs(runs_dir: Path) -> pd.DataFrame:
+def list_runs(runs_dir: Path, settings: Settings | None = None) -> pd.DataFrame:
     """List the runs of a folder, oldest first: a row each, with id, state, model, prompts, products and more."""
     import pandas as pd
 
-    frame = pd.DataFrame(read_runs(runs_dir), columns=list(LISTED))
+    frame = pd.DataFrame(read_runs(runs_dir, settings), columns=list(LISTED))
     return frame.astype({"products": "Int64", "categories": "Int64"})
 
 
-def read_runs(runs_dir: Path) -> list[dict[str, Any]]:
+def read_runs(runs_dir: Path, settings: Settings | None = None) -> list[dict[str, Any]]:
     """Give the rows of `list_runs`, without pandas, which takes longer to import than a thousand runs to read."""
-    return [_row(runs_dir / run_id) for run_id in run_ids(runs_dir)]
+    return [_row(runs_dir / run_id) for run_id in run_ids(runs_dir, settings)]
 
 
 def current_state(folder: Path) -> str:
@@ -151,16 +153,6 @@ def current_state(folder: Path) -> str:
 
 def _state(folder: Path, status: Status) -> str:
     return "failed" if status.state == "running" and not is_owned(folder) else status.state
-
-
-def reopen_run(run: Run) -> None:
-    """Bring all of a run here and begin a new life of it, where it is in S3.
-
-    The life has a name, and tells after which one it came: so states of machines with different clocks have an order.
-    """
-    before = reopen(run.folder)
-    if before is not None:
-        update_status(run.folder, life=secrets.token_hex(8), after=before)
 
 
 def _row(folder: Path) -> dict[str, Any]:

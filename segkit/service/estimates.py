@@ -63,7 +63,7 @@ class Forecasts:
     def _make(self, run_id: str) -> None:
         """Make the forecast of a run; a run whose folder is damaged has none, and reports that itself."""
         with suppress(SegkitError, OSError):
-            self._made[run_id] = forecast(open_run(run_id, self._runs_dir), self._settings)
+            self._made[run_id] = forecast(open_run(run_id, self._runs_dir, self._settings), self._settings)
 
 
 def forecast(run: Run, settings: Settings) -> Forecast:

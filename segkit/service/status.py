@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from segkit.errors import RequestError, StorageError
-from segkit.runs.discovery import adopt
+from segkit.runs.discovery import register_run
 from segkit.runs.events import timestamp
 from segkit.runs.integrity import CHECKSUMS
 from segkit.runs.mirror import STORED
@@ -100,7 +100,7 @@ class StatusCache:
         if time.monotonic() - self._asked_s3.get(run_id, -_REFRESH_S3) < _REFRESH_S3:
             return
         try:
-            adopt(self._runs_dir, run_id, self._settings)
+            register_run(self._runs_dir, run_id, self._settings)
         except StorageError:
             if not is_here:
                 raise

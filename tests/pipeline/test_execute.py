@@ -20,8 +20,9 @@ from nbclient.exceptions import CellTimeoutError
 import segkit
 from segkit.errors import StageError, StoppedError
 from segkit.pipeline.execute import copy_of, execute_notebook, unfinished
-from segkit.pipeline.notebooks import STAGE_NOTEBOOKS, finish, settle, stages_to_do
+from segkit.pipeline.notebooks import STAGE_NOTEBOOKS, stages_to_do
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.summary import decide_state, finish
 from segkit.runs.events import read_events
 from segkit.runs.integrity import is_finished
 from segkit.runs.run import Run, current_state
@@ -96,7 +97,7 @@ def test_a_notebook_that_ends_early_is_an_error(
     source, told = ENDS[end]
     run = new_run(2, model="offline")
     with pytest.raises(StageError, match=told) as error:
-        execute_notebook(run, notebook(place, source), kernel)
+        execute_notebook(run, notebook(place, source), kernel, load_settings().secrets)
     assert error.value.hint == f"segkit resume {run.id}"
     assert copy_of(run, "11_small").exists()
 
@@ -126,7 +127,7 @@ def test_a_key_that_a_cell_shows_is_not_kept(
     """Printed, and in a traceback; the copy and the error of the run say `[secret]` instead."""
     run = new_run(2)
     with pytest.raises(StageError, match=r"11_small, cell 3: ValueError: \[secret\] is wrong") as error:
-        execute_notebook(run, notebook(place, SHOWN), kernel)
+        execute_notebook(run, notebook(place, SHOWN), kernel, load_settings().secrets)
     assert KEY not in str(error.value)
     assert "[secret] [secret]" in copy_of(run, "11_small").read_text(encoding="utf-8")
     for path in run.folder.rglob("*.*"):
@@ -155,7 +156,7 @@ def test_a_notebook_of_a_run_must_know_its_parameters(
     """No cell is tagged, or the tagged one lacks a name; nothing is executed."""
     run, source = new_run(2, model="offline"), notebook(place, parameters=cell)
     with pytest.raises(StageError, match=r"has no parameters .*runs_dir"):
-        execute_notebook(run, source, kernel)
+        execute_notebook(run, source, kernel, load_settings().secrets)
     assert not copy_of(run, source.stem).exists()
 
 
@@ -182,7 +183,7 @@ def opened(path, mode="r", *rest, **more):
 kernel = AsyncKernelManager(kernel_name="python3")
 run_sync(kernel.start_kernel)()
 builtins.open = opened
-execute_notebook(run, source, kernel)
+execute_notebook(run, source, kernel, [])
 """
 
 
@@ -201,7 +202,7 @@ def test_killed_while_papermill_writes_a_copy(new_run: NewRun, place: Path, kern
     assert stages_to_do(run) == [source.stem]
     told = [event for event in read_events(run.folder) if event["event"] == "notebook_executed_again"]
     assert [event["why"] for event in told] == ["20_consolidate_taxonomy has a damaged copy"]
-    execute_notebook(run, source, kernel)
+    execute_notebook(run, source, kernel, load_settings().secrets)
     assert stages_to_do(run) == []
 
 
@@ -211,7 +212,7 @@ def lossy(endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SEGKIT_CACHE", "false")
     run = new_run()
     work(run)
-    settle(run)
+    decide_state(run)
     finish(run, 1.0)
     assert is_finished(run)
     lost = min(run.stage_folder("refine_assignments").glob("*.json"))
@@ -229,7 +230,7 @@ def test_a_finished_run_that_lost_a_log_is_opened_again(endpoint: Endpoint, loss
     (told,) = [event for event in read_events(run.folder) if event["event"] == "logs_lost"]
     assert (told["count"], told["files"]) == (1, [lost])
     work(run)
-    settle(run)
+    decide_state(run)
     finish(run, 1.0)
     assert endpoint.count() == asked + 1
     assert is_finished(run)
@@ -254,12 +255,12 @@ def test_a_run_whose_status_is_lost_is_counted_again(endpoint: Endpoint, new_run
     """All logs are there and the status says nothing: the stages look again, and nothing is asked."""
     run = new_run()
     work(run)
-    before, asked = settle(run), endpoint.count()
+    before, asked = decide_state(run), endpoint.count()
     assert stages_to_do(run) == []
     (run.folder / "status.json").unlink()
     assert stages_to_do(run) == list(STAGE_NOTEBOOKS)
     work(run)
-    after = settle(run)
+    after = decide_state(run)
     figures = ("state", "products", "calls", "input_tokens", "cost_usd", "categories")
     assert {name: after[name] for name in figures} == {name: before[name] for name in figures}
     assert endpoint.count() == asked
@@ -272,4 +273,4 @@ def test_a_disk_that_cannot_be_written_is_told_in_one_line(
     run = new_run(2, model="offline")
     copy_of(run, "11_small").mkdir()
     with pytest.raises(StoppedError, match=r"the disk fails at .*11_small\.ipynb"):
-        execute_notebook(run, notebook(place), kernel)
+        execute_notebook(run, notebook(place), kernel, load_settings().secrets)

@@ -26,7 +26,7 @@ from segkit.errors import RunError, StorageError
 from segkit.pipeline.migrate import migrate_to_s3, remote_differences, rollback_s3
 from segkit.pipeline.notebooks import run_notebooks
 from segkit.runs import mirror
-from segkit.runs.integrity import seal_folder
+from segkit.runs.integrity import write_checksums
 from segkit.runs.interactions import write_whole
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import update_status
@@ -38,7 +38,7 @@ from segkit.storage.locks import owned
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = answered_offline(tmp_path_factory.mktemp("finished"))
     compact(run)
-    seal_folder(run)
+    write_checksums(run)
     return run
 
 
@@ -392,7 +392,7 @@ def test_ten_thousand_logs_with_five_percent_faults(run: Run, s3: S3Server) -> N
     for number in range(10_000):
         log = {"context": {}, "prompt": "x" * 3000, "response": "{}", "metadata": {"batch_id": number}}
         write_whole(folder, number, 1, log)
-    seal_folder(run)
+    write_checksums(run)
     before = tree(run.folder)
     bad = sorted(name for name in before if "_b77_" in name)[0]
     passing = orders(2, 0.05)

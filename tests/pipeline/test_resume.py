@@ -17,9 +17,9 @@ from catalogues import KEY, catalogue
 from endpoint import Endpoint
 
 from segkit.errors import RefusedError, RunError
-from segkit.pipeline.notebooks import settle
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.summary import decide_state
 from segkit.runs.interactions import scan, write_whole
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import read_status
@@ -107,7 +107,7 @@ def test_two_runs_that_need_the_same_at_once(endpoint: Endpoint, new_run: NewRun
         process.join(120)
         assert process.exitcode == 0
     assert max(asked(endpoint).values()) <= len(runs)
-    assert sum(settle(run)["calls"] for run in runs) == endpoint.count()
+    assert sum(decide_state(run)["calls"] for run in runs) == endpoint.count()
     one, two = (run.result("lineage")["refined_category"] for run in runs)
     assert one.equals(two)
 
@@ -275,10 +275,10 @@ def test_eight_processes_with_one_cache(endpoint: Endpoint, place: Path) -> None
         assert process.exitcode == 0
     runs = [open_run(path.name, path.parent) for path in place.glob("runs*/RUN_*")]
     assert len(runs) == 200
-    assert sum(settle(run)["calls"] for run in runs) == endpoint.count()
+    assert sum(decide_state(run)["calls"] for run in runs) == endpoint.count()
     sent = asked(endpoint)
     assert max(sent.values()) <= len(processes)
     assert (
-        sum(settle(run)["cached"] for run in runs)
+        sum(decide_state(run)["cached"] for run in runs)
         == sum(len(scan(run.stage_folder(stage.__name__))[0]) for run in runs for stage in STAGES) - endpoint.count()
     )

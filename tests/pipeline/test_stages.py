@@ -16,9 +16,9 @@ from segkit.core.batching import planned_calls
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.products import load_products
 from segkit.errors import RunError
-from segkit.pipeline.notebooks import settle
 from segkit.pipeline.prepare import SAMPLE, prepare_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.summary import decide_state
 from segkit.runs.run import Run, open_run
 
 NewRun = Callable[..., Run]
@@ -154,7 +154,7 @@ def test_products_without_a_title_must_be_allowed(new_run: NewRun) -> None:
     frame = catalogue(8)
     frame.loc[[2, 5], "title"] = ["", "  "]
     run = worked(new_run(frame, model="offline"))
-    assert settle(run)["state"] == run.status.state == "failed"
+    assert decide_state(run)["state"] == run.status.state == "failed"
     assert run.status.reason == "2 products are unassigned, 0 are allowed (2 × no title)"
-    eased = settle(run, max_unassigned=2)
+    eased = decide_state(run, max_unassigned=2)
     assert (eased["state"], eased["reason"], eased["unassigned"]) == ("completed", "", 2)

@@ -10,7 +10,7 @@ import pytest
 from catalogues import answered_offline
 
 from segkit.llm.cache import damaged_entries
-from segkit.runs.integrity import CHECKSUMS, differences, logged_keys, seal_folder
+from segkit.runs.integrity import CHECKSUMS, differences, logged_keys, write_checksums
 from segkit.runs.run import Run
 
 
@@ -37,7 +37,7 @@ def run(finished: Run, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def sealed(run: Run) -> Run:
-    seal_folder(run)
+    write_checksums(run)
     return run
 
 

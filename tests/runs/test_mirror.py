@@ -21,12 +21,13 @@ from segkit.database.connection import query as query_postgres
 from segkit.database.sync import sync_run
 from segkit.errors import RunError, SettingsError, StoppedError, StorageError
 from segkit.pipeline.migrate import rollback_s3
-from segkit.pipeline.notebooks import run_notebooks, settle
+from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.summary import decide_state
 from segkit.runs import mirror
 from segkit.runs.events import log_event
 from segkit.runs.ownership import claimed
-from segkit.runs.run import Run, current_state, list_runs, open_run, reopen_run
+from segkit.runs.run import Run, current_state, list_runs, open_run
 from segkit.runs.status import update_status
 from segkit.settings import load_settings
 
@@ -46,9 +47,9 @@ def work(run: Run) -> None:
 
 
 def end(run: Run) -> None:
-    settle(run)
+    decide_state(run)
     compact(run)
-    mirror.seal(run.folder)
+    mirror.upload_all(run.folder)
 
 
 def elsewhere(run: Run, tmp_path: Path, name: str = "elsewhere") -> Run:
@@ -173,14 +174,14 @@ def test_a_run_that_was_killed_after_it_had_failed_goes_on_elsewhere(remote_run:
     """What was stored when it failed is no measure of what a later life wrote."""
     extract_taxonomy(remote_run, load_settings())
     log_event(remote_run.folder, "run_failed")
-    mirror.seal(remote_run.folder)
+    mirror.upload_all(remote_run.folder)
     second = elsewhere(remote_run, tmp_path)
-    mirror.reopen(second.folder)
+    mirror.begin_session(second.folder)
     log_event(second.folder, "run_started")
     consolidate_taxonomy(second, load_settings())
     mirror.push(second.folder)  # and here it is killed
     third = elsewhere(remote_run, tmp_path, "third")
-    mirror.reopen(third.folder)
+    mirror.begin_session(third.folder)
     assert (third.folder / "events.jsonl").read_bytes() == (second.folder / "events.jsonl").read_bytes()
     assert len(query("FROM interactions", run=third)) == len(query("FROM interactions", run=second)) == 3
 
@@ -198,7 +199,7 @@ def test_a_run_that_cannot_be_fetched_is_left_as_it_is_in_s3(remote_run: Run, tm
     extract_taxonomy(remote_run, load_settings())
     update_status(remote_run.folder, state="failed")
     log_event(remote_run.folder, "run_failed")
-    mirror.seal(remote_run.folder)
+    mirror.upload_all(remote_run.folder)
     storage = mirror.remote(remote_run.folder)
     before = {name: storage.read(name) for name in storage.names(remote_run.id)}
     away = elsewhere(remote_run, tmp_path)
@@ -284,7 +285,7 @@ def set_clock(run: Run, year: int) -> None:
 
 def goes_on(run: Run, year: int, **changes: str) -> None:
     """A machine begins to work on a run; what it did is not sent yet."""
-    reopen_run(run)
+    mirror.begin_session(run.folder)
     for number in range(3):
         update_status(run.folder, stage=f"stage {number}", **changes)
     set_clock(run, year)
@@ -331,7 +332,7 @@ def test_a_damaged_status_in_s3_hides_nothing(told: bytes, remote_run: Run, tmp_
     goes_on(away, 2026, reason="mine")
     mirror.remote(away.folder).replace(f"{away.id}/status.json", told)
     assert elsewhere(remote_run, tmp_path).status.reason == "mine"
-    reopen_run(away)
+    mirror.begin_session(away.folder)
 
 
 def test_s3_that_is_down_is_told_before_anything_is_made(
@@ -403,7 +404,7 @@ def test_a_leftover_intent_in_s3_is_no_second_answer(
     content = gzip.decompress(log.read_bytes()) if compress == "1" else log.read_bytes()
     mirror.remote(remote_run.folder).create(f"{remote_run.id}/segmentation/{left.name}", content)
     away, asked = elsewhere(remote_run, tmp_path), len(endpoint.ledger())
-    reopen_run(away)
+    mirror.begin_session(away.folder)
     assert (away.stage_folder("extract_taxonomy") / left.name).exists()
     extract_taxonomy(away, load_settings())
     assert len(endpoint.ledger()) == asked

@@ -121,9 +121,9 @@ def test_nothing_half_made_is_left_behind(place: Path, new_run: NewRun) -> None:
     (place / "file").write_text("")
     run = new_run(2, model="offline")
     with pytest.raises(RunError, match="cannot be made"):
-        create_run(place / "file", run.id, run.parameters, run.products, run.prompts, {})
+        create_run(place / "file", run.id, run.parameters, run.products, run.prompts, {}, load_settings())
     with pytest.raises(RunError, match="cannot be made"):
-        create_run(place / "runs", run.id, run.parameters, run.products, run.prompts, {})
+        create_run(place / "runs", run.id, run.parameters, run.products, run.prompts, {}, load_settings())
     assert [path.name for path in (place / "runs").iterdir()] == [run.id]
 
 

@@ -1,0 +1,78 @@
+"""The end of a run: its state, decided from its ledger, its summary, and its checksums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segkit.analysis import logs
+from segkit.core.models import NO_ANSWER, OUT_OF_SCOPE
+from segkit.runs import mirror
+from segkit.runs.events import log_event
+from segkit.runs.integrity import write_checksums
+from segkit.runs.run import Run
+from segkit.runs.status import update_status
+
+
+def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
+    """Decide from the ledger what state the run is in, and write its summary."""
+    ledger = run.result("ledger")
+    counts = ledger["state"].value_counts()
+    unassigned = int(counts.get("unassigned", 0))
+    allowed = run.parameters.max_unassigned if max_unassigned is None else max_unassigned
+    whole = len(ledger) == run.document["input"]["products"] and ledger["product_id"].is_unique
+    reason = "" if whole else "the ledger does not hold every product once"
+    if unassigned > allowed:
+        reasons = ledger.loc[ledger["state"] == "unassigned", "reason"].value_counts()
+        told = "; ".join(f"{count} × {why}" for why, count in reasons.head(3).items())
+        reason = f"{unassigned} products are unassigned, {allowed} are allowed ({told})"
+    state = "failed" if reason else "completed"
+    summary = summarise(run, state, reason)
+    update_status(run.folder, state=state, reason=reason, processed=len(ledger) - unassigned, summary=summary)
+    return summary
+
+
+def has_open_questions(run: Run) -> bool:
+    """Report whether products are unassigned since their question has no answer yet, so that another try may help."""
+    ledger = run.result("ledger")
+    return bool(ledger.loc[ledger["state"] == "unassigned", "reason"].str.startswith(NO_ANSWER).any())
+
+
+def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
+    """Sum up a run: products by state, categories, calls, tokens, cost and seconds, as JSON can hold them."""
+    counts = run.result("ledger")["state"].value_counts()
+    taxonomies = run.result("taxonomies")
+    status = run.status
+    total = status.total
+    named = taxonomies["category_name"] != OUT_OF_SCOPE
+    return {
+        "run_id": run.id,
+        "state": state,
+        "reason": reason,
+        "model": run.parameters.model,
+        "prompts": run.parameters.prompts,
+        "products": int(counts.sum()),
+        "categories": int((named & (taxonomies["product_count"] > 0)).sum()),
+        "out_of_scope": int(counts.get("out_of_scope", 0)),
+        "unassigned": int(counts.get("unassigned", 0)),
+        "calls": total.calls,
+        "cached": total.cached,
+        "retries": total.retries,
+        "input_tokens": total.input_tokens,
+        "cached_tokens": total.cached_tokens,
+        "output_tokens": total.output_tokens,
+        "unknown_usage": total.unmetered,
+        "cost_usd": None if total.unpriced else str(total.cost_usd),
+        "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
+        "problems": total.problems,
+    }
+
+
+def finish(run: Run, seconds: float) -> dict[str, Any]:
+    """Close a run: its logs become one Parquet file, and every file gets a checksum."""
+    logs.compact(run)
+    summary = {**run.status.summary, "seconds": round(seconds, 1)}
+    status = update_status(run.folder, stage="finished", notebook="", summary=summary)
+    log_event(run.folder, "run_ended", state=status.state, seconds=summary["seconds"])
+    write_checksums(run)
+    mirror.upload_all(run.folder)
+    return summary
