@@ -231,12 +231,13 @@ def test_an_arrow_in_a_title_is_data() -> None:
 
 # Retail: its 20 departments are no kinds of products, so that k-means wins on purity by one large group.
 QUALITY = [
-    pytest.param("retail_demo_catalogue", "category", 0.05, -1.0, marks=pytest.mark.long),
-    pytest.param("fashion_catalogue", "subcategory", 0.1, 0.1, marks=pytest.mark.long),
+    ("retail_demo_catalogue", "category", 0.05, -1.0),
+    ("fashion_catalogue", "subcategory", 0.1, 0.1),
     ("coffee_makers", "segment_label", 0.04, 0.05),
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("file", "label", "better", "purer"), QUALITY)
 def test_it_beats_k_means_with_k_by_silhouette(file: str, label: str, better: float, purer: float) -> None:
     import offline_quality as quality

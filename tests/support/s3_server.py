@@ -12,10 +12,6 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import boto3
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
-
 REGION, KEY, SECRET = "us-east-1", "AKIATESTTESTTESTTEST", "not-a-real-secret"
 #: What can be ordered for a request: a status to answer instead, or what happens to the body on its way.
 Fault = int | str
@@ -37,8 +33,18 @@ class S3Server:
     """
 
     def __init__(self) -> None:
+        # Each process of the tests imports this module to collect the tests; few of them need a server.
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Quiet(WSGIRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log(self, *message: object) -> None:
+                pass
+
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_Quiet)
+        self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._lock = threading.Lock()
         self.history: list[tuple[str, str]] = []
@@ -65,6 +71,8 @@ class S3Server:
         self.rule, self.path = lambda method, headers: None, ""
 
     def make_bucket(self, name: str) -> None:
+        import boto3
+
         client = boto3.client(
             "s3", REGION, endpoint_url=self.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET
         )
@@ -107,13 +115,6 @@ class S3Server:
         if fault == "lost":  # done, and nobody is told
             return _hang_up(environ)
         return answer
-
-
-class _Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log(self, *told: object) -> None:
-        pass
 
 
 def _hang_up(environ: dict[str, Any]) -> list[bytes]:

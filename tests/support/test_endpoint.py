@@ -19,6 +19,8 @@ from endpoint import Endpoint
 from endpoint_answers import STAGES
 from endpoint_faults import FAULTS
 
+pytestmark = pytest.mark.long
+
 EXTRACT_PROMPT = """Sort these.
 [P_0] Rotary dimmer switch
 [P_1] Slide Dimmer SWITCH, 600 W
