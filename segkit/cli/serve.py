@@ -11,7 +11,6 @@ import typer
 
 from segkit.cli.options import SERVICE, RunsDir
 from segkit.errors import SettingsError
-from segkit.settings import load_settings
 
 app = typer.Typer()
 
@@ -29,8 +28,11 @@ def serve(
     """Serve the REST API: start runs, follow them, read their results. Runs continue when the service ends."""
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
-        raise SettingsError(f"the service needs {', '.join(missing)}", "pip install 'segkit[api]'")
+        raise SettingsError(
+            f"the service needs {', '.join(missing)}", "in a checkout: make setup, or pip install '.[api]'"
+        )
     from segkit.service.http import server
+    from segkit.settings import load_settings
 
     def announce(address: str) -> None:
         typer.echo(f"segkit serves {address}", err=True)
@@ -79,6 +81,7 @@ def token(
 ) -> None:
     """Make a token for the REST API. It is shown once; the file keeps its hash and its limits."""
     from segkit.service.tokens import add_token, remove_token
+    from segkit.settings import load_settings
 
     settings = load_settings()
     path = tokens or settings.segkit_tokens or settings.segkit_home / "tokens.json"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 from segkit.errors import StoppedError
@@ -18,18 +21,49 @@ T = TypeVar("T")
 def in_own_loop(work: Callable[[], Coroutine[Any, Any, T]], stop: threading.Event) -> T:
     """Run asynchronous work in a thread of its own, since a notebook's thread already runs a loop.
 
-    The first interrupt asks the work to stop and waits for the answers in flight; the second leaves them.
+    The first signal to stop (see `on_stop_signals`) sets `stop`, and the answers in flight are waited for; the second
+    one discards them.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="segkit-calls") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="segkit-calls") as thread, on_stop_signals(lambda _: stop.set()):
         future = thread.submit(lambda: asyncio.run(work()))
         try:
             return future.result()
         except KeyboardInterrupt:
             stop.set()
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                raise StoppedError("stopped at once; answers in flight are lost", "their intents are kept") from None
+            raise StoppedError(
+                "stopped; answers in flight were discarded",
+                "`segkit resume` lists the calls that may have been charged",
+            ) from None
+
+
+@contextmanager
+def on_stop_signals(first: Callable[[str], None]) -> Iterator[None]:
+    """Call `first` with the name of the first SIGINT, SIGTERM or SIGHUP; the second one raises KeyboardInterrupt.
+
+    So `docker stop`, `systemctl stop`, `timeout` and a closed terminal do what Ctrl-C does. Only the main thread can
+    handle signals; in another one this does nothing. A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        first(signal.Signals(number).name)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def await_all(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

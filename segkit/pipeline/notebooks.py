@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.analysis.report import write_report
 from segkit.core.models import STAGES
 from segkit.database.live_status import publish_status
 from segkit.errors import SegkitError, StageError, StoppedError
+from segkit.llm.event_loop import on_stop_signals
 from segkit.pipeline.execute import copy_of, execute_notebook, unfinished
 from segkit.pipeline.kernels import kernels_ahead
 from segkit.pipeline.summary import decide_state, finish, has_open_questions
@@ -24,6 +23,7 @@ from segkit.runs.ownership import claimed
 from segkit.runs.run import Run
 from segkit.runs.status import update_status
 from segkit.settings import Settings, load_settings, project_folder
+from segkit.storage.disk import write_atomic
 from segkit.storage.locks import owned
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def run_notebooks(
         claimed(run.folder, take_over=take_over),
         _session(run),
         publish_status(run, wanted=sync, settings=settings),
-        _stoppable(run),
-        _ending(run),
+        _stoppable(run) as stop,
+        _ending(run, stop),
     ):
         log_event(run.folder, "run_started")
         # Reset the progress left by an earlier session.
@@ -119,12 +119,16 @@ def _release(run: Run) -> None:
 
 
 @contextmanager
-def _ending(run: Run) -> Iterator[None]:
+def _ending(run: Run, stop: Path) -> Iterator[None]:
     """Leave no run behind that says it is running when nobody works on it."""
     reason = "an unexpected error"
     try:
         yield
         reason = ""
+    except StoppedError as error:
+        stopped = _stopped_by(run, stop) or error
+        reason = str(stopped)
+        raise stopped from None
     except SegkitError as error:
         reason = str(error)
         raise
@@ -133,31 +137,31 @@ def _ending(run: Run) -> Iterator[None]:
         raise StoppedError(f"{run.id} was stopped at once", f"segkit resume {run.id}") from None
     finally:
         if reason:
-            with suppress(SegkitError, OSError):  # where the disk fails, the first error is the one to tell
+            with suppress(SegkitError, OSError):  # where the disk fails, the first error is the one to report
                 update_status(run.folder, state="failed", reason=reason)
                 log_event(run.folder, "run_failed", reason=reason)
                 mirror.upload_all(run.folder)
 
 
+def _stopped_by(run: Run, stop: Path) -> StoppedError | None:
+    """Return an error that names the signal which stopped the run, if it was one."""
+    name = stop.read_text(encoding="utf-8") if stop.exists() else ""
+    message = f"{run.id} was stopped by {name}; all answers so far are saved"
+    return StoppedError(message, f"segkit resume {run.id}") if name else None
+
+
 @contextmanager
-def _stoppable(run: Run) -> Iterator[None]:
-    """Let the first interrupt ask the run to stop, and the second one stop it at once."""
+def _stoppable(run: Run) -> Iterator[Path]:
+    """Let the first signal ask the run to stop, and the second one stop it at once.
+
+    Yields the file `stop`, which the kernel that asks looks for; it holds the name of the signal.
+    """
     stop = run.folder / "stop"
     stop.unlink(missing_ok=True)
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        if stop.exists():
-            raise KeyboardInterrupt
-        stop.touch()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGINT, ask_to_stop)
     try:
-        yield
+        with on_stop_signals(lambda name: write_atomic(stop, name.encode())):
+            yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
         stop.unlink(missing_ok=True)
 
 

@@ -313,20 +313,23 @@ def start(cwd: Path, endpoint: Endpoint, *more: str, **environment: str) -> subp
 
 
 @pytest.mark.usefixtures("unmeasured_children")
-def test_the_first_interrupt_stops_in_an_orderly_way(endpoint: Endpoint, place: Path) -> None:
-    """No new question, the answers in flight are kept, and `segkit resume` goes on from there."""
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGINT, signal.SIGHUP))]
+)
+def test_the_first_signal_stops_in_an_orderly_way(number: signal.Signals, endpoint: Endpoint, place: Path) -> None:
+    """No new question, the answers in flight are kept, the status names the signal, and `segkit resume` continues."""
     endpoint.configure(latency=1.0)
     process = start(place, endpoint, "--concurrency", "2")
     endpoint.wait(5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=300)
     asked = endpoint.count()
-    assert process.returncode != 0
-    assert "stopped on request" in told
-    assert "segkit resume RUN_" in told
+    assert process.returncode == 1
+    assert f"was stopped by {number.name}; all answers so far are saved\n  → segkit resume RUN_" in told
     (run_id,) = (path.name for path in (place / "runs").glob("RUN_*"))
     folder = place / "runs" / run_id
     assert read_status(folder).state == "failed"
+    assert f"stopped by {number.name}" in read_status(folder).reason
     assert not list(folder.rglob("*.intent")), "what was in flight was waited for"
     endpoint.configure(latency=0.0)
     extract_taxonomy(open_run(run_id, place / "runs"))
