@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from segkit.database.sync import products_from_postgres, read_postgres, skipped_products, sync_run
     from segkit.errors import SegkitError
     from segkit.evaluation.compare import compare
+    from segkit.evaluation.evaluate import evaluate
     from segkit.pipeline.prepare import prepare_run
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
     from segkit.runs.run import Run, open_run
@@ -32,6 +33,7 @@ _HOMES = {
     "SegkitError": "errors",
     "compare": "evaluation.compare",
     "consolidate_taxonomy": "pipeline.stages",
+    "evaluate": "evaluation.evaluate",
     "extract_taxonomy": "pipeline.stages",
     "load_products": "core.products",
     "open_run": "runs.run",
@@ -50,6 +52,7 @@ __all__ = [
     "SegkitError",
     "compare",
     "consolidate_taxonomy",
+    "evaluate",
     "extract_taxonomy",
     "load_products",
     "open_run",

@@ -139,20 +139,17 @@ def _sheet_row(
 
 
 def _nearest(run: Run) -> dict[int, list[str]]:
-    """Rank the categories for each product by the words that its title shares with their definitions and products."""
+    """Rank the categories for each product by the words that its title shares with their names and definitions."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    taxonomies, placed = run.result("taxonomies"), placements(run)
+    taxonomies, titles = run.result("taxonomies"), run.products.set_index("product_id")["title"].fillna("")
     named = taxonomies[taxonomies["category_name"] != OUT_OF_SCOPE]
-    names, titles = named["category_name"].tolist(), run.products.set_index("product_id")["title"]
+    names = named["category_name"].tolist()
     if not names:
         return {}
-    texts = [f"{row.category_name} {row.definition}" for row in named.itertuples()]
-    examples = [" ".join(titles.reindex(placed[placed == name].index).head(30)) for name in names]
+    texts = [f"{name} {definition}" for name, definition in zip(names, named["definition"], strict=True)]
     vectors = TfidfVectorizer(sublinear_tf=True).fit([*texts, *titles])
-    similar = (
-        vectors.transform(titles) @ vectors.transform([a + " " + b for a, b in zip(texts, examples, strict=True)]).T
-    )
+    similar = vectors.transform(titles) @ vectors.transform(texts).T
     ranked = np.argsort(-similar.toarray(), axis=1, kind="stable")[:, :4]
     return {int(product): [names[i] for i in row] for product, row in zip(titles.index, ranked, strict=True)}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from segkit.cli.evaluation import compare
+from segkit.cli.evaluation import compare, evaluate
 
 app = typer.Typer()
-for _command in (compare,):
+for _command in (compare, evaluate):
     app.add_typer(_command.app)
