@@ -93,8 +93,8 @@ class Evaluation:
         return (
             f"{drawn:,} of {self.products:,} products were labelled ({self.labels.source}). Clustering scores have "
             f"95 % jackknife intervals over batches ({self.scores['ami'].count}); shares of the {what} were "
-            "estimated by prediction-powered inference (PPI++; Angelopoulos et al., 2023) and by Wilson's interval below ten "
-            "labelled products, which assumes that the labelled products were drawn at random; weight of a product: "
+            "estimated by prediction-powered inference (PPI++; Angelopoulos et al., 2023) and by Wilson's interval "
+            "below ten labelled products, which assumes that these were drawn at random; weight of a product: "
             f"{self.weight or 'one'}."
         )
 
