@@ -16,6 +16,7 @@ from segkit.service.admission import Caps
 from segkit.service.journal import Journal
 from segkit.service.processes import Processes
 from segkit.service.records import Record, Records
+from segkit.service.tokens import TokenStore
 
 _MOST_USD = 10**9  # no run costs more, and more would not fit into the table
 
@@ -28,10 +29,16 @@ class Jobs:
     """
 
     def __init__(
-        self, records: Records, processes: Processes, runs_dir: Path, journal: Journal, at_once: int
+        self,
+        records: Records,
+        processes: Processes,
+        tokens: TokenStore,
+        runs_dir: Path,
+        journal: Journal,
+        at_once: int,
     ) -> None:
         self.records, self.processes, self.runs_dir = records, processes, runs_dir
-        self._journal, self._at_once = journal, at_once
+        self._tokens, self._journal, self._at_once = tokens, journal, at_once
         self._waiting: set[str] = set()
         self._turn = threading.Lock()
         self._recover()
@@ -79,12 +86,22 @@ class Jobs:
                 self._ask_to_stop(run_id)
 
     def tick(self) -> None:
-        """Look after all runs: record which ended, stop the cancelled ones, begin those whose turn it is."""
+        """Look after all runs: record which ended, stop the cancelled ones, begin those whose turn it is.
+
+        A waiting run whose owner's token was withdrawn, or has expired, never begins.
+        """
         with self._turn:
             working = [record for record in self.records.in_phase("started") if self._is_working(record)]
-            waiting = fair_order(self.records.in_phase("queued"), working)
-            for record in waiting[: max(0, self._at_once - len(working))]:
+            waiting = [record for record in self.records.in_phase("queued") if not self._was_withdrawn(record)]
+            for record in fair_order(waiting, working)[: max(0, self._at_once - len(working))]:
                 self._begin(record)
+
+    def _was_withdrawn(self, record: Record) -> bool:
+        if not self._tokens.is_withdrawn(record.owner):
+            return False
+        self.records.cancel(record.run_id)
+        self._end_unbegun(record.run_id, "cancelled before it began: its token was withdrawn")
+        return True
 
     def _is_working(self, record: Record) -> bool:
         """Report whether a run that was started still works; where it does not, record its end."""

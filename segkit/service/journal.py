@@ -15,6 +15,7 @@ from segkit.settings import Settings
 from segkit.storage.redaction import safe_text
 
 _FRAMES = 6  # of a stack that are logged
+_MOST_BYTES = 64_000_000  # of the log, until it is put aside as events.1.jsonl
 
 
 class Journal:
@@ -28,11 +29,17 @@ class Journal:
     def write(self, event: str, **facts: Any) -> None:
         """Append an event; raise StoppedError when the disk fails, for what must not happen without being logged."""
         try:
+            self._rotate()
             log_event(self.home, event, **facts)
         except BaseException as error:
             self.fault = type(error).__name__
             raise
         self.fault = ""
+
+    def _rotate(self) -> None:
+        log = self.home / "events.jsonl"
+        if log.exists() and log.stat().st_size > _MOST_BYTES:
+            log.replace(self.home / "events.1.jsonl")
 
     def note(self, event: str, **facts: Any) -> None:
         """Append an event, or print it on stderr when the log cannot be written; never raise."""

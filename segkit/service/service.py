@@ -10,6 +10,7 @@ SEGKIT_HOME/service/
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,14 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segkit.errors import RequestError
+from segkit.errors import RequestError, SettingsError
 from segkit.runs.run import run_ids
 from segkit.service.estimates import Forecasts
 from segkit.service.jobs import Jobs
 from segkit.service.journal import Journal
 from segkit.service.metrics import Metrics
 from segkit.service.processes import Processes
-from segkit.service.readiness import DatabaseReadiness
+from segkit.service.readiness import DatabaseReadiness, Readiness
 from segkit.service.records import Records
 from segkit.service.status import CachedStatus, StatusCache
 from segkit.service.submissions import Submissions, may_see
@@ -48,10 +49,12 @@ class Service:
     submissions: Submissions
     statuses: StatusCache
     metrics: Metrics
+    readiness: Readiness
     journal: Journal
     stopping: threading.Event = field(default_factory=threading.Event)  # streams end, so that the service can
-    ticked_at: float = field(default_factory=time.monotonic)
-    tick_fault: str = ""
+    failure: str = ""  # why the service has to end
+    _ticked_at: float = field(default_factory=time.monotonic)
+    _tick_fault: str = ""
 
     def run_ids(self, token: Token) -> list[str]:
         """List the runs a token may see, the newest first."""
@@ -77,25 +80,27 @@ class Service:
     @property
     def is_alive(self) -> bool:
         """Whether the loop that looks after the runs works."""
-        return time.monotonic() - self.ticked_at < _LATE
+        return time.monotonic() - self._ticked_at < _LATE
 
     async def look_after_runs(self) -> None:
         """Tick until cancelled; an error is noted once, and the next tick tries again."""
         while True:
             try:
                 await asyncio.to_thread(self._tick)
-                self.ticked_at, self.tick_fault = time.monotonic(), ""
+                self._ticked_at, self._tick_fault = time.monotonic(), ""
             except Exception as error:  # whatever it is: if this loop ended, runs would wait for ever
-                if repr(error) != self.tick_fault:
+                if repr(error) != self._tick_fault:
                     self.journal.note_error("tick_failed", error)
-                self.tick_fault = repr(error)
+                self._tick_fault = repr(error)
             await asyncio.sleep(_TICK)
 
     def _tick(self) -> None:
         try:
             self.tokens.reload()
-        finally:
-            self.jobs.tick()
+        except SettingsError as error:
+            print(f"warning: {error.message}; the tokens it held before stay valid", file=sys.stderr, flush=True)
+            self.journal.note_error("tokens_unusable", error)
+        self.jobs.tick()
 
 
 @contextmanager
@@ -107,15 +112,17 @@ def opened(settings: Settings, runs_dir: Path, tokens: TokenStore) -> Iterator[S
     with owned(home / "service.lock"):
         journal, records = Journal(home, settings), Records(home / "records.db")
         processes = Processes(home / "processes", runs_dir)
-        jobs = Jobs(records, processes, runs_dir, journal, settings.segkit_serve_runs)
+        jobs = Jobs(records, processes, tokens, runs_dir, journal, settings.segkit_serve_runs)
         database, forecasts = DatabaseReadiness(settings, journal), Forecasts(runs_dir, settings)
         submissions = Submissions(jobs, tokens, settings, database, journal)
         statuses = StatusCache(jobs, settings, forecasts)
         try:
             database.begin()
             journal.note("service_started", runs_dir=str(runs_dir), tokens=tokens.path is not None)
+            readiness = Readiness(settings, tokens, journal, (home, runs_dir))
+            metrics = Metrics(runs_dir)
             yield Service(
-                settings, runs_dir, tokens, records, jobs, submissions, statuses, Metrics(runs_dir), journal
+                settings, runs_dir, tokens, records, jobs, submissions, statuses, metrics, readiness, journal
             )
         finally:
             submissions.close()

@@ -33,6 +33,10 @@ class CachedStatus:
     document: dict[str, Any]
 
     @property
+    def run_id(self) -> str:
+        return str(self.document["run_id"])
+
+    @property
     def state(self) -> str:
         return str(self.document["status"])
 

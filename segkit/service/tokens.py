@@ -66,18 +66,24 @@ class TokenStore:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
+        self.path, self.fault = path, ""
         self._stamp = _stamp(path)
         self._tokens = read_tokens(path) if path else (LOCAL,)
 
     def reload(self) -> None:
         """Read the file again if it changed; raises SettingsError, once a change, and keeps the tokens it has.
 
-        Where the file is gone, or holds no token any more, nobody is let in.
+        Where the file is gone, or holds no token any more, nobody is let in. `fault` describes a file that cannot be
+        used, until it can.
         """
         if self.path and (stamp := _stamp(self.path)) != self._stamp:
             self._stamp = stamp
-            self._tokens = read_tokens(self.path, may_be_empty=True) if stamp else ()
+            try:
+                self._tokens = read_tokens(self.path, may_be_empty=True) if stamp else ()
+                self.fault = ""
+            except SettingsError as error:
+                self.fault = error.message
+                raise
 
     def find(self, secret: str) -> Token | None:
         """Return the valid token a client sent; all hashes are compared, so that the time reveals nothing."""
@@ -90,6 +96,10 @@ class TokenStore:
     def named(self, name: str) -> Token | None:
         """Return the valid token of a name; None if it was withdrawn or has expired."""
         return next((token for token in self._tokens if token.name == name and not token.is_expired), None)
+
+    def is_withdrawn(self, owner: str) -> bool:
+        """Report whether the owner of a run has no valid token any more; the person at the machine needs none."""
+        return bool(self.path and owner and owner != LOCAL.name and self.named(owner) is None)
 
     def is_valid(self, token: Token) -> bool:
         """Report whether a token that was let in once still would be; one that was made anew is another token."""

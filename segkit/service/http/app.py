@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from segkit.service.http import operations, routes
-from segkit.service.http.middleware import ApiMiddleware
+from segkit.service.http.middleware import OPEN, ApiMiddleware
 from segkit.service.http.problems import add_handlers, responses
 from segkit.service.http.schemas import Problem
 from segkit.service.service import Service
@@ -37,9 +39,17 @@ def make_app(service: Service) -> ApiMiddleware:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    keeper = asyncio.create_task(app.state.service.look_after_runs())
+    service: Service = app.state.service
+    keeper = asyncio.create_task(service.look_after_runs())
+    keeper.add_done_callback(lambda task: None if task.cancelled() else _end(service, task.exception()))
     yield
     keeper.cancel()
+
+
+def _end(service: Service, error: BaseException | None) -> None:
+    """End the process: without the loop that looks after runs, they would wait for ever."""
+    service.failure = f"the loop that looks after runs has ended: {error!r}"
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _describe(app: FastAPI) -> None:
@@ -52,6 +62,6 @@ def _describe(app: FastAPI) -> None:
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path, methods in document["paths"].items():
         for route in methods.values():
-            route["security"] = [] if path == "/health" else [{"token": []}]
+            route["security"] = [] if path in OPEN else [{"token": []}]
             if "application/json" in route["responses"].get("422", {}).get("content", {}):
                 del route["responses"]["422"]

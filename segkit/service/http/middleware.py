@@ -22,7 +22,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-OPEN = ("/health",)  # paths that need no token
+OPEN = ("/health", "/ready")  # paths that need no token
 _PAGES = ("/docs", "/openapi.json")  # what a browser opens, where a token can be given as a password
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 _BRACKETS = 1000  # a start holds two; a body with more could be nested too deeply for a parser

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,30 @@ from segkit.service.status import CachedStatus
 _ROWS = 2000
 
 
-async def open_results(folder: Path, current: CachedStatus) -> AsyncIterator[bytes]:
-    """Return the results of a run that ended as pieces of JSON; files that cannot be read raise at once."""
-    head = {"run_id": current.document["run_id"], "status": current.state}
+async def results_json(folder: Path, current: CachedStatus) -> AsyncGenerator[bytes]:
+    """Write the results of a run that ended; files that cannot be read raise before the first piece."""
+    head: dict[str, Any] = {"run_id": current.run_id, "status": current.state}
     if current.state != "completed":
         head |= {"partial": True, "reason": current.document["reason"]}
-    pieces = results_json(folder, head)
-    return _opened(await asyncio.to_thread(next, pieces), pieces)
+    pieces, turn = _pieces(folder, head), threading.Lock()
+
+    def read() -> bytes | None:
+        with turn:
+            return next(pieces, None)
+
+    def close() -> None:
+        with turn:
+            pieces.close()
+
+    try:
+        while (piece := await asyncio.to_thread(read)) is not None:
+            yield piece
+    finally:  # not awaited: when the client has gone, a thread may still be reading
+        asyncio.get_running_loop().run_in_executor(None, close)
 
 
-async def _opened(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        yield piece
-
-
-def results_json(folder: Path, head: dict[str, Any]) -> Iterator[bytes]:
-    """Write the results of a run: `head`, the categories that hold products, and the category of every product.
+def _pieces(folder: Path, head: dict[str, Any]) -> Generator[bytes]:
+    """Write `head`, the categories that hold products, and the category of every product.
 
     `confidence` is that of the first pass. What a failed run has not got to is an empty list.
     """
@@ -51,7 +59,7 @@ def results_json(folder: Path, head: dict[str, Any]) -> Iterator[bytes]:
 
 def _table(folder: Path, name: str, files: ExitStack) -> pq.ParquetFile | None:
     path = folder / "results" / f"{name}.parquet"
-    return files.enter_context(pq.ParquetFile(path)) if path.exists() else None
+    return files.enter_context(pq.ParquetFile(path, pre_buffer=False)) if path.exists() else None
 
 
 def _taxonomies(folder: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from segkit.runs.mirror import fetch
 from segkit.service.http import schemas
 from segkit.service.http.dependencies import JsonRoute, RunId, TheClient, TheService, TheStatus, TheToken
 from segkit.service.http.problems import Responses, responses
-from segkit.service.http.results import open_results
-from segkit.service.http.streams import is_seen, open_stream
+from segkit.service.http.results import results_json
+from segkit.service.http.streams import DOWNLOADS, STREAMS, follow, is_seen
 from segkit.service.service import Service
 from segkit.service.submissions import StartRequest
 
@@ -124,8 +124,8 @@ async def results(run_id: RunId, current: TheStatus, service: TheService, token:
     """Return the categories of a run and the category of each product, however many there are."""
     if current.state == "running":
         raise RequestError("no-results-yet", f"{run_id} has no results yet", "wait for its status", retry_after=5)
-    pieces = await open_results(service.runs_dir / run_id, current)
-    return StreamingResponse(pieces, media_type="application/json")
+    pieces = results_json(service.runs_dir / run_id, current)
+    return StreamingResponse(await DOWNLOADS.admit(token, pieces), media_type="application/json")
 
 
 @router.get(
@@ -138,8 +138,8 @@ async def events(current: TheStatus, service: TheService, token: TheToken, last:
     """Stream the status of a run whenever it changes (server-sent events), until the run ends."""
     if current.state != "running" and is_seen(current, last):
         return Response(status_code=204)  # so that a browser does not come again and again
-    stream = await open_stream(service, current, token, last or "")
-    return StreamingResponse(stream, media_type="text/event-stream")
+    pieces = follow(service, current.run_id, token, last or "")
+    return StreamingResponse(await STREAMS.admit(token, pieces), media_type="text/event-stream")
 
 
 @router.get("/{run_id}/report.html", operation_id="report", responses=_OF_RUN | _HTML, response_class=HTMLResponse)

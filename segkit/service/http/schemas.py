@@ -167,6 +167,13 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class Ready(BaseModel):
+    """`checks` says for each thing that a run needs whether it is in order."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[str, Literal["ok", "failing"]]
+
+
 class Problem(BaseModel):
     """Problem details of RFC 9457. `type` is one of the kinds in docs/rest.md; some kinds have more fields."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from segkit.errors import SettingsError
+from segkit.errors import SegkitError, SettingsError
 from segkit.service.http.app import make_app
 from segkit.service.http.middleware import is_loopback
 from segkit.service.service import Service, opened
@@ -21,6 +23,8 @@ from segkit.settings import Settings
 
 _GRACE = 3  # seconds that open answers have when the service is stopped
 _HEAD_SECONDS = 10.0  # that the head of a request may take
+_STALLED_SECONDS = 60.0  # that an answer is kept of which the client takes nothing
+_MOST_CONNECTIONS = 10_000
 
 
 def serve(
@@ -43,6 +47,7 @@ def serve(
         opened(settings, runs_dir, TokenStore(None if no_token else tokens)) as service,
     ):
         host, port = door.getsockname()[:2]
+        WatchedProtocol.most = _most_connections()
         announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         _run(service, door)
 
@@ -61,6 +66,18 @@ def _listening(host: str, port: int) -> socket.socket:
     return door
 
 
+def _most_connections() -> int:
+    """Raise the limit of open files as far as permitted, and return how many of them connections may take.
+
+    Half of them are kept for the service itself: strangers must not take what its runs need.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, soft // 2)
+
+
 def _run(service: Service, door: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(service),
@@ -74,6 +91,8 @@ def _run(service: Service, door: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them, and raises them again when it is done
         signal.signal(number, lambda *_: None)
     _Server(config, service).run(sockets=[door])
+    if service.failure:
+        raise SegkitError(service.failure, "restart the service; its log is SEGKIT_HOME/service/events.jsonl")
 
 
 class _Server(uvicorn.Server):
@@ -89,23 +108,39 @@ class _Server(uvicorn.Server):
 
 
 class WatchedProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, which also closes connections that are idle.
+    """uvicorn's HTTP protocol, which also closes connections that are idle, unread or too many.
 
     A connection that is found twice in a row without a request at work is closed: uvicorn itself would wait for ever
     for the rest of a head, so that anybody could take all connections there are.
     """
 
+    most = _MOST_CONNECTIONS
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._idle_after: object = None  # the last finished request at the previous check
+        self._paused_at: float | None = None  # since when the client has taken nothing of an answer
         self._watch = self.loop.call_later(_HEAD_SECONDS, self._look)
+        if len(self.connections) > self.most:
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        self._paused_at = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._paused_at = None
+        super().resume_writing()
+
     def _look(self) -> None:
-        """Close the connection if nothing was asked since the previous check."""
+        """Close the connection if nothing was asked since the previous check, or its answer is not read."""
+        if self._paused_at is not None and self.loop.time() - self._paused_at > _STALLED_SECONDS:
+            self.transport.abort()  # closing would wait until the client has read what is written
+            return
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and self.cycle is self._idle_after:
             self.transport.close()

@@ -1,11 +1,11 @@
-"""The progress of a run as server-sent events."""
+"""The progress of a run as server-sent events, and how many answers a token may hold open."""
 
 from __future__ import annotations
 
 import asyncio
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import orjson
 
@@ -14,38 +14,51 @@ from segkit.service.service import Service
 from segkit.service.status import CachedStatus
 from segkit.service.tokens import Token
 
-_MOST = 50  # streams of a token at once: each is looked after several times a second
 _HEARTBEAT = 15.0  # seconds
 _PAUSE = 0.25  # seconds between two looks
-_open: Counter[str] = Counter()  # streams of each token
 
 
-async def open_stream(service: Service, current: CachedStatus, token: Token, last: str) -> AsyncIterator[bytes]:
-    """Return the events of a run after the event `last`; raise RequestError 429 where too many streams are open."""
-    if _open[token.name] >= _MOST:
-        what = f"{_MOST} event streams of this token are open"
-        raise RequestError("too-many-streams", what, "close one", retry_after=5)
-    stream = _counted(token.name, _follow(service, str(current.document["run_id"]), token, last))
-    await anext(stream)  # counted before another request is looked at
-    return stream
+class OpenAnswers:
+    """Counts the open answers of each token, of which a token may have `most` at once."""
+
+    def __init__(self, kind: str, what: str, most: int) -> None:
+        self._kind, self._what, self._most = kind, what, most
+        self._open: Counter[str] = Counter()
+
+    async def admit(self, token: Token, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        """Return the pieces of an answer, which counts until nobody reads it any more; raise RequestError 429."""
+        if self._open[token.name] >= self._most:
+            what = f"{self._most} {self._what} of this token are open"
+            raise RequestError(self._kind, what, "close one", retry_after=5)
+        counted = self._counted(token.name, pieces)
+        await anext(counted)  # counted before another request is looked at; what cannot be read raises now
+        return counted
+
+    async def _counted(self, name: str, pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        self._open[name] += 1
+        try:
+            first = await anext(pieces)
+            yield b""
+            yield first
+            async for piece in pieces:
+                yield piece
+        finally:
+            self._open[name] -= 1
+            await pieces.aclose()
 
 
-async def _counted(name: str, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Count a stream from its first, empty piece until nobody reads it any more."""
-    _open[name] += 1
-    try:
-        yield b""
-        async for piece in stream:
-            yield piece
-    finally:
-        _open[name] -= 1
+STREAMS = OpenAnswers("too-many-streams", "event streams", 50)  # each is looked after several times a second
+DOWNLOADS = OpenAnswers("too-many-downloads", "downloads", 8)
 
 
-async def _follow(service: Service, run_id: str, token: Token, last: str) -> AsyncIterator[bytes]:
-    """Write the status of a run when more of it changed than its estimate; a comment when nothing does."""
+async def follow(service: Service, run_id: str, token: Token, last: str) -> AsyncGenerator[bytes]:
+    """Write the status of a run, after the event `last`, when more of it changed than its estimate.
+
+    A comment is written when nothing changes for a while. The stream ends with the run, and with the token.
+    """
     quiet = 0.0
     yield b"retry: 2000\n\n"
-    while True:
+    while service.tokens.is_valid(token):
         current = await service.status(run_id, token)
         mark = _mark(current)
         if mark != last:
