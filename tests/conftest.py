@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import chdir
@@ -16,6 +17,7 @@ from debian_postgres import PROGRAMS, debian_server
 from endpoint import Endpoint
 from environment import forget_the_developer
 from hypothesis import settings
+from notebook_run import NotebookRun, notebook_run
 from s3_server import S3Server, s3_environment
 from victim import QUESTIONS, Nursery, Scene, Undisturbed, results
 
@@ -108,6 +110,13 @@ def undisturbed(shared_endpoint: Endpoint, nursery: Nursery, tmp_path_factory: p
     life = scene.whole_life()
     assert shared_endpoint.count() == QUESTIONS
     return results(scene.run), life.told["ops"]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> NotebookRun:
+    """A run with executed notebooks, made once for all processes; tests may read it, and do to it what users do."""
+    own = tmp_path_factory.getbasetemp()
+    return notebook_run(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from catalogues import KEY, catalogue, data
 from endpoint import Endpoint
+from notebook_run import CATEGORY, HOSTILE_TITLES, NotebookRun
 
 from segkit.cli.doctor import file_system, mounts
 from segkit.cli.main import main
@@ -26,6 +27,7 @@ from segkit.runs.run import LISTED, open_run
 from segkit.runs.status import read_status
 from segkit.storage.locks import owned
 
+PRODUCTS = 266 + len(HOSTILE_TITLES)  # of `finished`
 COMMAND = [sys.executable, "-m", "segkit"]
 Done = subprocess.CompletedProcess[str]
 
@@ -62,25 +64,16 @@ def at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
-    """One run of the bundled sample: its folder to work in, its summary, what stood on standard error."""
-    place = tmp_path_factory.mktemp("newcomer")
-    done = segkit("run", "sample", "--category", "Coffee Makers", "--model", "offline", "--json", cwd=place)
-    assert done.returncode == 0, done.stderr
-    return place, json.loads(done.stdout), done.stderr
-
-
-def test_a_run_ends_completed_with_a_summary(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_a_run_ends_completed_with_a_summary(finished: NotebookRun) -> None:
     place, summary, told = finished
     assert summary["state"] == "completed"
-    assert (summary["products"], summary["unassigned"], summary["cost_usd"]) == (266, 0, "0")
+    assert (summary["products"], summary["unassigned"], summary["cost_usd"]) == (PRODUCTS, 0, "0")
     assert told.splitlines()[0] == summary["run_id"], "the run's id comes first"
     assert "Traceback" not in told
     assert (place / str(summary["report"])).stat().st_size > 10_000
 
 
-def test_the_folder_of_a_run_is_whole(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_the_folder_of_a_run_is_whole(finished: NotebookRun) -> None:
     """Every file of a run is there, and `sha256sum -c` finds it unchanged."""
     place, summary, _ = finished
     folder = place / str(summary["folder"])
@@ -92,7 +85,7 @@ def test_the_folder_of_a_run_is_whole(finished: tuple[Path, dict[str, object], s
     subprocess.run(["sha256sum", "--check", "--quiet", "checksums.sha256"], cwd=folder, check=True)
 
 
-def test_results_have_the_columns_others_rely_on(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_results_have_the_columns_others_rely_on(finished: NotebookRun) -> None:
     place, summary, _ = finished
     run = open_run(str(summary["run_id"]), place / "runs")
     columns = {name: list(run.result(name)) for name in ("taxonomies", "segments", "refined_segments", "ledger")}
@@ -110,7 +103,7 @@ def test_results_have_the_columns_others_rely_on(finished: tuple[Path, dict[str,
     assert sorted(run.result("ledger")["product_id"]) == sorted(run.products["product_id"])
 
 
-def test_the_database_holds_what_the_folder_holds(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_the_database_holds_what_the_folder_holds(finished: NotebookRun) -> None:
     """The embedded server keeps the rows after the run; `segkit db query` reads them."""
     place, summary, _ = finished
     sql = (
@@ -129,13 +122,13 @@ def test_the_database_holds_what_the_folder_holds(finished: tuple[Path, dict[str
 
 
 @pytest.mark.long
-def test_the_database_is_shown_compared_and_mended(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_the_database_is_shown_compared_and_mended(finished: NotebookRun) -> None:
     """`segkit db status`, `check` and `reindex`: what somebody changed is named, one line a table, and mended."""
     place, summary, _ = finished
     run_id = str(summary["run_id"])
     status = json.loads(segkit("db", "status", "--json", cwd=place).stdout)
     assert status["runs"]["in both"] == [run_id]
-    assert status["rows"]["product_segments"] == 266
+    assert status["rows"]["product_segments"] == PRODUCTS
     url = embedded_url(place / ".segkit")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE llm_interaction_index SET file_path = 'lost'")
@@ -149,7 +142,7 @@ def test_the_database_is_shown_compared_and_mended(finished: tuple[Path, dict[st
 
 
 def test_products_that_a_store_lacks_are_left_out_and_named(
-    finished: tuple[Path, dict[str, object], str],
+    finished: NotebookRun,
     make_database: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
     at_once: Callable[..., Done],
@@ -175,7 +168,7 @@ def test_products_that_a_store_lacks_are_left_out_and_named(
     assert (checked.returncode, f"what the folder says, except {named}" in checked.stdout) == (0, True)
 
 
-def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_a_finished_run_is_left_alone(finished: NotebookRun) -> None:
     """0 requests, 0 writes, exit 0."""
     place, summary, _ = finished
     folder = place / str(summary["folder"])
@@ -186,15 +179,13 @@ def test_a_finished_run_is_left_alone(finished: tuple[Path, dict[str, object], s
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_a_run_is_verified_exported_and_asked(
-    finished: tuple[Path, dict[str, object], str], at_once: Callable[..., Done]
-) -> None:
+def test_a_run_is_verified_exported_and_asked(finished: NotebookRun, at_once: Callable[..., Done]) -> None:
     place, summary, _ = finished
     verified = segkit("verify", cwd=place)
     assert verified.returncode == 0, verified.stdout
     written = at_once("export", "latest", "--out", "segments.jsonl", cwd=place)
-    assert "266 products" in written.stdout
-    assert len((place / "segments.jsonl").read_text().splitlines()) == 266
+    assert f"{PRODUCTS} products" in written.stdout
+    assert len((place / "segments.jsonl").read_text().splitlines()) == PRODUCTS
     spent = at_once("logs", "SELECT interaction_type, calls FROM spend_by_stage", "--json", cwd=place)
     assert sum(row["calls"] for row in json.loads(spent.stdout)) == summary["calls"]
     shown = at_once("logs", "FROM spend_by_stage", "--run", "latest", cwd=place)
@@ -204,7 +195,7 @@ def test_a_run_is_verified_exported_and_asked(
     assert len(wrong.stderr.splitlines()) <= 2
 
 
-def test_an_id_is_never_broken_in_a_terminal(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_an_id_is_never_broken_in_a_terminal(finished: NotebookRun) -> None:
     place, summary, _ = finished
     terminal, stdout = os.openpty()
     environment = clean_environment(COLUMNS="60", TERM="dumb")
@@ -212,14 +203,12 @@ def test_an_id_is_never_broken_in_a_terminal(finished: tuple[Path, dict[str, obj
     assert f"{summary['run_id']}  completed" in os.read(terminal, 10_000).decode()
 
 
-def test_runs_are_listed_shown_and_explained(
-    finished: tuple[Path, dict[str, object], str], at_once: Callable[..., Done]
-) -> None:
+def test_runs_are_listed_shown_and_explained(finished: NotebookRun, at_once: Callable[..., Done]) -> None:
     place, summary, _ = finished
     (row,) = json.loads(at_once("runs", "--json", cwd=place).stdout)
-    assert (row["id"], row["state"], row["products"]) == (summary["run_id"], "completed", 266)
+    assert (row["id"], row["state"], row["products"]) == (summary["run_id"], "completed", PRODUCTS)
     shown = at_once("show", "latest", cwd=place)
-    assert "Coffee Makers" in shown.stdout
+    assert CATEGORY in shown.stdout
     product = open_run(str(summary["run_id"]), place / "runs").products["product_id"][0]
     explained = at_once("explain", "latest", str(product), cwd=place)
     assert explained.returncode == 0, explained.stderr
@@ -459,7 +448,7 @@ def test_untitled_products_are_told_and_must_be_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_products_from_postgres(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_products_from_postgres(finished: NotebookRun) -> None:
     """The products of the list are read from amazon_products, by id."""
     place, summary, _ = finished
     ids = open_run(str(summary["run_id"]), place / "runs").products["product_id"].head(30)
