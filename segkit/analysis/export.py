@@ -1,52 +1,94 @@
-"""The assignments of a run as one file for other programs: CSV, JSONL or Parquet."""
+"""The assignments of a run as one file for other programs: CSV, Excel, JSONL or Parquet."""
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
+from segkit.analysis.frames import records
+from segkit.display import excel_value, json_text, plain, spreadsheet_text
+from segkit.errors import SettingsError
 from segkit.runs.run import Run
 
-# A spreadsheet takes a cell for a formula that begins so, in each of its lines and behind blanks of any kind.
-_FORMULA = re.compile(r"(^|[\r\n])(?=[^\S\t\r\n]*[=+\-@\t\r＝＋－＠])")
+BOM = b"\xef\xbb\xbf"  # without it, Excel takes the UTF-8 of a file that is opened by a double click for another code
 
 
-def exported(run: Run) -> pd.DataFrame:
-    """Give a row a product: `product_id`, `title`, `category` in the end (empty where there is none).
+def exported(run: Run, with_columns: bool = False) -> pd.DataFrame:
+    """Return a row a product, in the order of the run's products.
 
-    Also `first_category`, before refinement; the `confidence` of that; `state` and `reason` as in the ledger.
+    `product_id` and, if the ids were texts, `source_id`; `title`; `category` and `confidence` at the end (empty if
+    there is none); `first_category` and `first_confidence`, before refinement; `state` and `reason` as in the ledger.
+    `with_columns` adds the other columns of the input.
     """
-    lineage = run.result("lineage")[["product_id", "refined_category", "category", "confidence"]]
-    names = {"refined_category": "category", "category": "first_category"}
-    frame = run.products[["product_id", "title"]].merge(lineage.rename(columns=names), on="product_id", how="left")
-    return frame.merge(run.result("ledger"), on="product_id", how="left", validate="1:1")
+    frame = run.assignments
+    if not with_columns:
+        return frame
+    others = run.products.drop(columns=["title", "source_id"], errors="ignore")
+    taken = set(frame.columns) - {"product_id"}
+    others = others.rename(columns={name: f"input_{name}" for name in others.columns if name in taken})
+    return frame.merge(others, on="product_id", how="left", validate="1:1")
 
 
 def as_csv(frame: pd.DataFrame, raw: bool = False) -> bytes:
-    """Write a frame as CSV; unless `raw`, an apostrophe keeps spreadsheets from running a text as a formula."""
-    if not raw:
-        texts = frame.select_dtypes(include=["str", "object"]).columns
-        frame = frame.assign(**{name: frame[name].map(_unformulated, na_action="ignore") for name in texts})
-    return frame.to_csv(index=False, lineterminator="\r\n").encode()
+    """Return a frame as CSV; unless `raw`, an apostrophe keeps spreadsheets from running a text as a formula."""
+    written = frame.apply(_written, write=_raw if raw else spreadsheet_text)
+    return written.to_csv(index=False, lineterminator="\r\n").encode()
 
 
 def as_jsonl(frame: pd.DataFrame, raw: bool = False) -> bytes:
-    """Write a frame as one JSON object a line; what is missing is null."""
-    return frame.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
+    """Return a frame as one JSON object a line; what is missing is null."""
+    return "".join(f"{json_text(row)}\n" for row in records(frame)).encode()
 
 
 def as_parquet(frame: pd.DataFrame, raw: bool = False) -> bytes:
-    """Write a frame as Parquet."""
+    """Return a frame as Parquet."""
     data = io.BytesIO()
     frame.to_parquet(data, index=False)
     return data.getvalue()
 
 
-WRITERS: dict[str, Callable[[pd.DataFrame, bool], bytes]] = {"csv": as_csv, "jsonl": as_jsonl, "parquet": as_parquet}
+def as_xlsx(frame: pd.DataFrame, raw: bool = False) -> bytes:
+    """Return a frame as an Excel file: texts are texts, also those that look like formulas or long numbers."""
+    try:
+        from openpyxl import Workbook
+    except ImportError:
+        raise SettingsError("the package openpyxl is not installed", "pip install openpyxl") from None
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("segments")
+    sheet.freeze_panes = "A2"
+    for row in [list(frame.columns), *frame.astype(object).itertuples(index=False)]:
+        sheet.append([_cell(sheet, value) for value in row])
+    data = io.BytesIO()
+    book.save(data)
+    return data.getvalue()
 
 
-def _unformulated(text: object) -> object:
-    return _FORMULA.sub(r"\1'", text) if isinstance(text, str) else text
+WRITERS: dict[str, Callable[[pd.DataFrame, bool], bytes]] = {
+    "csv": as_csv,
+    "xlsx": as_xlsx,
+    "jsonl": as_jsonl,
+    "parquet": as_parquet,
+}
+
+
+def _written(column: pd.Series, write: Callable[[Any], Any]) -> pd.Series:
+    is_number = pd.api.types.is_numeric_dtype(column)
+    return column if is_number else column.astype(object).map(write, na_action="ignore")
+
+
+def _raw(value: Any) -> Any:
+    return value if isinstance(value, str) else plain(value)
+
+
+def _cell(sheet: Any, value: Any) -> Any:
+    """Return a cell for openpyxl, which takes a text with an equals sign for a formula unless its type is set."""
+    from openpyxl.cell import WriteOnlyCell
+
+    value = excel_value(value)
+    cell = WriteOnlyCell(sheet, value)
+    if isinstance(value, str):
+        cell.data_type = "s"
+    return cell

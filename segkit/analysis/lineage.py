@@ -1,4 +1,4 @@
-"""The path of a product through a run: its batch, each merge of its category, refinement, and who stated what."""
+"""The path of a product through a run: its batch, each merge of its category, refinement, and the log of each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _Row = tuple[str, str, str, float | None, str, str]
 
 
 def explain(run: Run, product_id: int) -> pd.DataFrame:
-    """Tell the path of one product, a row a step: stated by a batch, merged round by round, refined.
+    """Return the path of one product, a row a step: stated by a batch, merged round by round, refined.
 
-    Gives `step`, `category` after it, `where` it happened, `confidence`, and the `cache_key` and `file_path` of the
-    interaction that stated it (empty where none did). Raises ProductsError for a product that the run does not have.
+    The columns are `step`, `category` after it, `where` it happened, `confidence`, and the `cache_key` and
+    `file_path` of the interaction that stated it (empty if none did). Raises ProductsError for a product that the
+    run lacks.
     """
     lineage = run.result("lineage")
     found = lineage[lineage["product_id"] == product_id]
@@ -35,9 +36,9 @@ def explain(run: Run, product_id: int) -> pd.DataFrame:
 
 
 def merge_steps(run: Run) -> pd.DataFrame:
-    """Follow every category of every batch through the merges, a row for each round it went through.
+    """Return every category of every batch through the merges, a row for each round it went through.
 
-    Gives `batch`, `batch_category`, `round`, `merge`, `taxonomies` (how many were merged there) and `into`.
+    The columns are `batch`, `batch_category`, `round`, `merge`, `taxonomies` (how many were merged there) and `into`.
     """
     current = run.result("batch_categories")[["batch", "name"]].rename(columns={"name": "batch_category"})
     current["folded"] = current["batch_category"].map(fold_name)
@@ -57,7 +58,7 @@ def merge_steps(run: Run) -> pd.DataFrame:
 
 
 def merge_paths(run: Run) -> pd.DataFrame:
-    """Tell for every category of every batch where it ended: `batch`, `batch_category`, `category`, `products`."""
+    """Return for every category of every batch where it ended: `batch`, `batch_category`, `category`, `products`."""
     stated = run.result("batch_categories")[["batch", "name"]].rename(columns={"name": "batch_category"})
     stated["folded"] = stated["batch_category"].map(fold_name)
     stated = stated.drop_duplicates(["batch", "folded"], ignore_index=True)
@@ -72,24 +73,30 @@ def merge_paths(run: Run) -> pd.DataFrame:
 
 
 def _path(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:
-    """Word the steps of one product; `product` is its row of the lineage."""
-    place = f"batch {product['batch']}" + (f", part {product['part']}" if product["part"] else "")
+    """Return the steps of one product; `product` is its row of the lineage."""
+    batch = f"batch {product['batch']}" + (f", part {product['part']}" if product["part"] else "")
     if not product["category"]:
-        yield "unassigned", "", product["reason"] if not product["batch"] else f"{place}: {product['reason']}", *_NONE
+        yield "unassigned", "", product["reason"] if not product["batch"] else f"{batch}: {product['reason']}", *_NONE
         return
-    confidence = None if pd.isna(product["confidence"]) else float(product["confidence"])
     file = _file(files[files["cache_key"] == product["cache_key"]])
-    yield "stated", product["batch_category"], place, confidence, product["cache_key"], file
+    yield "stated", product["batch_category"], batch, _confidence(product, "confidence"), product["cache_key"], file
     if product["batch_category"] != OUT_OF_SCOPE:
         yield from _merges(run, product, files)
     if product["refined_by"]:
         file = _file(files[files["cache_key"] == product["refined_by"]])
-        yield "moved by refinement", product["refined_category"], "", None, product["refined_by"], file
+        confidence = _confidence(product, "refined_confidence")
+        yield "moved by refinement", product["refined_category"], "", confidence, product["refined_by"], file
     else:
         yield "kept by refinement", product["refined_category"], "", *_NONE
 
 
 _NONE: tuple[None, str, str] = (None, "", "")
+
+
+def _confidence(product: pd.Series, column: str) -> float | None:
+    """Return a confidence, or None if it is not known; lineages of earlier versions lack that of a move."""
+    value = product.get(column)
+    return None if pd.isna(value) else float(value)
 
 
 def _merges(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:

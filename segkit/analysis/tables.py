@@ -110,12 +110,14 @@ def segments(run: Run) -> pd.DataFrame:
 
 
 def moved_products(run: Run) -> pd.DataFrame:
-    """List the products that refinement moved: `from_category`, `to_category`, `product_id`, `title`."""
-    lineage = _titled(run)
-    moved = lineage[lineage["category"] != lineage["refined_category"]]
-    moved = moved.rename(columns={"category": "from_category", "refined_category": "to_category"})
+    """List the products that refinement moved, with the `confidence` of each move.
+
+    The columns are `from_category`, `to_category`, `product_id`, `title` and `confidence`.
+    """
+    table = run.assignments.rename(columns={"first_category": "from_category", "category": "to_category"})
+    moved = table[(table["from_category"] != table["to_category"]) & table["from_category"].notna()]
     moved = moved.sort_values(["from_category", "to_category", "product_id"], ignore_index=True)
-    return moved[["from_category", "to_category", "product_id", "title"]]
+    return moved[["from_category", "to_category", "product_id", "title", "confidence"]]
 
 
 def unassigned(run: Run) -> pd.DataFrame:
@@ -128,8 +130,10 @@ def unassigned(run: Run) -> pd.DataFrame:
 
 def examples(run: Run, per_category: int = 3) -> pd.DataFrame:
     """Show some products of every category: `category`, `product_id`, `title`, `confidence`, the surest first."""
-    placed = _titled(run).rename(columns={"refined_category": "category", "category": "before"})
-    placed = placed[placed["category"] != ""].sort_values(["confidence", "product_id"], ascending=[False, True])
+    table = run.assignments
+    placed = table[table["category"].fillna("") != ""].sort_values(
+        ["confidence", "product_id"], ascending=[False, True]
+    )
     sizes = placed["category"].value_counts()
     picked = [_spread(rows, per_category) for _, rows in placed.groupby("category", sort=False)]
     table = pd.concat(picked) if picked else placed

@@ -49,10 +49,11 @@ def db_query(sql: Annotated[str, typer.Argument(help="A SELECT.")], as_json: Jso
 
     Example: segkit db query "SELECT * FROM product_taxonomies"
     """
+    from segkit.analysis.frames import records
     from segkit.database.sync import read_postgres
 
     frame = read_postgres(sql)
-    write_json(frame.to_dict("records")) if as_json else print_table(frame.to_dict("list"))
+    write_json(records(frame)) if as_json else print_table(frame.to_dict("list"))
 
 
 @db.command("migrate")

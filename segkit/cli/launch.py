@@ -14,12 +14,13 @@ from rich.text import Text
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RunOptions, RunParameters
 from segkit.cli.progress import watched
-from segkit.cli.terminal import is_missing, new_console, pairs, print_table, write_json
+from segkit.cli.terminal import new_console, pairs, print_table, write_json
 from segkit.core.models import STAGES, Parameters
 from segkit.core.products import load_products, parse_ids, untitled
 from segkit.core.prompts import load_prompts
 from segkit.core.text import shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
+from segkit.display import is_missing
 from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks

@@ -68,6 +68,7 @@ def explain(
 
     Example: segkit explain latest 700000119
     """
+    from segkit.analysis.frames import records
     from segkit.analysis.tables import explain as explained
     from segkit.core.products import parse_ids
 
@@ -77,7 +78,7 @@ def explain(
     run = opened_run(name, runs_dir)
     frame = explained(run, ids[0])
     if as_json:
-        write_json(frame.to_dict("records"))
+        write_json(records(frame))
         return
     title = run.products.set_index("product_id").loc[ids[0], "title"]
     new_console().print(pairs({"run": run.id, "product": ids[0], "title": title}))
@@ -89,29 +90,32 @@ def export(
     name: RunName = "latest",
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="csv, jsonl or parquet.", show_default="by the name of the file")
+        str, typer.Option("--format", help="csv, xlsx, jsonl or parquet.", show_default="by the name of the file")
     ] = "",
     raw: Annotated[
         bool, typer.Option("--raw", help="CSV without the apostrophes that keep formulas from running.")
     ] = False,
+    with_columns: Annotated[bool, typer.Option("--with-columns", help="Add the other columns of the input.")] = False,
     runs_dir: RunsDir = None,
 ) -> None:
     """Write the products of a run with their categories to a file.
 
-    Example: segkit export latest --out segments.csv
+    Example: segkit export latest --out segments.xlsx --with-columns
     """
-    from segkit.analysis.export import WRITERS, exported
+    from segkit.analysis.export import BOM, WRITERS, exported
     from segkit.storage.disk import write_atomic
 
     run = opened_run(name, runs_dir)
     form = form or (out.suffix.removeprefix(".") if out else "csv")
     if form not in WRITERS:
         raise InputError(f"{form!r} is no format", f"--format is one of {', '.join(WRITERS)}")
-    frame = exported(run)
+    frame = exported(run, with_columns)
     data = WRITERS[form](frame, raw)
     if out is None:
         sys.stdout.buffer.write(data)
         return
+    if form == "csv" and not raw:
+        data = BOM + data
     try:
         write_atomic(out, data)
     except OSError as error:
@@ -136,6 +140,7 @@ def logs(
     service. The table damaged_logs names what could not be read.
     """
     from segkit.analysis.export import as_csv as csv_of
+    from segkit.analysis.frames import records
     from segkit.analysis.logs import query
     from segkit.settings import load_settings
 
@@ -147,6 +152,6 @@ def logs(
     if as_csv:
         sys.stdout.buffer.write(csv_of(frame))
     elif as_json:
-        write_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
+        write_json(records(frame))
     else:
         print_table(frame.to_dict("list"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 from typer.core import TyperCommand, TyperGroup
+
+from segkit.display import is_numeric, json_value, terminal_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,9 +64,9 @@ def pairs(rows: Mapping[str, Any]) -> Text:
     """Put names and values below one another; long values are never broken, so that a path can be copied."""
     from rich.text import Text
 
-    told = {name: str(value) for name, value in rows.items() if value not in ("", None)}
-    width = max(map(len, told), default=0) + 2
-    lines = [Text.assemble((name.ljust(width), "dim"), value) for name, value in told.items()]
+    texts = {name: terminal_text(value) for name, value in rows.items() if value not in ("", None)}
+    width = max(map(len, texts), default=0) + 2
+    lines = [Text.assemble((name.ljust(width), "dim"), text) for name, text in texts.items()]
     return Text("\n").join(lines)
 
 
@@ -77,7 +78,7 @@ def columns_of(rows: Iterable[Mapping[Any, Any]], names: Sequence[str]) -> dict[
 
 def print_table(columns: Mapping[Any, Iterable[Any]]) -> None:
     """Print columns side by side; in a terminal only prose is broken to fit it, an id or a path can be copied."""
-    texts = {str(name): list(values) for name, values in columns.items()}
+    texts = {terminal_text(name): list(values) for name, values in columns.items()}
     if sys.stdout.isatty() and _PROSE in texts:
         _print_fitted(texts)
     else:
@@ -88,9 +89,9 @@ def _lines(columns: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     """Write the rows of a table below one another, numbers to the right; a thousand take no time."""
     from rich.cells import cell_len
 
-    texts = [[name, *map(_text, values)] for name, values in columns.items()]
+    texts = [[name, *map(terminal_text, values)] for name, values in columns.items()]
     widths = [max(map(cell_len, column)) for column in texts]
-    right = [_is_numeric(values) for values in columns.values()]
+    right = [is_numeric(values) for values in columns.values()]
     for row in zip(*texts, strict=True):
         gaps = [" " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)]
         yield "  ".join(
@@ -105,28 +106,14 @@ def _print_fitted(columns: Mapping[str, Sequence[Any]]) -> None:
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name, values in columns.items():
-        side: Literal["left", "right"] = "right" if _is_numeric(values) else "left"
+        side: Literal["left", "right"] = "right" if is_numeric(values) else "left"
         table.add_column(name, justify=side, overflow="fold", no_wrap=name != _PROSE)
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*(escape(_text(value)) for value in row))
+        table.add_row(*(escape(terminal_text(value)) for value in row))
     Console(highlight=False).print(table)
 
 
-def _is_numeric(values: Iterable[Any]) -> bool:
-    told = [value for value in values if not is_missing(value)]
-    return bool(told) and all(isinstance(value, (int, float, Decimal)) for value in told)
-
-
-def _text(value: Any) -> str:
-    return "" if is_missing(value) else str(value)
-
-
-def is_missing(value: Any) -> bool:
-    """Tell whether a cell has no value: None, NaN, or what pandas calls NA, which equals nothing."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)
-
-
 def write_json(value: Any) -> None:
-    """Write a value as JSON; what JSON does not have becomes text."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
-    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))
+    """Write a value as JSON to standard output; what JSON does not have becomes text."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    sys.stdout.buffer.write(orjson.dumps(json_value(value), default=str, option=options))

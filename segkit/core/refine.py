@@ -12,6 +12,8 @@ from segkit.core.products import first_runs, product_lines
 from segkit.core.questions import Wording, halves, id_lines, part_name, product_context, refine_schema
 from segkit.core.validation import check_refine
 
+Move = tuple[str, str, float | None]  # the category a product is moved to, the answer's cache key, the confidence
+
 
 def refine_questions(
     products: pd.DataFrame,
@@ -69,18 +71,30 @@ def _refine_question(
 
 
 def refined(answers: Sequence[Answer], assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
-    """Apply the reassignments: `assignments` with `refined_category` and `refined_by` (a cache key or empty)."""
+    """Apply the reassignments: `assignments` with `refined_category`, `refined_by` and `refined_confidence`.
+
+    `refined_by` is the cache key of the answer that moved a product, or empty. `refined_confidence` is the confidence
+    of the move, or that of the first assignment for a product that was not moved.
+    """
     names = {category.id: category.name for category in taxonomy} | {OUT_OF_SCOPE: OUT_OF_SCOPE}
-    changes: dict[int, tuple[str, str]] = {}
+    moves: dict[int, Move] = {}
     for answer in answers:
         if answer.checked is None or not answer.checked.valid:
             continue
         ids = answer.question.context["product_ids"]
         for i, placed in answer.checked.value.items():
-            changes[ids[int(i[2:])]] = (names[placed.category], answer.checked.sources[i])
-    before = zip(assignments["product_id"], assignments["category"], strict=True)
-    after = [changes.get(product, (category, "")) for product, category in before]
+            moves[ids[int(i[2:])]] = (names[placed.category], answer.checked.sources[i], placed.confidence)
+    before = zip(assignments["product_id"], assignments["category"], assignments["confidence"], strict=True)
+    after = [_final(moves.get(product), category, confidence) for product, category, confidence in before]
     return assignments.assign(
-        refined_category=pd.array([category for category, _ in after], dtype="str"),
-        refined_by=pd.array([source for _, source in after], dtype="str"),
+        refined_category=pd.array([category for category, _, _ in after], dtype="str"),
+        refined_by=pd.array([source for _, source, _ in after], dtype="str"),
+        refined_confidence=pd.Series([confidence for _, _, confidence in after], assignments.index, dtype="float64"),
     )
+
+
+def _final(move: Move | None, category: str, confidence: float) -> Move:
+    """Return the final category, source and confidence; an answer that names the same category again changes none."""
+    if move is None:
+        return category, "", confidence
+    return move if move[0] != category else (category, move[1], confidence)

@@ -17,16 +17,18 @@ def final_tables(
     """Make the four result tables that other programs rely on.
 
     `assignments` has a row for every product: `product_id`, `category` and `refined_category` (names of the
-    taxonomy, OUT_OF_SCOPE, or empty), `confidence` and `reason`. Categories that no product stands in are
-    dropped; one that refinement emptied stays with a count of 0, since the first pass still speaks of it.
+    taxonomy, OUT_OF_SCOPE, or empty), `confidence`, `reason`, and `refined_confidence` if refinement stated any.
+    Categories that no product stands in are dropped; one that refinement emptied stays with a count of 0, since the
+    first pass still speaks of it.
     """
     taxonomies = _taxonomies(assignments, taxonomy)
     ids = dict(zip(taxonomies["category_name"], taxonomies["id"], strict=True))
     placed = assignments[assignments["category"] != ""]
+    final = "refined_confidence" if "refined_confidence" in assignments.columns else "confidence"
     return {
         "taxonomies": taxonomies,
-        "segments": _segments(placed, "category", ids, ["confidence"]),
-        "refined_segments": _segments(placed, "refined_category", ids, []),
+        "segments": _segments(placed, "category", "confidence", ids),
+        "refined_segments": _segments(placed, "refined_category", final, ids),
         "ledger": _ledger(products, assignments),
     }
 
@@ -46,9 +48,25 @@ def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.D
     return frame.astype({"id": "int64", "category_name": "str", "definition": "str", "product_count": "int64"})
 
 
-def _segments(placed: pd.DataFrame, column: str, ids: dict[str, int], more: list[str]) -> pd.DataFrame:
-    frame = placed[["product_id", *more]].copy()
-    frame.insert(1, "taxonomy_id", placed[column].map(ids).astype("int64"))
+def assignments_table(products: pd.DataFrame, lineage: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a product, in the order of `products`, with its category at the end and where it came from.
+
+    The columns are `product_id`, `source_id` (if the products have one), `title`, `category` and `confidence` at the
+    end, `first_category` and `first_confidence` before refinement, `state` and `reason`. The confidence of a product
+    that refinement moved is that of the move, missing if the run did not keep it.
+    """
+    first = lineage["confidence"]
+    final = lineage.get("refined_confidence", first.where(lineage["category"] == lineage["refined_category"]))
+    columns = {"product_id": lineage["product_id"], "category": lineage["refined_category"], "confidence": final}
+    columns |= {"first_category": lineage["category"], "first_confidence": first}
+    keys = [name for name in ("product_id", "source_id", "title") if name in products.columns]
+    table = products[keys].merge(pd.DataFrame(columns), on="product_id", how="left")
+    return table.merge(ledger, on="product_id", how="left", validate="1:1")
+
+
+def _segments(placed: pd.DataFrame, category: str, confidence: str, ids: dict[str, int]) -> pd.DataFrame:
+    frame = placed[["product_id", confidence]].rename(columns={confidence: "confidence"})
+    frame.insert(1, "taxonomy_id", placed[category].map(ids).astype("int64"))
     return frame.sort_values("product_id", ignore_index=True)
 
 

@@ -3,18 +3,19 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain, count
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pandas as pd
 import psycopg
-import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.postgres import types
 from psycopg.sql import SQL, Composed, Identifier
+from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 from pydantic import SecretStr
 
+from segkit.analysis.frames import distinct, integers, numbers
 from segkit.database.run_tables import TABLES, Row
 from segkit.errors import DatabaseError
 from segkit.storage.redaction import redactor
@@ -30,6 +31,8 @@ _CONNECTION: dict[str, Any] = {  # beside what the URL says; a server that vanis
 _OF_PRISMA = {"pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size"}
 _KNOWN = {default.keyword.decode() for default in psycopg.pq.Conninfo.get_defaults()}
 _URL = "it looks like postgresql://user:password@host:5432/name; encode @ : / ? # and % in the password as %40 …"
+_INTEGERS, _FLOATS = ("int2", "int4", "int8"), ("float4", "float8")
+_TEXTS, _TIMES = ("text", "varchar", "bpchar", "name"), ("timestamp", "timestamptz")
 _AGAIN = "no run folder was changed; run `segkit sync RUN` again"
 _HINTS = {
     "UndefinedTable": "make the tables with `segkit db migrate`, then run `segkit sync RUN` again",
@@ -41,6 +44,7 @@ _HINTS = {
     f" example with ?target_session_attrs=read-write; {_AGAIN}",
     "QueryCanceled": "the server was too slow; run `segkit sync RUN` again later",
 }
+_TYPES = {types[name].oid: name for name in (*_INTEGERS, *_FLOATS, *_TEXTS, *_TIMES, "numeric", "bool")}
 Connection = psycopg.Connection[Row]
 
 
@@ -72,17 +76,16 @@ def server_name(url: str) -> str:
 def translated_errors(
     url: str, action: str, hint: str = _AGAIN, hints: Mapping[str, str] = MappingProxyType(_HINTS)
 ) -> Iterator[None]:
-    """Raise every error of psycopg, SQLAlchemy or pandas as a DatabaseError without the password.
+    """Raise every error of psycopg as a DatabaseError without the password.
 
     `hints` maps names of psycopg's error classes to hints; `hint` is for all others.
     """
     try:
         yield
-    except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, pd.errors.DatabaseError) as error:
-        cause = _innermost(error)
-        text = _wording(cause, redactor([SecretStr(url), SecretStr(str(_target(url).get("password") or ""))]))
+    except psycopg.Error as error:
+        text = _wording(error, redactor([SecretStr(url), SecretStr(str(_target(url).get("password") or ""))]))
         message = f"{action} failed in the database {server_name(url)}: {text}"
-        raise DatabaseError(message, hints.get(type(cause).__name__, hint)) from cause
+        raise DatabaseError(message, hints.get(type(error).__name__, hint)) from error
 
 
 def column_list(columns: Iterable[str]) -> Composed:
@@ -91,17 +94,74 @@ def column_list(columns: Iterable[str]) -> Composed:
 
 
 def query(url: str, sql: str) -> pd.DataFrame:
-    """Return the rows of a query in SQL, in a transaction that cannot change anything.
+    """Return the rows of a query in SQL, in a transaction that cannot change anything; no value is changed.
 
-    Columns of the same name are numbered as DuckDB does it: `id`, `id_1`, `id_2`.
+    Integers that may be null are `Int64`, decimals as `analysis.frames.frame_of` has them, arrays are lists, and a
+    column with a time beyond Python's, like `infinity`, holds texts for those. Columns of the same name are numbered
+    as DuckDB does it: `id`, `id_1`, `id_2`.
     """
-    pool = sqlalchemy.pool.NullPool
-    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connect(url), poolclass=pool)
-    options = {"postgresql_readonly": True, "no_parameters": True}  # so `LIKE '%x%'` stays as it is
     hints = {"UndefinedTable": f"the tables are {', '.join(TABLES)}; where they are missing: segkit db migrate"}
-    with translated_errors(url, "the query", hint="", hints=hints), engine.connect() as connection:
-        frame = pd.read_sql(sql, connection.execution_options(**options))
-    return frame.set_axis(_distinct(frame.columns), axis="columns")
+    with translated_errors(url, "the query", hint="", hints=hints), connect(url) as connection:
+        connection.read_only = True
+        for name, loader in _LOADERS.items():
+            connection.adapters.register_loader(name, loader)
+        with connection.pipeline():  # whose protocol takes one statement only, so none can leave the transaction
+            cursor = connection.execute(sql.encode(errors="replace"))
+        if cursor.description is None:
+            raise DatabaseError("the query gives no rows", "a query is one SELECT")
+        columns = [(column.name, column.type_code) for column in cursor.description]
+        rows = cursor.fetchall()
+        connection.rollback()
+    series = [_series(kind, [row[i] for row in rows]) for i, (_, kind) in enumerate(columns)]
+    frame = pd.concat(series, axis="columns") if series else pd.DataFrame(index=range(len(rows)))
+    return frame.set_axis(distinct(name for name, _ in columns), axis="columns")
+
+
+def _series(kind: int, values: list[Any]) -> pd.Series:
+    """Return the values of a column of PostgreSQL's type `kind` as a column of a frame."""
+    name = _TYPES.get(kind, "")
+    if name in _INTEGERS:
+        return integers(values)
+    if name == "numeric":
+        return numbers(values)
+    if name in _FLOATS:
+        return pd.Series(values, dtype="float64")
+    if name in _TEXTS:
+        return pd.Series(values, dtype="str")
+    if name == "bool":
+        return pd.Series(values, dtype="boolean" if None in values else "bool")
+    if name in _TIMES and not any(isinstance(value, str) for value in values):
+        return pd.to_datetime(pd.Series(values, dtype=object), utc=name == "timestamptz")
+    return pd.Series(values, dtype=object)
+
+
+class _Time:
+    """Loads a time of PostgreSQL, as text where it is beyond those of Python."""
+
+    def load(self, data: Any) -> Any:
+        try:
+            return super().load(data)  # type: ignore[misc]
+        except psycopg.DataError:
+            return bytes(data).decode()
+
+
+class _DateLoader(_Time, DateLoader):
+    pass
+
+
+class _TimestampLoader(_Time, TimestampLoader):
+    pass
+
+
+class _TimestamptzLoader(_Time, TimestamptzLoader):
+    pass
+
+
+_LOADERS: dict[str, type[Any]] = {
+    "date": _DateLoader,
+    "timestamp": _TimestampLoader,
+    "timestamptz": _TimestamptzLoader,
+}
 
 
 def _target(url: str) -> dict[str, Any]:
@@ -123,18 +183,12 @@ def _target(url: str) -> dict[str, Any]:
     # An @ or a / that is not encoded would make a part of the password a host, a port or a name, which are shown.
     if not target or address.count("@") > 1 or "@" in query or re.search(r"[^\d,]", str(target.get("port", ""))):
         raise DatabaseError("DATABASE_URL is not the URL of a PostgreSQL server", _URL)
-    if unknown := sorted(set(ours) - _KNOWN):
-        raise DatabaseError(f"DATABASE_URL has parameters that PostgreSQL does not know: {', '.join(unknown)}", _URL)
+    if not set(ours) <= _KNOWN:  # not named: a ? in a password that is not encoded makes parameters of the rest
+        raise DatabaseError("DATABASE_URL has a parameter that PostgreSQL does not know", _URL)
     target |= ours
     if schema != "public":
         target["options"] = f"{target.get('options', '')} -csearch_path={schema}".strip()
     return target
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the psycopg error inside those of SQLAlchemy and pandas."""
-    inner = getattr(error, "orig", None) or error.__cause__
-    return error if isinstance(error, psycopg.Error) or inner is None else _innermost(inner)
 
 
 def _wording(error: BaseException, redact: Callable[[bytes], bytes]) -> str:
@@ -147,11 +201,3 @@ def _wording(error: BaseException, redact: Callable[[bytes], bytes]) -> str:
 
 def _clean(text: str, redact: Callable[[bytes], bytes]) -> str:
     return " ".join(redact(text.encode(errors="replace")).decode(errors="replace").split())
-
-
-def _distinct(columns: Iterable[str]) -> list[str]:
-    names: list[str] = []
-    for name in columns:
-        numbered = (f"{name}_{number}" for number in count(1))
-        names.append(next(free for free in chain([name], numbered) if free not in names))
-    return names

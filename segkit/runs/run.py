@@ -14,6 +14,7 @@ import orjson
 
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import prompt_hash
+from segkit.display import PLAIN_TEXT, html_table, html_text, visible
 from segkit.errors import RunError
 from segkit.runs.discovery import register_all, register_run
 from segkit.runs.mirror import fetch
@@ -88,12 +89,38 @@ class Run:
     def has_result(self, name: str) -> bool:
         return self.file(f"results/{name}.parquet").exists()
 
+    @property
+    def assignments(self) -> pd.DataFrame:
+        """Every product with its category at the end: `product_id`, `title`, `category`, `confidence` and more.
+
+        See `core.results.assignments_table` for the columns. Raises RunError if the run has no results yet.
+        """
+        from segkit.core.results import assignments_table
+
+        return assignments_table(self.products, self.result("lineage"), self.result("ledger"))
+
+    def __repr__(self) -> str:
+        return visible(f"<Run {_facts(self)}>")
+
+    def _repr_html_(self) -> str:
+        """Show the run in Jupyter: what it segments, its state, and its categories with their products."""
+        head = f"<p class='{PLAIN_TEXT}'><b>{html_text(self.parameters.category)}</b> · {html_text(_facts(self))}</p>"
+        if not self.has_result("taxonomies"):
+            return head
+        table = self.result("taxonomies")[["category_name", "product_count", "definition"]]
+        return head + html_table(table.rename(columns={"product_count": "products"}).to_dict("list"))
+
     def save_result(self, name: str, frame: pd.DataFrame) -> None:
         """Write a result as Parquet; equal frames give equal bytes."""
         try:
             write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
         except OSError as error:
             raise disk_error(self.folder, error) from None
+
+
+def _facts(run: Run) -> str:
+    products = f"{run.document['input']['products']:,} products"
+    return " · ".join([run.id, products, f"model {run.parameters.model}", run.status.state])
 
 
 def _frame(source: Path | io.BytesIO) -> pd.DataFrame:

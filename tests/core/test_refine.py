@@ -13,7 +13,7 @@ from segkit.core.refine import refine_questions, refined
 TAXONOMY = [Category("S_0", "Rotary Dimmers", "turned"), Category("S_1", "Slide Dimmers", "pushed")]
 PRODUCTS = pd.DataFrame({"product_id": range(10, 17), "title": [f"Dimmer {i} kind" for i in range(10, 17)]})
 NAMES = ["Rotary Dimmers", "Slide Dimmers", OUT_OF_SCOPE, "Rotary Dimmers", "Rotary Dimmers", "Slide Dimmers"]
-ASSIGNED = pd.DataFrame({"product_id": range(10, 16), "category": NAMES})
+ASSIGNED = pd.DataFrame({"product_id": range(10, 16), "category": NAMES, "confidence": 0.5})
 PARAMETERS = Parameters("Dimmer Switches", "gpt-4o", 0.2, "http://localhost/v1", products_per_refinement=3)
 
 
@@ -54,6 +54,17 @@ def test_the_taxonomy_comes_before_the_products() -> None:
     shared = first[: first.index("[P_0]")]
     assert second.startswith(shared)
     assert "[S_1]" in shared
+
+
+def test_a_moved_product_has_the_confidence_of_its_move() -> None:
+    """The first confidence was stated for another category."""
+    first, second = questions()
+    moved, _, again = first.context["product_ids"]
+    same = {"Rotary Dimmers": "S_0", "Slide Dimmers": "S_1"}.get(BEFORE[again], OUT_OF_SCOPE)
+    other = "S_1" if BEFORE[moved] == "Rotary Dimmers" else "S_0"
+    frame = refined([answered(first, ("P_0", other), ("P_2", same)), answered(second)], ASSIGNED, TAXONOMY)
+    confidences = dict(zip(frame["product_id"], frame["refined_confidence"], strict=True))
+    assert confidences == {product: 0.9 if product == moved else 0.5 for product in BEFORE}
 
 
 def test_nothing_stated_changes_nothing() -> None:

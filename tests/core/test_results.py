@@ -62,7 +62,7 @@ def test_the_columns_other_programs_rely_on() -> None:
         assert {name: list(table.columns) for name, table in found.items()} == {
             "taxonomies": ["id", "category_name", "definition", "product_count"],
             "segments": ["product_id", "taxonomy_id", "confidence"],
-            "refined_segments": ["product_id", "taxonomy_id"],
+            "refined_segments": ["product_id", "taxonomy_id", "confidence"],
             "ledger": ["product_id", "state", "reason"],
         }
         assert found["segments"]["taxonomy_id"].dtype == found["taxonomies"]["id"].dtype == "int64"

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segkit.runs.mirror import fetch
@@ -44,7 +45,8 @@ async def results_json(folder: Path, current: CachedStatus) -> AsyncGenerator[by
 def _pieces(folder: Path, head: dict[str, Any]) -> Generator[bytes]:
     """Write `head`, the categories that hold products, and the category of every product.
 
-    `confidence` is that of the first pass. What a failed run has not got to is an empty list.
+    `confidence` is that of the category at the end: of the move, for a product that refinement moved. What a failed
+    run has not got to is an empty list.
     """
     fetch(folder, *(f"results/{name}.parquet" for name in ("taxonomies", "segments", "refined_segments")))
     with ExitStack() as files:
@@ -75,6 +77,12 @@ def _segments(first: pq.ParquetFile | None, refined: pq.ParquetFile | None) -> I
     for before, after in zip(first.iter_batches(_ROWS), refined.iter_batches(_ROWS), strict=True):
         if not before["product_id"].equals(after["product_id"]):
             raise ValueError("segments and refined_segments do not hold the same products")
-        columns = [after["product_id"], after["taxonomy_id"], before["confidence"]]
+        columns = [after["product_id"], after["taxonomy_id"], _final_confidence(before, after)]
         batch = pa.RecordBatch.from_arrays(columns, ["product_id", "taxonomy_id", "confidence"])
         yield batch.to_pylist()
+
+
+def _final_confidence(before: pa.RecordBatch, after: pa.RecordBatch) -> pa.Array:
+    if "confidence" in after.schema.names:
+        return after["confidence"]
+    return pc.if_else(pc.equal(before["taxonomy_id"], after["taxonomy_id"]), before["confidence"], None)
