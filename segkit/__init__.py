@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segkit.evaluation.compare import compare
     from segkit.evaluation.evaluate import evaluate
     from segkit.pipeline.prepare import prepare_run
+    from segkit.pipeline.repeats import stability
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
     from segkit.runs.run import Run, open_run
 
@@ -44,6 +45,7 @@ _HOMES = {
     "refine_assignments": "pipeline.stages",
     "set_up_notebook": "analysis.jupyter",
     "skipped_products": "database.sync",
+    "stability": "pipeline.repeats",
     "sync_run": "database.sync",
 }
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "refine_assignments",
     "set_up_notebook",
     "skipped_products",
+    "stability",
     "sync_run",
 ]
 

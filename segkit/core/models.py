@@ -136,7 +136,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Whatever shapes the result of a run; stored in `run.json` and in `segmentation_runs`."""
+    """Whatever shapes the result of a run; stored in `run.json` and in `segmentation_runs`.
+
+    A `repeat` other than 0 asks anew where the cache would answer, once for each number; `consensus` is the number of
+    runs that a run was made from without asking a model.
+    """
 
     category: str
     model: str
@@ -153,3 +157,5 @@ class Parameters:
     max_output_tokens: int | None = None
     max_unassigned: int = 0
     extends: str = ""
+    repeat: int = 0
+    consensus: int = 0

@@ -180,6 +180,8 @@ def _excel(sheet: pd.DataFrame) -> bytes:
         column = list(sheet.columns).index("label") + 1
         for row in range(1, len(sheet) + 2):
             page.cell(row, column).fill = PatternFill("solid", start_color="FFF2A8")
+        for cell in (cell for line in page.iter_rows() for cell in line if cell.data_type == "f"):
+            cell.data_type = "s"  # a title that begins with = is no formula
         for letter, width in zip("ABCDEFGHI", (6, 14, 70, 34, 34, 34, 16, 8, 34), strict=False):
             page.column_dimensions[letter].width = width
     return data.getvalue()

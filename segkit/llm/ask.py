@@ -93,7 +93,10 @@ class Desk:
     async def answer_all(self, questions: Sequence[Question]) -> list[Answer]:
         """Work on the questions in their order, as many at once as the limits may let through."""
         if self.settings.database_url:
-            keys = [cache_key(self.parameters.endpoint, self._body(q, q.prompt)) for q in questions]
+            keys = [
+                cache_key(self.parameters.endpoint, self._body(q, q.prompt), self.parameters.repeat)
+                for q in questions
+            ]
             await self._off_loop(self.recorder.fill_cache, keys)
         answers: dict[int, list[Answer]] = {}
         waiting = iter(enumerate(questions))
@@ -170,7 +173,7 @@ class Desk:
     ) -> Outcome:
         """Get one answer, from this run's logs, from the cache or from the model, and check it."""
         body = self._body(question, asking)
-        key = cache_key(self.parameters.endpoint, body)
+        key = cache_key(self.parameters.endpoint, body, self.parameters.repeat)
         if logged := self.recorder.own(key):
             return _replayed(question, logged, key, before)
         if attempt > 1:

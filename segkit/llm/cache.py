@@ -32,9 +32,13 @@ LEFT_OUT = {
 _TOLD: set[tuple[Path, Path]] = set()
 
 
-def cache_key(endpoint: str, body: dict[str, Any]) -> str:
-    """Hash a request: 32 hex digits of SHA-256 over its canonical JSON (sorted keys, endpoint and whole body)."""
-    canonical = orjson.dumps({"endpoint": endpoint, "body": body}, option=orjson.OPT_SORT_KEYS)
+def cache_key(endpoint: str, body: dict[str, Any], repeat: int = 0) -> str:
+    """Hash a request: 32 hex digits of SHA-256 over its canonical JSON (sorted keys, endpoint and whole body).
+
+    `repeat` numbers the times that the same request is asked anew on purpose; each is paid once. 0 is no repeat.
+    """
+    request = {"endpoint": endpoint, "body": body} | ({"repeat": repeat} if repeat else {})
+    canonical = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(canonical).hexdigest()[:32]
 
 

@@ -144,7 +144,7 @@ class Recorder:
         completion = read_completion(interactions.raw_body(begun))
         cost = self.cost(completion)
         body = {"messages": user_messages(begun["prompt"]), **begun["request"]}
-        key = cache.cache_key(body.pop("endpoint"), body)
+        key = cache.cache_key(body.pop("endpoint"), body, self._parameters.repeat)
         facts = {
             **self._facts(*interactions.place_of(path), key),
             "timestamp": timestamp(),

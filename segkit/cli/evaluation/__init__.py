@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from segkit.cli.evaluation import compare, evaluate
+from segkit.cli.evaluation import compare, evaluate, stability
 
 app = typer.Typer()
-for _command in (compare, evaluate):
+for _command in (compare, evaluate, stability):
     app.add_typer(_command.app)
