@@ -56,7 +56,8 @@ def test_a_fresh_repeat_asks_anew_and_is_paid_once(endpoint: Endpoint, new_run: 
 
 
 def test_prompts_and_temperatures_take_turns(new_run: Callable[..., Run]) -> None:
-    runs = make_repeats(new_run(6, "offline", temperature=0.0), 4, load_settings(), read_variation("seed,temperature=0:0.5"))
+    vary = read_variation("seed,temperature=0:0.5")
+    runs = make_repeats(new_run(6, "offline", temperature=0.0), 4, load_settings(), vary)
     assert [run.parameters.temperature for run in runs] == [0.0, 0.5, 0.0, 0.5]
     assert [run.parameters.seed for run in runs] == [0, 1, 2, 3]
 
