@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from segkit.evaluation.evaluate import evaluate
     from segkit.pipeline.prepare import prepare_run
     from segkit.pipeline.repeats import stability
+    from segkit.pipeline.segment import segment
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+    from segkit.pipeline.summary import finish_run
     from segkit.runs.run import Run, open_run
 
 _HOMES = {
@@ -36,6 +38,7 @@ _HOMES = {
     "consolidate_taxonomy": "pipeline.stages",
     "evaluate": "evaluation.evaluate",
     "extract_taxonomy": "pipeline.stages",
+    "finish_run": "pipeline.summary",
     "load_products": "core.products",
     "open_run": "runs.run",
     "planned_calls": "core.batching",
@@ -43,6 +46,7 @@ _HOMES = {
     "products_from_postgres": "database.sync",
     "read_postgres": "database.sync",
     "refine_assignments": "pipeline.stages",
+    "segment": "pipeline.segment",
     "set_up_notebook": "analysis.jupyter",
     "skipped_products": "database.sync",
     "stability": "pipeline.repeats",
@@ -56,6 +60,7 @@ __all__ = [
     "consolidate_taxonomy",
     "evaluate",
     "extract_taxonomy",
+    "finish_run",
     "load_products",
     "open_run",
     "planned_calls",
@@ -63,6 +68,7 @@ __all__ = [
     "products_from_postgres",
     "read_postgres",
     "refine_assignments",
+    "segment",
     "set_up_notebook",
     "skipped_products",
     "stability",

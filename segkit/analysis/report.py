@@ -9,9 +9,11 @@ from string import Template
 from typing import Any
 
 from segkit.analysis.jupyter import quick_imports
+from segkit.analysis.review import executed_review
 from segkit.runs.run import Run
 from segkit.storage.disk import write_atomic
 
+REPORT = "report.html"
 OFFLINE = "Grouped by words by the embedded offline model; it is no language model."
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -64,15 +66,19 @@ code { font-size: .9em; background: #f1f2f4; padding: .05em .3em; border-radius:
 """
 
 
-def write_report(run: Run, executed_notebook: Path) -> Path:
-    """Write `report.html` of a run from its executed `40_review_run.ipynb`: outputs and prose, without the code."""
+def write_report(run: Run, executed_notebook: Path | None = None) -> Path:
+    """Write `report.html` of a run from its executed `40_review_run.ipynb`: outputs and prose, without the code.
+
+    Where no executed copy is given, the notebook is executed in this process.
+    """
     with quick_imports():
         import nbformat
 
-    notebook = nbformat.read(executed_notebook, as_version=4)  # type: ignore[no-untyped-call]
+    read: Any = nbformat.read
+    notebook = read(executed_notebook, as_version=4) if executed_notebook else executed_review(run)
     note = OFFLINE if run.parameters.model == "offline" else ""
     page = html_page(f"Market segments of {run.parameters.category}", _facts(run), _body(notebook), note)
-    path = run.folder / "report.html"
+    path = run.folder / REPORT
     write_atomic(path, page.encode())
     return path
 

@@ -11,6 +11,7 @@ import pandas as pd
 import typer
 from rich.text import Text
 
+from segkit.analysis.report import REPORT
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RunOptions, RunParameters
 from segkit.cli.progress import watched
@@ -26,6 +27,7 @@ from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.plan import plan_run
 from segkit.pipeline.prepare import SAMPLE, choose_parameters, prepare_run
+from segkit.pipeline.segment import run_stages
 from segkit.runs.create import new_run_id
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
@@ -133,13 +135,17 @@ def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Setti
 def _work_and_show(
     run: Run, options: RunOptions, settings: Settings, max_unassigned: int | None = None, take_over: bool = False
 ) -> None:
-    sync = not options.no_sync
     with watched(run):
-        summary = run_notebooks(run, settings=settings, sync=sync, max_unassigned=max_unassigned, take_over=take_over)
+        if options.no_notebooks:
+            summary = run_stages(run, settings=settings, max_unassigned=max_unassigned, take_over=take_over)
+        else:
+            summary = run_notebooks(
+                run, settings=settings, sync=options.sync, max_unassigned=max_unassigned, take_over=take_over
+            )
     if options.as_json:
-        write_json({**summary, "folder": str(run.folder), "report": str(run.folder / "report.html")})
+        write_json({**summary, "folder": str(run.folder), "report": _report(run)})
     else:
-        options.console.print(summary_table(run, summary, settings, synced=sync))
+        options.console.print(summary_table(run, summary, settings, synced=options.sync))
 
 
 def _ask_for_consent(run: Run, settings: Settings) -> None:
@@ -230,13 +236,19 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "cost": cost,
         "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",
         "rows": f"{database_name(settings)}: {_example_query(run)}" if synced else f"segkit sync {run.id}",
-        "report": str(run.folder / "report.html"),
+        "report": _report(run) or f"segkit report {run.id}",
     }
     if synced and settings.segkit_missing_products == "skip":
         rows |= left_out(skipped_products(run, settings))
     if summary["model"] == "offline":
         rows["note"] = "offline groups products by words; it is no language model"
     return pairs(rows)
+
+
+def _report(run: Run) -> str | None:
+    """Return the path of the report, if the run has one."""
+    path = run.folder / REPORT
+    return str(path) if path.exists() else None
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:

@@ -229,10 +229,21 @@ class RunOptions:
         ),
     ] = None
     runs_dir: RunsDir = None
+    no_notebooks: Annotated[
+        bool,
+        typer.Option(
+            "--no-notebooks",
+            help="Work in this process: much quicker, without executed notebooks and without Postgres.",
+        ),
+    ] = False
     no_sync: Annotated[
         bool, typer.Option("--no-sync", help="Do not load the run into Postgres; `segkit sync` does it later.")
     ] = False
     as_json: Json = False
+
+    @property
+    def sync(self) -> bool:
+        return not (self.no_sync or self.no_notebooks)
 
     @property
     def console(self) -> Console:

@@ -86,6 +86,17 @@ def explain(
 
 
 @app.command(rich_help_panel=READ)
+def report(name: RunName = "latest", runs_dir: RunsDir = None) -> None:
+    """Write the report of a run again; `segkit run --no-notebooks` makes none."""
+    from segkit.analysis.report import REPORT
+    from segkit.pipeline.summary import renew_report
+
+    run = opened_run(name, runs_dir)
+    renew_report(run)
+    new_console().print(str(run.folder / REPORT))
+
+
+@app.command(rich_help_panel=READ)
 def export(
     name: RunName = "latest",
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,

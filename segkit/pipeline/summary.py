@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from segkit.analysis import logs
+from segkit.analysis.report import REPORT, write_report
 from segkit.core.models import NO_ANSWER, OUT_OF_SCOPE
+from segkit.errors import RunError
 from segkit.runs import mirror
 from segkit.runs.events import log_event
-from segkit.runs.integrity import write_checksums
+from segkit.runs.integrity import CHECKSUMS, changed_files, write_checksums
 from segkit.runs.run import Run
 from segkit.runs.status import update_status
+from segkit.storage.locks import is_held
 
 
 def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
@@ -65,6 +68,30 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
         "problems": total.problems,
     }
+
+
+def finish_run(run: Run) -> dict[str, Any]:
+    """Close a run whose stages are done: decide its state, write its report and its checksums; return its summary.
+
+    The last stage's notebook calls it, so a run is whole wherever its notebooks were executed. While `segkit run`
+    works through the notebooks, all of this is left to that process.
+    """
+    if is_held(run.folder / "run.lock"):
+        return run.status.summary
+    decide_state(run)
+    write_report(run)
+    return finish(run, run.status.total.seconds)
+
+
+def renew_report(run: Run) -> None:
+    """Write the report of a run, and its checksums with it; raise RunError where other files of it have changed."""
+    changed = [each for each in changed_files(run) if each.file != REPORT]
+    if changed:
+        raise RunError(f"{run.id}: {changed[0]}", f"see `segkit verify {run.id}`")
+    write_report(run)
+    if run.file(CHECKSUMS).exists():
+        write_checksums(run)
+    mirror.upload_all(run.folder)
 
 
 def finish(run: Run, seconds: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from segkit.core.prompts import prompt_hash
 from segkit.display import PLAIN_TEXT, html_table, html_text, visible
 from segkit.errors import RunError
 from segkit.runs.discovery import register_all, register_run
-from segkit.runs.mirror import fetch
+from segkit.runs.mirror import LOCKS, fetch, is_filled
 from segkit.runs.ownership import is_owned
 from segkit.runs.status import Status, read_status
 from segkit.settings import Settings, load_settings
@@ -174,12 +174,18 @@ def read_runs(runs_dir: Path, settings: Settings | None = None) -> list[dict[str
 
 
 def current_state(folder: Path) -> str:
-    """Give the state of a run; one that says it is running while nobody works on it has failed."""
+    """Return the word for the state of a run: running, waiting, completed or failed.
+
+    A run that says it is running while nobody works on it waits for its next step, as between two notebooks. It has
+    failed where the process that worked on it was killed: its name is left in the lock.
+    """
     return _state(folder, read_status(folder))
 
 
 def _state(folder: Path, status: Status) -> str:
-    return "failed" if status.state == "running" and not is_owned(folder) else status.state
+    if status.state != "running" or is_owned(folder):
+        return status.state
+    return "failed" if any(is_filled(folder / lock) for lock in LOCKS) else "waiting"
 
 
 def _row(folder: Path) -> dict[str, Any]:

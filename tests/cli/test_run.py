@@ -276,7 +276,7 @@ def test_listing_runs_is_quick(place: Path) -> None:
     run = prepare_run(catalogue(6), "Kitchen Things", model="offline", runs_dir=place / "runs")
     told, imported = imported_by("runs", cwd=place)
     assert told.splitlines()[0].split() == list(LISTED)
-    assert told.splitlines()[1].split()[:4] == [run.id, "failed", "Kitchen", "Things"]
+    assert told.splitlines()[1].split()[:4] == [run.id, "waiting", "Kitchen", "Things"]
     assert not imported & {"pandas", "numpy", "pyarrow", "duckdb", "papermill", "openai", "aiohttp", "psycopg"}
 
 

@@ -109,7 +109,7 @@ def test_a_cell_out_of_time_completes_nothing(new_run: NewRun, place: Path, kern
     source = notebook(place, "import time; time.sleep(60)")
     with pytest.raises(CellTimeoutError):
         papermill.execute_notebook(source, place / "copy.ipynb", execution_timeout=1, progress_bar=False, km=kernel)
-    assert current_state(run.folder) == "failed"
+    assert current_state(run.folder) == "waiting"
     assert not is_finished(run)
 
 
@@ -198,7 +198,7 @@ def test_killed_while_papermill_writes_a_copy(new_run: NewRun, place: Path, kern
     assert unfinished(copy_of(run, source.stem)) == "has a damaged copy"
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"status.json"}, "it names the notebook"
-    assert current_state(run.folder) == "failed"
+    assert current_state(run.folder) == "waiting"
     assert stages_to_do(run) == [source.stem]
     told = [event for event in read_events(run.folder) if event["event"] == "notebook_executed_again"]
     assert [event["why"] for event in told] == ["20_consolidate_taxonomy has a damaged copy"]

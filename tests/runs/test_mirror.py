@@ -116,7 +116,7 @@ def test_a_run_that_another_machine_works_on_is_left_alone(remote_run: Run, tmp_
     with claimed(away.folder, take_over=True):
         assert orjson.loads(storage.read(name))["host"] != "another"
     assert mirror.OWNER not in keys(away)
-    assert current_state(elsewhere(remote_run, tmp_path).folder) == "failed", "nobody works on it"
+    assert current_state(elsewhere(remote_run, tmp_path).folder) == "waiting", "nobody works on it"
 
 
 def test_what_this_machine_left_behind_is_taken_over(remote_run: Run) -> None:
@@ -160,7 +160,7 @@ def test_the_owner_of_a_dead_process_of_this_machine_owns_nothing(remote_run: Ru
     owner = {"host": socket.gethostname(), "pid": int(dead.stdout), "since": "2026-01-01T00:00:00Z", "folder": "/x"}
     storage.create(name, orjson.dumps(owner))
     away = elsewhere(remote_run, tmp_path)
-    assert current_state(away.folder) == "failed"
+    assert current_state(away.folder) == "waiting"
     with claimed(away.folder):
         pass
     for damaged in (b"", b"[]", b'{"host"'):

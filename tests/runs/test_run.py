@@ -101,11 +101,14 @@ def test_a_broken_status_does_not_break_a_run(content: bytes, new_run: NewRun) -
 
 
 def test_a_run_nobody_works_on_is_not_running(new_run: NewRun) -> None:
-    """After a kill the status still says running; the lock, and no timestamp, tells the truth."""
+    """Between two steps it waits; after a kill the name in the lock tells that it failed."""
     run = new_run(2, model="offline")
-    assert current_state(run.folder) == "failed"
+    assert current_state(run.folder) == "waiting"
     with owned(run.folder / "run.lock"):
         assert current_state(run.folder) == "running"
+    assert current_state(run.folder) == "waiting"
+    (run.folder / "run.lock").write_text('{"pid": 1}')
+    assert current_state(run.folder) == "failed"
 
 
 def test_a_lock_names_its_owner(new_run: NewRun) -> None:
@@ -150,7 +153,7 @@ def test_a_new_content_replaces_the_old_whole(tmp_path: Path) -> None:
 def test_runs_are_listed(new_run: NewRun, place: Path) -> None:
     run = new_run(3, model="offline")
     frame = list_runs(place / "runs")
-    assert frame[["id", "state", "products", "model"]].values.tolist() == [[run.id, "failed", 3, "offline"]]
+    assert frame[["id", "state", "products", "model"]].values.tolist() == [[run.id, "waiting", 3, "offline"]]
     assert frame["categories"].dtype == "Int64", "whole numbers, also beside a run without any"
     assert list_runs(place / "nowhere").empty
 

@@ -1,0 +1,63 @@
+"""A whole run in this process, without notebooks: the quick way to try a prompt again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from segkit.analysis.report import write_report
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.session import at_work, raise_if_failed, release
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.summary import decide_state, finish
+from segkit.runs.integrity import is_finished
+from segkit.runs.run import Run
+from segkit.settings import Settings, load_settings
+
+
+def segment(
+    products: str | Path | pd.DataFrame = "sample",
+    category: str = "Coffee Makers",
+    *,
+    settings: Settings | None = None,
+    report: bool = False,
+    **options: Any,
+) -> Run:
+    """Segment products in one call and return the finished run; `options` are those of `prepare_run`.
+
+    No notebook is executed, nothing is loaded into Postgres, and `report.html` is written only if `report` is true:
+    a run whose answers are all in the cache takes under a second. Raises what `prepare_run` raises, and StageError,
+    StoppedError or ModelError when the run ends as failed; it can be resumed.
+    """
+    settings = settings or load_settings()
+    run = prepare_run(products, category, settings=settings, **options)
+    run_stages(run, settings=settings, report=report)
+    return run
+
+
+def run_stages(
+    run: Run,
+    *,
+    settings: Settings | None = None,
+    max_unassigned: int | None = None,
+    take_over: bool = False,
+    report: bool = False,
+) -> dict[str, Any]:
+    """Do the stages of a run in this process, and return its summary; a finished run is left as it is."""
+    settings, began = settings or load_settings(), time.monotonic()
+    if is_finished(run):
+        if take_over:
+            release(run)
+        return run.status.summary
+    with at_work(run, settings, sync=False, take_over=take_over):
+        for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
+            stage(run, settings)
+        decide_state(run, max_unassigned)
+        if report:
+            write_report(run)
+        summary = finish(run, time.monotonic() - began)
+    raise_if_failed(run, summary)
+    return summary
