@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     segkit_timeout_seconds: float = Field(180, gt=0)
     segkit_connect_seconds: float = Field(10, gt=0)
     segkit_max_output_tokens: int | None = within("max_output_tokens", None)
+    segkit_output_limit_name: Literal["", "max_tokens", "max_completion_tokens"] = ""
+    segkit_max_extra_calls: int | None = Field(None, ge=0)
     segkit_max_calls: int | None = within("max_calls", None)
     segkit_max_cost_usd: Decimal | None = within("max_cost_usd", None)
     segkit_max_wait_seconds: float = Field(120, ge=0)
@@ -84,6 +86,7 @@ class Settings(BaseSettings):
     segkit_response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     segkit_cache: bool = True
     segkit_prices: Path | None = None
+    segkit_prices_of: str = ""
     segkit_s3_prefix: str = Field("", pattern=r"^[\w./=-]*$")
     segkit_compress_logs: bool = False
     segkit_missing_products: Literal["fail", "skip"] = "fail"

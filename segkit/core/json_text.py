@@ -11,11 +11,19 @@ from typing import Any
 
 # More than the 128,000 tokens that the most talkative models may write.
 MOST_CHARACTERS = 300_000
+_MOST_THOUGHT = 5_000_000
 _MOST_STARTS = 50
 # No answer is this deep; what is deeper would end in a RecursionError somewhere on its way.
 _MOST_DEPTH = 32
 _FENCE = re.compile(r"^```[A-Za-z0-9_-]*|```$")
-_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+# The marks at which the thoughts of a model end, whether or not an opening mark stands before them: chat templates
+# write that one into the prompt. The answer begins after the last of them.
+_TAGS = r"think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad|inner_monologue|seed:think"
+_THOUGHT_ENDS = re.compile(
+    rf"</(?:{_TAGS})>|\[/(?:think|thinking|reasoning)\]|◁/think▷|<\|/think\|>|<\|?(?:end_of_thought|END_THINKING)\|?>"
+    r"|<\|end_of_thinking\|>|(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*final\b.{0,80}?<\|message\|>|<unused95>",
+    re.IGNORECASE | re.DOTALL,
+)
 _MOST_DIGITS = 20
 _NOTHING: Mapping[str, list[Any]] = MappingProxyType({})
 
@@ -55,12 +63,12 @@ class Found:
 def find_object(text: str, keys: tuple[str, ...]) -> Found:
     """Find the one JSON object with `keys` in a model's text.
 
-    Markdown fences and prose around it are accepted, two different objects are not. A text that breaks off gives
-    its closed items. Raises MalformedError, never anything else.
+    Markdown fences, prose around it and thoughts before it are accepted, two different objects are not. A text that
+    breaks off gives its closed items. Raises MalformedError, never anything else.
     """
+    text = without_thoughts(text.lstrip("\ufeff")) if len(text) <= _MOST_THOUGHT else text
     if len(text) > MOST_CHARACTERS:
         raise MalformedError(f"the answer has {len(text)} characters, at most {MOST_CHARACTERS} are read")
-    text = _THINKING.sub("", text.lstrip("\ufeff"))
     text = _FENCE.sub("", text.strip()).strip()
     if not text:
         raise MalformedError("the answer is empty")
@@ -71,6 +79,14 @@ def find_object(text: str, keys: tuple[str, ...]) -> Found:
     if not isinstance(value, Pairs):
         raise MalformedError(f"the answer is {_kind(value)}, not a JSON object")
     return Found(value)
+
+
+def without_thoughts(text: str) -> str:
+    """Return what stands after the last mark at which thoughts end; all of a text that is JSON from its start."""
+    ends = [match.end() for match in _THOUGHT_ENDS.finditer(text)]
+    if not ends or _is_json(text):
+        return text
+    return text[ends[-1] :]
 
 
 def holds_invalid(value: Any) -> bool:
@@ -155,6 +171,17 @@ def _last_item(text: str, start: int) -> tuple[int | None, str]:
             if len(stack) == 2:
                 cut, closers = match.end(), stack[1] + stack[0]
     return cut, closers
+
+
+def _is_json(text: str) -> bool:
+    """Report whether a text is one JSON object: then a mark in it stands inside of a name or a definition."""
+    if text.lstrip()[:1] != "{" or len(text) > MOST_CHARACTERS:
+        return False
+    try:
+        _loads(text.strip())
+    except MalformedError:
+        return False
+    return True
 
 
 def _loads(text: str) -> Any:

@@ -119,6 +119,7 @@ class Usage:
     cached: int | None = None
     output: int | None = None
     reasoning: int | None = None
+    written: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from segkit.llm.completions import LIMIT_NAMES
 from segkit.runs.events import log_event
 from segkit.runs.interactions import DamagedError, Interaction, read, sealed
 from segkit.storage.disk import write_atomic
@@ -25,6 +26,8 @@ LEFT_OUT = {
     "retries": "each attempt is a request of its own, with a key of its own",
     "run id": "the same question of another run has the same answer",
     "time": "an answer does not spoil; a moved model alias is told by `response_model` in the log",
+    "stream": "it decides how an answer travels",
+    "the name of the limit": "max_tokens and max_completion_tokens mean the same",
     "transport": "HTTP and the SDK send the same body",
 }
 
@@ -37,9 +40,16 @@ def cache_key(endpoint: str, body: dict[str, Any], repeat: int = 0) -> str:
 
     `repeat` numbers the times that the same request is asked anew on purpose; each is paid once. 0 is no repeat.
     """
-    request = {"endpoint": endpoint, "body": body} | ({"repeat": repeat} if repeat else {})
+    request = {"endpoint": endpoint, "body": _essential(body)} | ({"repeat": repeat} if repeat else {})
     canonical = orjson.dumps(request, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(canonical).hexdigest()[:32]
+
+
+def _essential(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request without what does not change its answer."""
+    kept = {name: value for name, value in body.items() if name not in ("stream", "stream_options", *LIMIT_NAMES)}
+    limits = [body[name] for name in LIMIT_NAMES if name in body]
+    return {**kept, "max_tokens": limits[0]} if limits else kept
 
 
 def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_folder: Path) -> Interaction | None:
@@ -58,7 +68,7 @@ def look_up(home: Path, key: str, prompt: str, request: dict[str, Any], run_fold
             path.rename(path.with_name(f"{key}.{secrets.token_hex(4)}.damaged"))
         log_event(run_folder, "cache_entry_set_aside", key=key, why=str(error))
         return None
-    if found.log.get("request") != request or found.log.get("prompt") != prompt:
+    if _essential(found.log.get("request", {})) != _essential(request) or found.log.get("prompt") != prompt:
         log_event(run_folder, "cache_entry_of_another_request", key=key, file=str(path))
         return None
     return found

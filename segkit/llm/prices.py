@@ -1,32 +1,142 @@
-"""What a call costs, in US dollars as Decimal; what is not known is None, never zero."""
+"""The tokens of a call as a dozen providers state them, and what they cost, in US dollars as Decimal.
+
+What is not known is None, never zero.
+"""
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
 from segkit.core.models import Usage
 from segkit.errors import SettingsError
+from segkit.llm.transports.choose import is_private
+from segkit.settings import Settings
 
 _MILLION = Decimal(1_000_000)
+# Names of each figure, in the order in which they are believed; a dot goes into an object.
+_PROMPT = ("prompt_tokens", "promptTokenCount", "prompt_eval_count")
+_FRESH = ("input_tokens", "inputTokens")  # without what came from the cache or went into it
+_OUTPUT = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount", "eval_count")
+_TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
+_CACHED = (
+    "prompt_tokens_details.cached_tokens",
+    "input_tokens_details.cached_tokens",
+    "cache_read_input_tokens",
+    "prompt_cache_hit_tokens",
+    "cacheReadInputTokens",
+    "cachedContentTokenCount",
+    "cached_tokens",
+    "num_cached_tokens",
+)
+_WRITTEN = (
+    "cache_write_tokens",
+    "prompt_tokens_details.cache_write_tokens",
+    "prompt_tokens_details.cache_creation_tokens",
+    "cache_creation_input_tokens",
+    "cacheWriteInputTokens",
+    "cacheWriteInputTokenCount",
+)
+_REASONING = (
+    "completion_tokens_details.reasoning_tokens",
+    "output_tokens_details.reasoning_tokens",
+    "reasoning_tokens",
+    "thoughtsTokenCount",
+)
+_LARGEST = 2**63
+_COST_HEADER = "x-litellm-response-cost"
 
 
-def cost_usd(usage: Usage, model: str, endpoint: str, prices: Path | None = None) -> Decimal | None:
-    """Price the tokens of one call, or give None when the tokens or the price are unknown.
+def read_usage(envelope: Mapping[str, Any]) -> Usage:
+    """Return the tokens of a completion.
 
-    A price table of the user (`SEGKIT_PRICES`: JSON, model to `input`, `cached` and `output` dollars a million
-    tokens) comes first, then genai-prices.
+    Some providers leave thoughts out of the completion's tokens and bill them all the same: output is then what the
+    total has beyond the prompt.
+    """
+    usage = _usage_of(envelope)
+    cached, written = _first(usage, _CACHED), _first(usage, _WRITTEN)
+    prompt = _first(usage, _PROMPT)
+    if prompt is None and (fresh := _first(usage, _FRESH)) is not None:
+        native = usage.get("input_tokens_details") is None  # OpenAI's own form counts the cached ones
+        prompt = fresh + ((cached or 0) + (written or 0) if native else 0)
+    output, reasoning = _first(usage, _OUTPUT), _first(usage, _REASONING)
+    total = _first(usage, _TOTAL)
+    if output is not None and prompt is not None and total is not None:
+        output = max(output, total - prompt)
+    elif output is not None and reasoning is not None and "candidatesTokenCount" in usage:
+        output += reasoning
+    return Usage(input=prompt, cached=cached, output=output, reasoning=reasoning, written=written)
+
+
+def stated_cost(body: bytes, headers: Mapping[str, str]) -> Decimal | None:
+    """Return the dollars that a proxy or a router states for a call: LiteLLM in a header, OpenRouter in the usage."""
+    stated = _dollars(headers.get(_COST_HEADER))
+    if stated is None and b'"cost"' in body:
+        try:
+            envelope = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return None
+        usage = envelope.get("usage") if isinstance(envelope, dict) else None
+        stated = _dollars(usage.get("cost")) if isinstance(usage, dict) else None
+    return stated
+
+
+def call_cost_usd(usage: Usage, model: str, endpoint: str, settings: Settings) -> Decimal | None:
+    """Return the price of the tokens of one call under the user's settings; see `cost_usd`."""
+    capped = settings.segkit_max_cost_usd is not None
+    return cost_usd(
+        usage, model, endpoint, settings.segkit_prices, prices_of=settings.segkit_prices_of, capped=capped
+    )
+
+
+def cost_usd(
+    usage: Usage,
+    model: str,
+    endpoint: str,
+    prices: Path | None = None,
+    *,
+    prices_of: str = "",
+    capped: bool = False,
+) -> Decimal | None:
+    """Return the price of the tokens of one call, or None when the tokens or the price are unknown.
+
+    A price table of the user (`SEGKIT_PRICES`: JSON, model to `input`, `cached`, `written` and `output` dollars a
+    million tokens) comes first, then genai-prices: for the provider's own hosts, for the provider that `prices_of`
+    names, and for any host where the cost is capped, since a cap must not be kept by a belief that is too small.
+    Without one of these a call to this machine or to a private network costs nothing, and to others it is unknown.
     """
     if model == "offline":
         return Decimal(0)
     if usage.input is None or usage.output is None:
         return None
-    own = _own_prices(prices).get(model) if prices else None
-    return _own_cost(usage, own) if own else _known_cost(usage, model, endpoint)
+    if prices and has_own_price(model, prices):
+        return _own_cost(usage, _own_prices(prices)[model])
+    if provider := _provider_of(model, endpoint, prices_of, capped):
+        rates = _flat_rates(model, provider)
+        return _own_cost(usage, rates) if rates else _priced(usage, model, provider)
+    own_server = is_private(urlsplit(endpoint).hostname or "") and not prices_of and not capped
+    return Decimal(0) if own_server else None
+
+
+def largest_cost_usd(
+    input_tokens: int, output_tokens: int, model: str, endpoint: str, settings: Settings
+) -> Decimal | None:
+    """Return the most that a call may cost: all input at the dearest of fresh and written, all output used."""
+    fresh = Usage(input=input_tokens, cached=0, output=output_tokens)
+    written = Usage(input=input_tokens, cached=0, output=output_tokens, written=input_tokens)
+    costs = [call_cost_usd(usage, model, endpoint, settings) for usage in (fresh, written)]
+    return None if None in costs else max(cost for cost in costs if cost is not None)
+
+
+def has_own_price(model: str, prices: Path | None) -> bool:
+    """Report whether the user's price table has a model."""
+    return bool(prices) and model in _own_prices(prices)
 
 
 def check_prices(prices: Path | None) -> None:
@@ -35,19 +145,13 @@ def check_prices(prices: Path | None) -> None:
         _own_prices(prices)
 
 
-def _own_cost(usage: Usage, price: dict[str, Any]) -> Decimal:
+def _own_cost(usage: Usage, price: Mapping[str, Any]) -> Decimal:
     cached = min(usage.cached or 0, usage.input or 0)
-    fresh = (usage.input or 0) - cached
+    written = min(usage.written or 0, (usage.input or 0) - cached)
+    fresh = (usage.input or 0) - cached - written
     money = fresh * _price(price["input"]) + cached * _price(price.get("cached", price["input"]))
+    money += written * _price(price.get("written", price["input"]))
     return (money + (usage.output or 0) * _price(price["output"])) / _MILLION
-
-
-def _known_cost(usage: Usage, model: str, endpoint: str) -> Decimal | None:
-    provider = _provider(model, endpoint)
-    if provider is None:
-        return None
-    rates = _flat_rates(model, provider)
-    return _own_cost(usage, rates) if rates else _priced(usage, model, provider)
 
 
 def _priced(usage: Usage, model: str, provider: str) -> Decimal:
@@ -55,33 +159,56 @@ def _priced(usage: Usage, model: str, provider: str) -> Decimal:
     from genai_prices import calc_price
 
     cached = min(usage.cached or 0, usage.input or 0)
-    tokens = Tokens(input_tokens=usage.input, cache_read_tokens=cached, output_tokens=usage.output)
+    written = min(usage.written or 0, (usage.input or 0) - cached)
+    tokens = Tokens(
+        input_tokens=usage.input,
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=usage.output,
+    )
     total: Decimal = calc_price(tokens, model_ref=model, provider_id=provider).total_price
     return total
 
 
 @cache
 def _flat_rates(model: str, provider: str) -> dict[str, Decimal] | None:
-    """Find the dollars a million tokens where they do not depend on the amount, since asking takes long."""
-    probes = {"input": Usage(10**6, 0, 0), "cached": Usage(10**6, 10**6, 0), "output": Usage(0, 0, 10**6)}
+    """Return the dollars a million tokens where they do not depend on the amount, since asking takes long."""
+    most = 10**6
+    probes = {
+        "input": Usage(most, 0, 0),
+        "cached": Usage(most, most, 0),
+        "written": Usage(most, 0, 0, written=most),
+        "output": Usage(0, 0, most),
+    }
     rates = {name: _priced(probe, model, provider) for name, probe in probes.items()}
-    few = Usage(1000, 500, 100)
+    few = Usage(1000, 500, 100, written=200)
     return rates if _own_cost(few, rates) == _priced(few, model, provider) else None
 
 
+def _provider_of(model: str, endpoint: str, prices_of: str, capped: bool) -> str | None:
+    """Return whose price list holds for an endpoint."""
+    if prices_of:
+        return _known(model, provider=prices_of)
+    if own := _known(model, url=endpoint):
+        return own
+    # A proxy may stand behind any address, and a cap is kept by the dearer belief.
+    return _known(model) if capped else None
+
+
 @cache
-def _provider(model: str, endpoint: str) -> str | None:
-    """Find who is paid: the endpoint's own price list, else whoever is known to offer the model."""
+def _known(model: str, *, url: str | None = None, provider: str | None = None) -> str | None:
     from genai_prices import Usage as Tokens
     from genai_prices import calc_price
 
-    for url in (endpoint, None):
-        try:
-            found: str = calc_price(Tokens(input_tokens=1), model_ref=model, provider_api_url=url).provider.id
-        except LookupError:
-            continue
-        return found
-    return None
+    tokens = Tokens(input_tokens=1)
+    try:
+        if url:
+            price = calc_price(tokens, model_ref=model, provider_api_url=url)
+        else:
+            price = calc_price(tokens, model_ref=model, provider_id=provider)
+    except LookupError:
+        return None
+    return str(price.provider.id)
 
 
 @cache
@@ -89,7 +216,7 @@ def _own_prices(path: Path) -> dict[str, dict[str, Any]]:
     try:
         table: dict[str, dict[str, Any]] = orjson.loads(path.read_bytes())
         for price in table.values():
-            for value in (price["input"], price.get("cached", 0), price["output"]):
+            for value in (price["input"], price.get("cached", 0), price.get("written", 0), price["output"]):
                 _price(value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise SettingsError(
@@ -104,3 +231,39 @@ def _price(value: Any) -> Decimal:
     if not 0 <= price < _MILLION:  # NaN compares with an ArithmeticError
         raise ValueError(f"{value!r} is no price")
     return price
+
+
+def _usage_of(envelope: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("usage", "usageMetadata", "x_groq"):
+        found = envelope.get(name)
+        if isinstance(found, dict):
+            inner = found.get("usage")
+            return inner if name == "x_groq" and isinstance(inner, dict) else found
+    return envelope if "prompt_eval_count" in envelope else {}
+
+
+def _first(usage: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((count for name in names if (count := _count(_at(usage, name))) is not None), None)
+
+
+def _at(usage: Mapping[str, Any], path: str) -> Any:
+    value: Any = usage
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST else None
+
+
+def _dollars(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        cost = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return cost if cost.is_finite() and 0 <= cost < 10**6 else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from segkit.core.models import CheckedAnswer, Question
 from segkit.errors import DatabaseError, StorageError
 from segkit.llm import cache
 from segkit.llm.completions import Completion, read_completion, user_messages
-from segkit.llm.prices import cost_usd
+from segkit.llm.prices import call_cost_usd, has_own_price, stated_cost
 from segkit.llm.send import ModelReply, ModelRequest
+from segkit.llm.transports.base import Response
 from segkit.runs import interactions
 from segkit.runs.events import log_event, timestamp
 from segkit.runs.interactions import Interaction
-from segkit.runs.mirror import WORKERS, push_log, read_log
+from segkit.runs.mirror import WORKERS, location, push_log, read_log
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
 from segkit.settings import Settings
 
+# What is logged as an answer and is none: the question is asked again.
+_UNUSED = ("no_answer", "prompt_cut")
 _RAW = ("http_status", "body", "body_base64")
 
 
@@ -34,10 +38,39 @@ class Recorder:
         self._folder = run.stage_folder(stage)
         self._parameters = run.parameters
         self._own = self._index()
+        self._asked: set[str] = set()
 
-    def own(self, key: str) -> Interaction | None:
-        """Take the next answer to a request that this run has logged, in the order they came."""
-        return self._own[key].pop(0) if self._own.get(key) else None
+    @property
+    def writers(self) -> int:
+        """How many threads may write logs at once: a disk takes little time, S3 a round trip."""
+        return 32 if location(self._run.folder) else 4
+
+    def own(self, key: str, prompt: str, led_on: Callable[[Interaction], bool]) -> Interaction | None:
+        """Return the next answer to a request that this run has logged, in the order they came.
+
+        A request in another wording (another temperature, limit or endpoint) counts too, where `led_on` says that
+        its answer led to something: what is answered stays answered when only the wording changes.
+        """
+        if logs := self._own.get(key):
+            return logs.pop(0)
+        logs = self._by_prompt.get(prompt, [])
+        for number, logged in enumerate(logs):
+            if logged.metadata["cache_key"] not in self._asked and led_on(logged):
+                return logs.pop(number)
+        self._asked.add(key)
+        return None
+
+    def knows(self, prompt: str) -> bool:
+        """Report whether this run has logged a request with this prompt."""
+        return prompt in self._by_prompt
+
+    @cached_property
+    def _by_prompt(self) -> dict[str, list[Interaction]]:
+        found: dict[str, list[Interaction]] = {}
+        for logs in self._own.values():
+            for logged in logs:
+                found.setdefault(str(logged.log["prompt"]), []).append(logged)
+        return found
 
     def cached(self, key: str, prompt: str, request: Mapping[str, Any]) -> Interaction | None:
         """Find a valid answer to the same request in the cache."""
@@ -76,21 +109,31 @@ class Recorder:
         return self._facts(question.batch, attempt, key) | {"part": question.part}
 
     def record(
-        self, sent: ModelReply, letter: ModelRequest, completion: Completion, checked: CheckedAnswer, good: bool
+        self,
+        reply: ModelReply,
+        request: ModelRequest,
+        completion: Completion,
+        checked: CheckedAnswer,
+        good: bool,
+        unread: str = "",
     ) -> Decimal | None:
-        """Finish the log of an answer, let other runs have it if it is `good`, and give what it cost."""
-        cost = self.cost(completion)
+        """Finish the log of an answer, let other runs have it if it is `good`, and return what it cost.
+
+        `unread` says that the server did not read the whole prompt: the answer is kept and never used.
+        """
+        cost = self.cost(completion, reply.response)
         facts = {
-            **letter.facts,
-            "timestamp": interactions.started_at(sent.intent),
-            "duration_ms": sent.duration_ms,
+            **request.facts,
+            "timestamp": interactions.started_at(reply.intent),
+            "duration_ms": reply.duration_ms,
             "money": "paid",
             "cost_usd": None if cost is None else str(cost),
             **_judgement(completion, checked),
+            **({"outcome": "prompt_cut", "why": unread} if unread else {}),
         }
-        log = self._finish(sent.intent, {"response": _storable(completion.content), "metadata": facts})
+        log = self._finish(reply.intent, {"response": _storable(completion.content), "metadata": facts})
         if good and self._settings.segkit_cache:
-            cache.remember(self._settings.segkit_home, letter.facts["cache_key"], log, self._run.folder)
+            cache.remember(self._settings.segkit_home, request.facts["cache_key"], log, self._run.folder)
         return cost
 
     def record_reuse(
@@ -117,9 +160,13 @@ class Recorder:
         push_log(self._run.folder, log)
         return log
 
-    def cost(self, completion: Completion) -> Decimal | None:
-        p = self._parameters
-        return cost_usd(completion.usage, p.model, p.endpoint, self._settings.segkit_prices)
+    def cost(self, completion: Completion, response: Response | None = None) -> Decimal | None:
+        """Return what an answer cost: by the user's prices, by what a proxy states, or by the price list."""
+        p, prices = self._parameters, self._settings.segkit_prices
+        stated = stated_cost(response.body, response.headers) if response else None
+        if stated is not None and not has_own_price(p.model, prices):
+            return stated
+        return call_cost_usd(completion.usage, p.model, p.endpoint, self._settings)
 
     def _index(self) -> dict[str, list[Interaction]]:
         interactions.sweep(self._folder)
@@ -131,7 +178,7 @@ class Recorder:
         for logged in logs:
             facts = logged.metadata
             self._progress.add_logged(facts)
-            if facts["outcome"] != "no_answer":
+            if facts["outcome"] not in _UNUSED:
                 found.setdefault(facts["cache_key"], []).append(logged)
         return found
 

@@ -7,6 +7,7 @@ import contextlib
 import random
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 from segkit.core.models import Usage
 from segkit.errors import RefusedError, SegkitError, StoppedError
 from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket
-from segkit.llm.prices import cost_usd
+from segkit.llm.prices import largest_cost_usd
 from segkit.llm.responses import NextStep, classify_response
 from segkit.llm.transports.base import LostError, NotSentError, Response, Transport
 from segkit.runs import interactions
@@ -28,13 +29,18 @@ from segkit.settings import Settings
 from segkit.storage.disk import disk_error
 from segkit.storage.redaction import redactor
 
-LONGEST_ANSWER = 16_384
 LONGEST_BACKOFF = 30.0
+# A server that starts again is asked more often; one that was never there is not waited for as long.
+LONGEST_POLL, FIRST_PATIENCE = 5.0, 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One request on its way: where its log goes, the first part of the log, the metadata, and the bytes to send."""
+    """One request on its way: where its log goes, the first part of the log, the metadata, and the bytes to send.
+
+    `output_tokens` is what an answer usually takes, `output_limit` what it takes at most. `can_mend` says whether the
+    asker has another wording for what an endpoint refused; an `urgent` request goes while others are held back.
+    """
 
     batch: int
     attempt: int
@@ -42,15 +48,25 @@ class ModelRequest:
     facts: dict[str, Any]
     data: bytes
     output_tokens: int
+    output_limit: int
+    can_mend: Callable[[NextStep], bool]
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReply:
-    """A letter that was answered: the response, its intent on disk, and how long it took."""
+    """A request that was answered: the response, its intent on disk, and how long it took."""
 
     response: Response
     intent: Intent
     duration_ms: int
+    pass_: Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The leave to send one request: what it has reserved of the limits and of the budget."""
+
     tickets: list[Ticket]
     reservation: Reservation
 
@@ -59,7 +75,11 @@ _NOTHING = Response(0, {}, b"")
 
 
 class NoAnswerError(Exception):
-    """No answer after all tries."""
+    """No answer after all tries. `down` says that the endpoint could not be reached or was not ready."""
+
+    def __init__(self, why: str, *, down: bool) -> None:
+        super().__init__(why)
+        self.down = down
 
 
 class MustSplitError(Exception):
@@ -69,6 +89,79 @@ class MustSplitError(Exception):
         super().__init__(why)
         self.trouble = trouble
         self.why = why
+
+
+class BadAnswerError(Exception):
+    """The provider itself found the model's answer invalid; another attempt may be better."""
+
+
+class NotTakenError(Exception):
+    """The endpoint refuses a field of the request, or the request for a reason that nobody knows."""
+
+    def __init__(self, step: NextStep) -> None:
+        super().__init__(step.why)
+        self.step = step
+
+
+class Throttle:
+    """Lets a request pass when the budget and every limit allow it; the first one goes alone for a moment."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self.budget = Budget(settings.segkit_max_calls, settings.segkit_max_cost_usd, *progress.spent())
+        self.limits = Limits(
+            settings.segkit_concurrency,
+            settings.segkit_requests_per_minute,
+            settings.segkit_input_tokens_per_minute,
+            settings.segkit_output_tokens_per_minute,
+        )
+        self._probe = Probe()
+        self._others = asyncio.Event()
+        self._others.set()
+
+    async def wait(self, urgent: bool) -> None:
+        """Wait for the first answer, and while another request is tried alone."""
+        await self._probe.wait()
+        if not urgent:
+            await self._others.wait()
+
+    async def enter(self, size: int, output_tokens: int, largest: Decimal) -> Pass | None:
+        """Reserve what a request needs; return None once the limits are closed, raise ExhaustedError at a cap."""
+        reservation = await self.budget.reserve(largest)
+        tickets = await self.limits.enter(size // 4, output_tokens)
+        if tickets is None:
+            await self.budget.settle(reservation, 0, Decimal(0))
+            return None
+        return Pass(tickets, reservation)
+
+    async def leave(self) -> None:
+        """Count a request as no longer under way."""
+        self._probe.open()
+        await self.limits.leave()
+
+    async def settle(self, pass_: Pass, usage: Usage, cost: Decimal | None) -> None:
+        """Replace what an answered request had reserved by what it took."""
+        self.limits.settle(pass_.tickets, usage.input, usage.output)
+        self.limits.faster()
+        await self.budget.settle(pass_.reservation, 1, cost)
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Hold back all requests but urgent ones."""
+        self._others.clear()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Hold nobody back any more."""
+        self._others.set()
+
+    async def close(self) -> None:
+        """Send those away who wait for their turn."""
+        self.release()
+        if not self.limits.closed:
+            await self.limits.close()
 
 
 class RetryingClient:
@@ -88,42 +181,45 @@ class RetryingClient:
         self._model, self._most_tries = run.parameters.model, 1 + run.parameters.max_retries
         self._host = urlsplit(run.parameters.endpoint).hostname or run.parameters.endpoint
         self._redact = redactor(settings.secrets)
-        self._probe = Probe()
         self._refused: SegkitError | None = None
-        self._budget = Budget(settings.segkit_max_calls, settings.segkit_max_cost_usd, *progress.spent())
-        self._limits = Limits(
-            settings.segkit_concurrency,
-            settings.segkit_requests_per_minute,
-            settings.segkit_input_tokens_per_minute,
-            settings.segkit_output_tokens_per_minute,
-        )
+        self._reached = False
+        self.throttle = Throttle(settings, progress)
 
-    async def send(self, letter: ModelRequest) -> ModelReply:
-        """Return the answer; raise RefusedError, StoppedError, NoAnswerError or MustSplitError if there is none."""
-        tries, waited = 0, 0.0
+    async def send(self, request: ModelRequest) -> ModelReply:
+        """Return the answer to a request.
+
+        Raises RefusedError or StoppedError when asking has to end, NoAnswerError after all tries, MustSplitError,
+        BadAnswerError or NotTakenError where another request may have an answer.
+        """
+        tries, waited, was_idle = 0, 0.0, False
         while True:
             tries += 1
-            sent, meaning = await self._once(letter)
-            if meaning.step == "answer":
-                return sent
-            await self._close_log(letter, sent, meaning)
+            reply, step = await self._once(request)
+            if step.step == "answer":
+                return reply
+            await self._close_log(request, reply, step)
             if self._refused:
                 raise self._refused
-            if meaning.step == "cut":
-                raise MustSplitError(meaning.trouble, meaning.why)
-            if meaning.step == "again" and tries >= self._most_tries:
-                raise NoAnswerError(_joined(f"{meaning.why}, {tries} tries", meaning.hint))
-            waited += await self._pause(letter, meaning, tries, waited)
+            _raise_for_asker(step)
+            if step.idle and not was_idle:
+                tries, was_idle = tries - 1, True  # a fresh connection, at once and for free
+                continue
+            if not step.patient and step.step == "again" and tries >= self._most_tries:
+                raise NoAnswerError(_joined(f"{step.why}, {tries} tries", step.hint), down=step.down)
+            waited += await self._pause(request, step, tries, waited)
 
-    async def settle(self, sent: ModelReply, usage: Usage, cost: Decimal | None) -> None:
-        """Replace what was reserved for an answered letter by what the server told."""
-        self._limits.settle(sent.tickets, usage.input, usage.output)
-        self._limits.faster()
-        await self._budget.settle(sent.reservation, 1, cost)
+    async def settle(self, reply: ModelReply, usage: Usage, cost: Decimal | None) -> None:
+        """Replace what was reserved for an answered request by what the server stated."""
+        await self.throttle.settle(reply.pass_, usage, cost)
 
     def halt(self, error: SegkitError) -> None:
         """Let nothing more be sent; the first reason counts."""
         self._refused = self._refused or error
+
+    def refusal(self, step: NextStep) -> RefusedError:
+        """Return the error of a refusal that nobody but the user can mend, with the command that mends it."""
+        command = f"segkit resume {self._run.id} {step.option}".rstrip()
+        return RefusedError(step.why, _joined(step.hint, command))
 
     def raise_if_stopped(self) -> None:
         """Raise RefusedError when asking is hopeless, StoppedError when somebody asked the run to stop."""
@@ -134,80 +230,90 @@ class RetryingClient:
 
     async def close_if_stopped(self) -> None:
         """Send those away who wait for their turn, once nobody may ask any more."""
-        if (self._stop.is_set() or self._refused) and not self._limits.closed:
-            await self._limits.close()
+        if self._stop.is_set() or self._refused:
+            await self.throttle.close()
 
-    async def _once(self, letter: ModelRequest) -> tuple[ModelReply, NextStep]:
+    async def _once(self, request: ModelRequest) -> tuple[ModelReply, NextStep]:
         """Send once, as soon as the budget and the limits let it through."""
-        await self._probe.wait()
+        await self.throttle.wait(request.urgent)
         self.raise_if_stopped()
-        reservation = await self._reserve(letter)
+        pass_ = await self._enter(request)
         try:
-            return await self._within_limits(letter, reservation)
+            return await self._within_limits(request, pass_)
         except SegkitError:  # before anything was sent
-            await self._budget.settle(reservation, 0, Decimal(0))
+            await self.throttle.budget.settle(pass_.reservation, 0, Decimal(0))
             raise
 
-    async def _within_limits(self, letter: ModelRequest, reservation: Reservation) -> tuple[ModelReply, NextStep]:
-        tickets = await self._limits.enter(len(letter.data) // 4, letter.output_tokens)
-        if tickets is None:
-            self.raise_if_stopped()
-            raise StoppedError("the limits are closed")
+    async def _within_limits(self, request: ModelRequest, pass_: Pass) -> tuple[ModelReply, NextStep]:
         try:
             self.raise_if_stopped()
-            intent = self._begin(letter)
+            intent = self._begin(request)
             began = time.monotonic()
-            response, meaning = await self._exchange(letter, intent)
-            if meaning.step == "stop":
+            response, step = await self._exchange(request, intent)
+            if step.step == "stop" and not request.can_mend(step):
                 # Known before the next request may leave: a hopeless error costs one request.
-                self.halt(RefusedError(meaning.why, _joined(meaning.hint, f"segkit resume {self._run.id}")))
+                self.halt(self.refusal(step))
         finally:
-            self._probe.open()
-            await self._limits.leave()
+            await self.throttle.leave()
         took = round((time.monotonic() - began) * 1000)
-        return ModelReply(response or _NOTHING, intent, took, tickets, reservation), meaning
+        return ModelReply(response or _NOTHING, intent, took, pass_), step
 
-    async def _reserve(self, letter: ModelRequest) -> Reservation:
+    async def _enter(self, request: ModelRequest) -> Pass:
         try:
-            return await self._budget.reserve(self._largest(letter))
+            pass_ = await self.throttle.enter(len(request.data), request.output_tokens, self._largest(request))
         except ExhaustedError as error:
             hint = f"all answers are kept; go on with more: segkit resume {self._run.id} {error.option} N"
             raise StoppedError(str(error), hint) from None
+        if pass_ is None:
+            self.raise_if_stopped()
+            raise StoppedError("the limits are closed")
+        return pass_
 
-    def _largest(self, letter: ModelRequest) -> Decimal:
+    def _largest(self, request: ModelRequest) -> Decimal:
         """Price a call as if every 2 characters were a token and the answer as long as it may be."""
-        if self._budget.most_cost is None:
+        if self.throttle.budget.most_cost is None:
             return Decimal(0)
         p = self._run.parameters
-        most = Usage(input=len(letter.data) // 2, cached=0, output=p.max_output_tokens or LONGEST_ANSWER)
-        cost = cost_usd(most, p.model, p.endpoint, self._settings.segkit_prices)
+        cost = largest_cost_usd(len(request.data) // 2, request.output_limit, p.model, p.endpoint, self._settings)
         if cost is None:
             raise StoppedError(f"the price of {p.model} is not known, so no cap can be kept", "set SEGKIT_PRICES")
         return cost
 
-    def _begin(self, letter: ModelRequest) -> Intent:
+    def _begin(self, request: ModelRequest) -> Intent:
         try:
-            return interactions.begin(self._folder, letter.batch, letter.attempt, letter.head)
+            return interactions.begin(self._folder, request.batch, request.attempt, request.head)
         except OSError as error:
             failed = disk_error(self._run.folder, error)
             self.halt(failed)
             raise failed from None
 
-    async def _exchange(self, letter: ModelRequest, intent: Intent) -> tuple[Response | None, NextStep]:
+    async def _exchange(self, request: ModelRequest, intent: Intent) -> tuple[Response | None, NextStep]:
         try:
-            response = await self._transport.send(letter.data)
+            response = await self._transport.send(request.data)
         except NotSentError as error:
-            return None, self._clean(NextStep("again", f"{self._host} cannot be reached, nothing was paid: {error}"))
+            why = f"{self._host} cannot be reached, nothing was paid: {error}"
+            return None, self._clean(NextStep("again", why, patient=error.passing, down=True))
         except LostError as error:
-            self._keep(letter, intent, None, self._redact(error.partial))
-            self._limits.slower()
-            return None, self._clean(NextStep("again", f"{self._host}: {error}"))
+            self._keep(request, intent, None, self._redact(error.partial))
+            if not error.idle:
+                self.throttle.limits.slower()
+            return None, self._clean(self._lost(error))
+        self._reached = True
         headers = {name: self._text(value) for name, value in response.headers.items()}
         response = replace(response, headers=headers, body=self._redact(response.body))
-        self._keep(letter, intent, response.status, response.body)
+        self._keep(request, intent, response.status, response.body)
         return response, self._clean(classify_response(response, self._model, self._host))
 
-    def _keep(self, letter: ModelRequest, intent: Intent, status: int | None, body: bytes) -> None:
+    def _lost(self, error: LostError) -> NextStep:
+        """Return the step after a request without a whole answer; after a time-out it is never the same again."""
+        why = f"{self._host}: {error}"
+        if error.timed_out:
+            return NextStep("cut", why, trouble="timeout", money="unknown")
+        if error.idle:
+            return NextStep("again", f"{why} (the server had closed an idle connection)", idle=True, down=True)
+        return NextStep("again", why, money="unknown", down=True)
+
+    def _keep(self, request: ModelRequest, intent: Intent, status: int | None, body: bytes) -> None:
         """Write what came into its intent, whose room is reserved; a disk that fails otherwise stops the run."""
         try:
             interactions.keep_raw(intent, status, body)
@@ -218,55 +324,63 @@ class RetryingClient:
                 self._refused.message += f"; {lost}"
             self.halt(failed)
             with contextlib.suppress(SegkitError):
-                self._event("answer_not_saved", letter, file=intent.path.name, why=str(error))
+                self._event("answer_not_saved", request, file=intent.path.name, why=str(error))
             raise failed from None
 
-    def _clean(self, meaning: NextStep) -> NextStep:
-        return replace(meaning, why=self._text(meaning.why))
+    def _clean(self, step: NextStep) -> NextStep:
+        return replace(step, why=self._text(step.why))
 
     def _text(self, text: str) -> str:
         return self._redact(text.encode(errors="surrogateescape")).decode(errors="replace")
 
-    async def _close_log(self, letter: ModelRequest, sent: ModelReply, meaning: NextStep) -> None:
+    async def _close_log(self, request: ModelRequest, reply: ModelReply, step: NextStep) -> None:
         """Keep the log of a call that may have been paid, or that cut its question; others leave an event."""
-        money = _money(sent.response, meaning)
-        self._event("no_answer", letter, why=meaning.why, step=meaning.step, money=money)
-        if money == "not_paid":
-            await self._budget.settle(sent.reservation, 0, Decimal(0))
+        self._event("no_answer", request, why=step.why, step=step.step, money=step.money)
+        if step.money == "not_paid":
+            await self.throttle.budget.settle(reply.pass_.reservation, 0, Decimal(0))
         else:
-            await self._budget.settle(sent.reservation, 1, None)
+            await self.throttle.budget.settle(reply.pass_.reservation, 1, None)
             self._progress.counts.add_call(Usage(), None)
-        if money == "not_paid" and meaning.step != "cut":
-            interactions.drop(sent.intent)
+        if step.money == "not_paid" and step.step != "cut":
+            interactions.drop(reply.intent)
             return
-        outcome = meaning.trouble or "no_answer"
-        facts = {**letter.facts, "duration_ms": sent.duration_ms, "outcome": outcome, "money": money}
-        facts |= {"why": meaning.why, "timestamp": interactions.started_at(sent.intent)}
-        body = sent.response.body.decode(errors="replace")
+        facts = {**request.facts, "duration_ms": reply.duration_ms, "money": step.money, "why": step.why}
+        facts |= {"outcome": step.trouble or "no_answer", "timestamp": interactions.started_at(reply.intent)}
+        body = reply.response.body.decode(errors="replace")
         tail = {"response": body, "metadata": facts}
-        interactions.finish(sent.intent, tail, compress=self._settings.segkit_compress_logs)
+        interactions.finish(reply.intent, tail, compress=self._settings.segkit_compress_logs)
 
-    async def _pause(self, letter: ModelRequest, meaning: NextStep, tries: int, waited: float) -> float:
+    async def _pause(self, request: ModelRequest, step: NextStep, tries: int, waited: float) -> float:
         self._progress.counts.retries += 1
-        longest = min(LONGEST_BACKOFF, self._settings.segkit_backoff_seconds * 2 ** (tries - 1))
+        longest = min(LONGEST_POLL if step.patient else LONGEST_BACKOFF, self._backoff(tries))
         own = longest * random.uniform(0.5, 1)  # noqa: S311 (jitter)
         # A wish that was honoured and did not help is believed once.
-        pause = own if meaning.wait is None else max(meaning.wait, own if tries > 1 else 0.0)
-        if meaning.step == "wait":
-            if waited + pause > self._settings.segkit_max_wait_seconds:
-                raise self._paused(meaning, pause)
-            self._limits.hold(pause if meaning.wait is None else meaning.wait)
-            self._limits.slower()
-        self._event("waits", letter, seconds=round(pause, 3), why=meaning.why)
+        pause = own if step.wait is None else max(step.wait, own if tries > 1 else 0.0)
+        if step.step == "wait" or step.patient:
+            tried = step.step == "wait" or tries >= self._most_tries
+            if tried and waited + pause > self._patience(step):
+                raise self._out_of_patience(step, pause, tries, waited)
+            self.throttle.limits.hold(pause if step.wait is None else step.wait)
+            if not step.down:
+                self.throttle.limits.slower()
+        self._event("waits", request, seconds=round(pause, 3), why=step.why)
         await self._sleep(pause)
         return pause
 
-    def _paused(self, meaning: NextStep, pause: float) -> StoppedError:
+    def _backoff(self, tries: int) -> float:
+        return float(self._settings.segkit_backoff_seconds * 2 ** min(tries - 1, 30))
+
+    def _patience(self, step: NextStep) -> float:
+        longest = self._settings.segkit_max_wait_seconds
+        return longest if self._reached or not step.down else min(longest, FIRST_PATIENCE)
+
+    def _out_of_patience(self, step: NextStep, pause: float, tries: int, waited: float) -> Exception:
+        if step.step == "again":
+            return NoAnswerError(f"{step.why}, {tries} tries in {waited:.0f} s (SEGKIT_MAX_WAIT_SECONDS)", down=True)
         until = (datetime.now().astimezone() + timedelta(seconds=pause)).strftime("%H:%M")
-        return StoppedError(
-            f"paused until {until}: {self._host} asks to wait {pause:.0f} s ({meaning.why})",
-            f"nothing is lost; then: segkit resume {self._run.id}",
-        )
+        wish = f"asks to wait {step.wait:.0f} s" if step.wait == pause else f"is still busy after {waited:.0f} s"
+        why = f"paused until {until}: {self._host} {wish} ({step.why})"
+        return StoppedError(why, f"nothing is lost; then: segkit resume {self._run.id}")
 
     async def _sleep(self, seconds: float) -> None:
         clock = asyncio.get_running_loop().time
@@ -275,17 +389,20 @@ class RetryingClient:
             self.raise_if_stopped()
             await asyncio.sleep(min(0.2, max(0.0, until - clock())))
 
-    def _event(self, event: str, letter: ModelRequest, **facts: Any) -> None:
-        where = {"stage": letter.facts["interaction_type"], "batch": letter.batch, "attempt": letter.attempt}
+    def _event(self, event: str, request: ModelRequest, **facts: Any) -> None:
+        where = {"stage": request.facts["interaction_type"], "batch": request.batch, "attempt": request.attempt}
         log_event(self._run.folder, event, **where, **facts)
 
 
-def _money(response: Response, meaning: NextStep) -> str:
-    if response is _NOTHING:
-        return "not_paid" if "nothing was paid" in meaning.why else "unknown"
-    if response.status < 300:
-        return "paid"
-    return "unknown" if response.status in (408, 409) or response.status >= 500 else "not_paid"
+def _raise_for_asker(step: NextStep) -> None:
+    """Raise what the asker of a question has to know, since the same request would have the same end."""
+    match step.step:
+        case "cut":
+            raise MustSplitError(step.trouble, step.why)
+        case "invalid":
+            raise BadAnswerError(step.why)
+        case "stop":
+            raise NotTakenError(step)
 
 
 def _joined(*parts: str) -> str:

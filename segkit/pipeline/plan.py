@@ -12,7 +12,7 @@ from segkit.core.batching import batches_by_first_run, consolidation_rounds
 from segkit.core.extract import extract_questions
 from segkit.core.models import Parameters, Usage
 from segkit.core.products import untitled
-from segkit.llm.prices import cost_usd
+from segkit.llm.prices import call_cost_usd
 from segkit.settings import Settings
 
 # Characters a token: few in titles full of numbers, many in plain English.
@@ -99,7 +99,7 @@ def _money_and_time(
     told: dict[str, Decimal | float | None] = {}
     for i, end in enumerate(("low", "high")):
         usage = Usage(input=int(row[f"input_{end}"]), cached=0, output=int(row[f"output_{end}"]))
-        told[f"cost_usd_{end}"] = cost_usd(usage, parameters.model, parameters.endpoint, settings.segkit_prices)
+        told[f"cost_usd_{end}"] = call_cost_usd(usage, parameters.model, parameters.endpoint, settings)
         told[f"seconds_{end}"] = round(_seconds(int(row["calls"]), usage, i, parameters, settings), 1)
     return told
 

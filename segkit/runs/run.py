@@ -44,7 +44,19 @@ class Run:
 
     @property
     def parameters(self) -> Parameters:
-        return Parameters(**self.document["parameters"])
+        """The parameters of the run, with what a resume has changed of its requests."""
+        changed = {name: value for name, value in self._changes.items() if name != "products_per_prompt"}
+        return Parameters(**{**self.document["parameters"], **changed})
+
+    @property
+    def most_products(self) -> int:
+        """The most products that a prompt may have since a resume asked for fewer; 0 where none did."""
+        return int(self._changes.get("products_per_prompt") or 0)
+
+    @property
+    def _changes(self) -> dict[str, Any]:
+        changes = self.document.get("request_changes", [])
+        return {name: value for change in changes for name, value in change["to"].items()}
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the run, after fetching it where only S3 has it; it may be missing in both."""

@@ -11,7 +11,7 @@ from segkit.core.models import Parameters, Usage
 from segkit.core.products import untitled
 from segkit.core.prompts import load_prompts
 from segkit.errors import RequestError
-from segkit.llm.prices import cost_usd
+from segkit.llm.prices import call_cost_usd
 from segkit.pipeline.plan import plan_run
 from segkit.runs.run import Run
 from segkit.service.tokens import Token
@@ -132,7 +132,7 @@ def calls_without_price(run: Run, token: Token, settings: Settings) -> int | Non
     Raises RequestError 402 when the token may not start such a run, and so may not resume one.
     """
     chosen = run.parameters
-    if cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, settings.segkit_prices) is not None:
+    if call_cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, settings) is not None:
         return None
     _check_unpriced(chosen.model, token)
     return _most_calls(plan_run(run.products, run.prompts, chosen, settings).iloc[-1])

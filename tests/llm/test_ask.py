@@ -168,7 +168,8 @@ def test_hopeless_errors_cost_one_request(fault: str, endpoint: Endpoint, new_ru
         with pytest.raises(RefusedError) as refused:
             extract_taxonomy(run)
         seconds.append(time.monotonic() - began)
-        assert endpoint.count() == len(seconds)
+        # What nobody knows is tried with one half, and with one product of the other half.
+        assert endpoint.count() == len(seconds) * (3 if fault == "422" else 1)
         assert HOPELESS[fault] in str(refused.value)
         assert f"segkit resume {run.id}" in str(refused.value)
     assert min(seconds) < 2
@@ -261,14 +262,14 @@ def test_an_unreachable_host_says_that_nothing_was_paid(new_run: NewRun, monkeyp
 def test_a_time_out_may_have_been_paid(
     endpoint: Endpoint, new_run: NewRun, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A deadline for the whole answer; the call is kept as one that may have been paid, and repeated."""
+    """A deadline for the whole answer; the call is kept as one that may have been paid, and cut, not repeated."""
     monkeypatch.setenv("SEGKIT_TIMEOUT_SECONDS", "2")
     endpoint.queue("drip", interval=0.2, step=1)
     run = new_run(6)
     assert reasons(run) == {""}
-    assert endpoint.count() == 2
+    assert [len(entry["ids"]) for entry in endpoint.ledger()] == [6, 3, 3]
     logs, _ = scan(run.stage_folder(STAGE))
-    assert sorted(log.log["metadata"]["money"] for log in logs) == ["paid", "unknown"]
+    assert sorted(log.log["metadata"]["money"] for log in logs) == ["paid", "paid", "unknown"]
     assert run.status.stages["segmentation"].unpriced == 1
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from catalogues import unmeasured
 
-from segkit.core.models import Prompt
+from segkit.core.models import Parameters, Prompt
 from segkit.llm.cache import LEFT_OUT, cache_key, look_up, remember
-from segkit.llm.completions import request_body
+from segkit.llm.completions import shape_for
 from segkit.runs.events import read_events
 from segkit.runs.interactions import write_whole
 from segkit.settings import Settings
@@ -26,10 +26,13 @@ PROMPT = "Sort under v0.\nSubcategories:\n[S_0] Dimmers: Dim\nProducts:\n[P_0] O
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    """The body of a request; `changes` are arguments of `request_body`, or the prompt or schema."""
+    """The body of a request; `changes` are parameters, the stage, the most tokens, or the prompt or schema."""
     asking = Prompt(changes.pop("prompt", PROMPT), changes.pop("schema", SCHEMA))
-    given = {"stage": "refine_assignments", "model": "gpt-4o", "temperature": 0.2, "response_format": "json_schema"}
-    return request_body(asking, **{**given, "most_tokens": None, **changes})
+    stage = changes.pop("stage", "refine_assignments")
+    given = {"model": "gpt-4o", "temperature": 0.2, "response_format": "json_schema", **changes}
+    most_tokens = given.pop("most_tokens", None)
+    parameters = Parameters("Switches", endpoint=ENDPOINT, max_output_tokens=most_tokens, **given)
+    return shape_for(parameters.model, ENDPOINT).body(asking, stage, parameters, 2)
 
 
 KEY = cache_key(ENDPOINT, body())
@@ -126,9 +129,19 @@ def test_the_key_is_the_same_for_ever() -> None:
 
 def test_what_does_not_change_an_answer_is_no_part_of_a_request() -> None:
     """Key, timeout, workers, retries, run and time are left out, each with its reason."""
-    assert set(body()) == {"model", "messages", "temperature", "response_format"}
+    assert set(body()) == {"model", "messages", "temperature", "response_format", "stream", "max_tokens"}
     assert {"api key", "timeout", "retries", "run id", "time"} <= set(LEFT_OUT)
     assert all(LEFT_OUT.values())
+
+
+def test_how_a_request_is_worded_changes_no_key() -> None:
+    """Streaming, and the name under which an endpoint knows the limit, change no answer."""
+    asked = body()
+    (limit,) = {asked[name] for name in ("max_tokens", "max_completion_tokens") if name in asked}
+    plain = {k: v for k, v in asked.items() if k not in ("stream", "max_tokens", "max_completion_tokens")}
+    for other in ({"max_tokens": limit}, {"max_completion_tokens": limit}, {"max_tokens": limit, "stream": True}):
+        assert cache_key(ENDPOINT, {**plain, **other}) == KEY
+    assert cache_key(ENDPOINT, {**plain, "max_tokens": limit + 1}) != KEY
 
 
 @pytest.mark.parametrize(

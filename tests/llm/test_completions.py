@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.core.models import STAGES, Prompt, Usage
-from segkit.llm.completions import Completion, read_completion, request_body
+from segkit.core.models import STAGES, Parameters, Prompt, Usage
+from segkit.llm.completions import LIMIT_NAMES, LONGEST_ANSWER, Completion, read_completion, shape_for
+from segkit.llm.meanings import keywords_in
 
 TOKENS = {
     "prompt_tokens": 100,
@@ -252,12 +254,21 @@ def test_any_bytes_are_read(body: bytes) -> None:
     assert completion(body).trouble or completion(body).content
 
 
+def parameters(**changes: Any) -> Parameters:
+    given = {"category": "Things", "model": "gpt-4o", "temperature": 0.2, "endpoint": "https://api.openai.com/v1"}
+    return Parameters(**{**given, **changes})
+
+
+OPENAI = shape_for("gpt-4o", "https://api.openai.com/v1")
+
+
 def test_a_request_asks_under_the_schema_of_its_prompt() -> None:
     """The whole body that is sent, and nothing that the contract does not name."""
     asking = Prompt("Sort these.", {"type": "object"})
-    assert request_body(asking, "extract_taxonomy", "gpt-4o", 0.2, "json_schema", 500) == {
+    assert OPENAI.body(asking, "extract_taxonomy", parameters(max_output_tokens=500), 3) == {
         "model": "gpt-4o",
         "messages": [{"role": "user", "content": "Sort these."}],
+        "stream": False,
         "temperature": 0.2,
         "max_completion_tokens": 500,
         "response_format": {
@@ -269,7 +280,150 @@ def test_a_request_asks_under_the_schema_of_its_prompt() -> None:
 
 @pytest.mark.parametrize("kind", ["json_object", "text"])
 def test_a_server_without_schemas_is_asked_without(kind: str) -> None:
-    """The format is the one that was chosen, and an unset figure is left out."""
-    asked = request_body(Prompt("x", {}), "extract_taxonomy", "m", None, kind, None)
-    assert set(asked) == {"model", "messages", "response_format"}
+    """The format is the one that was chosen, and an unset temperature is left out."""
+    asked = OPENAI.body(Prompt("x", {}), "extract_taxonomy", parameters(temperature=None, response_format=kind), 3)
+    assert set(asked) == {"model", "messages", "stream", "max_completion_tokens", "response_format"}
     assert asked["response_format"] == {"type": kind}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "names"),
+    [
+        ("https://api.openai.com/v1", ("max_completion_tokens",)),
+        ("https://eu.api.openai.com/v1", ("max_completion_tokens",)),
+        ("https://mine.openai.azure.com/openai/v1", ("max_completion_tokens",)),
+        ("https://api.mistral.ai/v1", ("max_tokens",)),
+        ("https://notopenai.com/v1", ("max_tokens",)),
+        ("http://127.0.0.1:8000/v1", ("max_completion_tokens", "max_tokens")),
+        ("http://10.1.2.3:8000/v1", ("max_completion_tokens", "max_tokens")),
+        ("http://ollama:11434/v1", ("max_completion_tokens", "max_tokens")),
+    ],
+)
+def test_a_limit_has_the_name_that_its_endpoint_knows(endpoint: str, names: tuple[str, ...]) -> None:
+    """Local servers know the one or the other and pass over the rest, so they get both."""
+    assert shape_for("m", endpoint).limits == names
+    assert shape_for("m", endpoint, "max_tokens").limits == ("max_tokens",)
+
+
+def test_the_limit_grows_with_the_question_and_is_never_larger_than_what_is_reserved() -> None:
+    sizes = [OPENAI.output_limit("extract_taxonomy", parameters(), items) for items in (1, 5, 40, 1000)]
+    assert sizes == sorted(set(sizes))
+    assert sizes[0] > 300
+    assert sizes[-1] == LONGEST_ANSWER
+    assert OPENAI.output_limit("extract_taxonomy", parameters(max_output_tokens=77), 1000) == 77
+    assert (
+        shape_for("o3-mini", "https://api.openai.com/v1").output_limit("extract_taxonomy", parameters(), 5) > sizes[1]
+    )
+
+
+BOTH = shape_for("m", "http://127.0.0.1:8000/v1")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "maxItems": {"type": "array", "items": {"type": "string", "maxLength": 9}, "minItems": 1, "maxItems": 3},
+        "kind": {"type": "string", "enum": [f"C_{i}" for i in range(40)]},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text", "changed"),
+    [
+        ("output_limit", "max_completion_tokens: extra fields not permitted", {"limits": ("max_tokens",)}),
+        ("output_limit", "'max_tokens' is unsupported, use 'max_completion_tokens'", {"limits": LIMIT_NAMES[:1]}),
+        (
+            "output_limit",
+            "max_tokens is too large: this model gives at most 4096 completion tokens",
+            {"ceiling": 4096},
+        ),
+        ("response_format", "'maxLength' is not permitted", {"without": frozenset({"maxLength"})}),
+        ("response_format", "minItems and maxItems: unknown", {"without": frozenset({"minItems", "maxItems"})}),
+        ("response_format", "the schema has too many states", {"slim": True}),
+        ("stream", "stream is not known here", {"stream": None}),
+    ],
+)
+def test_what_an_endpoint_refuses_by_name_is_left_out(parameter: str, text: str, changed: dict[str, Any]) -> None:
+    """Once: a second refusal in the same words is the user's to mend."""
+    adapted = BOTH.adapted(parameter, text, keywords_in(text), 7000)
+    assert adapted == replace(BOTH, **changed)
+    if parameter != "output_limit":
+        assert adapted.adapted(parameter, text, keywords_in(text), 7000) is None
+
+
+def test_a_limit_of_the_users_own_is_not_lowered() -> None:
+    assert BOTH.adapted("output_limit", "max_tokens is too large: at most 4096", (), None) is None
+
+
+def test_a_limit_is_left_out_where_neither_name_is_known() -> None:
+    shape, seen = BOTH, []
+    while shape.limits:
+        shape = shape.adapted("output_limit", f"unknown field {shape.limits[0]}", (), 7000) or pytest.fail(str(shape))
+        seen.append(shape.limits)
+    assert seen == [("max_tokens",), ()]
+
+
+def test_keywords_and_long_enums_are_left_out_of_a_schema_but_no_property_of_the_same_name() -> None:
+    shape = replace(BOTH, without=frozenset({"maxItems", "maxLength"}), slim=True)
+    asked = shape.body(Prompt("x", SCHEMA), "extract_taxonomy", parameters(), 3)
+    assert asked["response_format"]["json_schema"]["schema"] == {
+        "type": "object",
+        "properties": {
+            "maxItems": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "kind": {"type": "string"},
+        },
+    }
+
+
+TEXT = '{"reassignments": []}'
+DELTAS = [{"role": "assistant"}, {"content": TEXT[:9]}, {"reasoning_content": "hm"}, {"content": TEXT[9:]}]
+STREAMS = {
+    "deltas": [{"model": "m", "choices": [{"index": 0, "delta": delta}]} for delta in DELTAS]
+    + [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": TOKENS}],
+    "whole": [{"model": "m", "choices": [{"delta": {"content": TEXT}, "finish_reason": "stop"}], "usage": TOKENS}],
+    "parts": [{"model": "m", "choices": [{"delta": {"content": [{"type": "text", "text": TEXT}]}}], "usage": TOKENS}],
+}
+
+
+@pytest.mark.parametrize("chunks", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("line", ["data: {}\n\n", "event: message\r\ndata: {}\r\n\r\n", ": ping\n\ndata: {}\n\n"])
+def test_a_stream_is_read_like_a_whole_answer(chunks: list[dict[str, Any]], line: str) -> None:
+    body = "".join(line.format(json.dumps(chunk)) for chunk in chunks) + "data: [DONE]\n\n"
+    found = read_completion(body.encode())
+    assert (found.content, found.trouble, found.model, found.usage.input) == (TEXT, "", "m", 100)
+
+
+def test_a_stream_of_lines_of_json_is_read() -> None:
+    """As Ollama sends it outside of its OpenAI-compatible door."""
+    lines = [{"model": "m", "message": {"content": TEXT[:5]}, "done": False}]
+    lines += [{"model": "m", "message": {"content": TEXT[5:]}, "done": True, "done_reason": "stop"}]
+    assert read_completion("\n".join(map(json.dumps, lines)).encode()).content == TEXT
+
+
+def test_a_stream_that_breaks_off_is_no_answer() -> None:
+    chunk = json.dumps({"choices": [{"index": 0, "delta": {"content": TEXT}}]})
+    found = read_completion(f"data: {chunk}\n\n".encode())
+    assert (found.trouble, found.content) == ("malformed", "")
+    assert "the stream breaks off" in found.why
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"content": {"reassignments": []}}, TEXT),
+        ({"content": [TEXT]}, TEXT),
+        ({"content": [TEXT[:4], TEXT[4:]]}, TEXT),
+        ({"content": [{"type": "output_text", "text": {"value": TEXT}}]}, TEXT),
+        ({"content": None, "function_call": {"name": "refine_assignments", "arguments": TEXT}}, TEXT),
+        ({"content": None, "function_call": {"name": "other", "arguments": TEXT}}, ""),
+        ({"content": None, "parsed": {"reassignments": []}}, TEXT),
+    ],
+)
+def test_an_answer_in_another_place_of_the_message_is_found(message: dict[str, Any], content: str) -> None:
+    assert completion(envelope(message)).content == content
+
+
+@pytest.mark.parametrize("place", ["reasoning_content", "reasoning", "thinking"])
+def test_an_answer_among_the_thoughts_is_reported_and_not_taken(place: str) -> None:
+    found = completion(envelope({"content": None, place: TEXT}))
+    assert (found.content, found.trouble) == ("", "empty")
+    assert f"all text stands in {place}" in found.why

@@ -1,5 +1,6 @@
 """Costs: exact money for known tokens and prices, None for everything else."""
 
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from segkit.core.models import Usage
 from segkit.errors import SettingsError
-from segkit.llm.prices import cost_usd
+from segkit.llm.prices import cost_usd, largest_cost_usd, read_usage, stated_cost
+from segkit.settings import Settings
 
 OPENAI = "https://api.openai.com/v1"
 LOCAL = "http://localhost:8000/v1"
@@ -38,8 +40,8 @@ def test_unknown_tokens_cost_an_unknown_amount(usage: Usage, tmp_path: Path) -> 
 def test_an_unknown_model_costs_an_unknown_amount(tmp_path: Path) -> None:
     """No price, no number, also where the user's table has other models."""
     usage = Usage(input=1000, output=1000)
-    assert cost_usd(usage, "my-own-model-7b", LOCAL) is None
-    assert cost_usd(usage, "my-own-model-7b", LOCAL, prices(tmp_path, {"m": {"input": 1, "output": 1}})) is None
+    assert cost_usd(usage, "my-own-model-7b", GATEWAY) is None
+    assert cost_usd(usage, "my-own-model-7b", GATEWAY, prices(tmp_path, {"m": {"input": 1, "output": 1}})) is None
 
 
 def test_a_known_model_is_priced_by_its_tokens() -> None:
@@ -50,10 +52,147 @@ def test_a_known_model_is_priced_by_its_tokens() -> None:
     assert (fresh, cached, answer) == (Decimal("2.5"), Decimal("1.25"), Decimal(10))
 
 
-def test_a_gateway_is_priced_like_the_provider_of_the_model() -> None:
-    """An endpoint without a price list of its own costs what the model costs elsewhere."""
+GATEWAY, PRIVATE = (
+    "https://gateway.example/v1",
+    ("http://127.0.0.1:8000/v1", "http://192.168.1.7/v1", "http://vllm/v1"),
+)
+
+
+def test_a_price_list_holds_for_the_providers_own_hosts() -> None:
+    """Elsewhere the cost is unknown, on an own server it is nothing, unless the user says who is behind it."""
     usage = Usage(input=1000, output=1000)
-    assert cost_usd(usage, "gpt-4o", "https://gateway.example/v1") == cost_usd(usage, "gpt-4o", OPENAI)
+    listed = cost_usd(usage, "gpt-4o", OPENAI)
+    assert listed
+    assert cost_usd(usage, "gpt-4o", GATEWAY) is None
+    assert [cost_usd(usage, "gpt-4o", endpoint) for endpoint in PRIVATE] == [0, 0, 0]
+    for endpoint in (GATEWAY, *PRIVATE):
+        assert cost_usd(usage, "gpt-4o", endpoint, prices_of="openai") == listed
+        assert cost_usd(usage, "gpt-4o", endpoint, capped=True) == listed
+        assert cost_usd(usage, "llama-of-mine", endpoint, capped=True) is None
+
+
+def test_what_is_written_to_a_prompt_cache_is_priced_as_that() -> None:
+    """Dearer than fresh input at some providers; the largest cost of a call assumes the dearest."""
+    anthropic = "https://api.anthropic.com/v1"
+    fresh, written = (
+        cost_usd(Usage(input=10**5, output=0, written=count), "claude-sonnet-4-5", anthropic) for count in (0, 10**5)
+    )
+    assert fresh is not None
+    assert written is not None
+    assert written > fresh
+    settings = Settings(_env_file=None)
+    assert largest_cost_usd(10**5, 0, "claude-sonnet-4-5", anthropic, settings) == written
+
+
+# Usage as providers state it, and the tokens that are billed: input, of it cached and written, output.
+USAGES: dict[str, tuple[dict[str, Any], tuple[int, int | None, int | None, int]]] = {
+    "openai": (
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 300,
+            "total_tokens": 1300,
+            "prompt_tokens_details": {"cached_tokens": 400},
+            "completion_tokens_details": {"reasoning_tokens": 120},
+        },
+        (1000, 400, None, 300),
+    ),
+    "gemini": ({"prompt_tokens": 900, "completion_tokens": 40, "total_tokens": 4940}, (900, None, None, 4040)),
+    "xai": (
+        {
+            "prompt_tokens": 700,
+            "completion_tokens": 30,
+            "total_tokens": 1030,
+            "completion_tokens_details": {"reasoning_tokens": 300},
+        },
+        (700, None, None, 330),
+    ),
+    "anthropic": (
+        {
+            "input_tokens": 100,
+            "output_tokens": 50,
+            "cache_creation_input_tokens": 600,
+            "cache_read_input_tokens": 300,
+        },
+        (1000, 300, 600, 50),
+    ),
+    "litellm": (
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 50,
+            "total_tokens": 1050,
+            "cache_creation_input_tokens": 600,
+            "cache_read_input_tokens": 300,
+        },
+        (1000, 300, 600, 50),
+    ),
+    "openrouter": (
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 50,
+            "total_tokens": 1050,
+            "prompt_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 200},
+        },
+        (1000, 100, 200, 50),
+    ),
+    "deepseek": (
+        {
+            "prompt_tokens": 800,
+            "completion_tokens": 60,
+            "total_tokens": 860,
+            "prompt_cache_hit_tokens": 512,
+            "prompt_cache_miss_tokens": 288,
+        },
+        (800, 512, None, 60),
+    ),
+    "mistral": ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}, (10, None, None, 5)),
+    "bedrock": (
+        {"inputTokens": 100, "outputTokens": 20, "totalTokens": 420, "cacheReadInputTokens": 300},
+        (400, 300, None, 20),
+    ),
+    "responses": (
+        {
+            "input_tokens": 500,
+            "output_tokens": 20,
+            "input_tokens_details": {"cached_tokens": 100},
+            "total_tokens": 520,
+        },
+        (500, 100, None, 20),
+    ),
+    "groq": ({"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12, "total_time": 0.1}, (5, None, None, 7)),
+    "moonshot": ({"prompt_tokens": 50, "completion_tokens": 7, "cached_tokens": 20}, (50, 20, None, 7)),
+    "no total": ({"prompt_tokens": 50, "completion_tokens": 7, "total_tokens": 0}, (50, None, None, 7)),
+    "floats": ({"prompt_tokens": 50.0, "completion_tokens": 7.0}, (50, None, None, 7)),
+}
+
+
+@pytest.mark.parametrize(("usage", "tokens"), USAGES.values(), ids=USAGES)
+def test_usage_is_read_as_each_provider_states_it(
+    usage: dict[str, Any], tokens: tuple[int, int | None, int | None, int]
+) -> None:
+    found = read_usage({"usage": usage})
+    assert (found.input, found.cached, found.written, found.output) == tokens
+
+
+def test_usage_of_geminis_own_door_counts_thoughts() -> None:
+    metadata = {"promptTokenCount": 100, "candidatesTokenCount": 10, "thoughtsTokenCount": 90}
+    found = read_usage({"usageMetadata": metadata})
+    assert (found.input, found.output, found.reasoning) == (100, 100, 90)
+
+
+@pytest.mark.parametrize(
+    ("headers", "usage", "cost"),
+    [
+        ({"x-litellm-response-cost": "0.0125"}, {}, Decimal("0.0125")),
+        ({"x-litellm-response-cost": "1.5e-05"}, {}, Decimal("0.000015")),
+        ({}, {"cost": 0.25}, Decimal("0.25")),
+        ({}, {"cost": 0}, Decimal(0)),
+        ({"x-litellm-response-cost": "nan"}, {"cost": -1}, None),
+        ({"x-litellm-response-cost": "free"}, {"cost": True}, None),
+        ({}, {}, None),
+    ],
+)
+def test_the_cost_that_a_proxy_states_is_read(headers: dict[str, str], usage: dict[str, Any], cost: Any) -> None:
+    assert stated_cost(json.dumps({"usage": usage}).encode(), headers) == cost
 
 
 TABLE = {

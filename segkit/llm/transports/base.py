@@ -17,15 +17,25 @@ class Response:
 
 
 class NotSentError(Exception):
-    """The request surely did not reach a model: nothing was paid."""
+    """The request surely did not reach a model: nothing was paid. `passing` says that waiting may help."""
+
+    def __init__(self, message: str, *, passing: bool = True) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class LostError(Exception):
-    """The request was sent and no whole answer came back: it may have been paid. `partial` is what did come."""
+    """The request was sent and no whole answer came back: it may have been paid. `partial` is what did come.
 
-    def __init__(self, message: str, partial: bytes = b"") -> None:
+    `timed_out` says that the time was over, `idle` that the connection had been used before and that no byte came
+    back: the server had closed it meanwhile.
+    """
+
+    def __init__(self, message: str, partial: bytes = b"", *, timed_out: bool = False, idle: bool = False) -> None:
         super().__init__(message)
         self.partial = partial
+        self.timed_out = timed_out
+        self.idle = idle
 
 
 class Transport(Protocol):

@@ -1,7 +1,8 @@
-"""Choose the transport for a model, and say whether its endpoint needs a key."""
+"""Choose the transport for a model, and know an endpoint by its host: does it need a key, is it private."""
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import urlsplit
 
 from segkit.errors import SettingsError
@@ -46,3 +47,14 @@ def require_key(endpoint: str, settings: Settings) -> str:
     if not (key.isascii() and key.isprintable()):
         raise SettingsError("the API key holds a line break or another odd character", "set OPENAI_API_KEY anew")
     return key
+
+
+def is_private(host: str) -> bool:
+    """Report whether a host is this machine or one of a private network."""
+    if host in ("localhost", "host.docker.internal") or host.endswith((".local", ".localhost", ".internal", ".lan")):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host and bool(host)  # a name of the local network, as in docker compose
+    return address.is_private or address.is_loopback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -13,6 +14,10 @@ from segkit.llm.transports.base import LostError, NotSentError, Response
 from segkit.settings import Settings
 
 MOST_BYTES = 20_000_000
+#: Less than servers keep an idle connection: uvicorn and node close it after 5 seconds.
+KEEP_ALIVE_SECONDS = 4.0
+# No wait helps against these: an address that is none, a name that nobody knows, a certificate that is not trusted.
+_HOPELESS = (aiohttp.InvalidURL, aiohttp.ClientConnectorDNSError, aiohttp.ClientConnectorCertificateError)
 
 
 class HttpTransport:
@@ -29,8 +34,11 @@ class HttpTransport:
     async def send(self, body: bytes) -> Response:
         sent = False
         received = bytearray()
+        used: dict[str, bool] = {}
         try:
-            async with self._open().post(self._url, data=body, headers=self._headers, allow_redirects=False) as reply:
+            async with self._open().post(
+                self._url, data=body, headers=self._headers, allow_redirects=False, trace_request_ctx=used
+            ) as reply:
                 sent = True
                 async for chunk in reply.content.iter_any():
                     received += chunk
@@ -38,12 +46,14 @@ class HttpTransport:
                         raise LostError(f"the body exceeds {MOST_BYTES} bytes", bytes(received[:100_000]))
                 return Response(reply.status, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise NotSentError(described(error)) from None
+            raise NotSentError(described(error), passing=not isinstance(error, _HOPELESS)) from None
         except TimeoutError:
-            raise LostError(f"no whole answer within {self._timeout.total:g} s", bytes(received)) from None
+            message = f"no whole answer within {self._timeout.total:g} s"
+            raise LostError(message, bytes(received), timed_out=True) from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             where = "in the middle of the answer" if sent else "before the answer"
-            raise LostError(f"connection lost {where}: {described(error)}", bytes(received)) from None
+            idle = not sent and used.get("reused", False)
+            raise LostError(f"connection lost {where}: {described(error)}", bytes(received), idle=idle) from None
 
     async def close(self) -> None:
         if self._session:
@@ -52,14 +62,23 @@ class HttpTransport:
     def _open(self) -> aiohttp.ClientSession:
         # A session belongs to the loop it is made in, so it is made at the first question.
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), keepalive_timeout=60)
+            connector = aiohttp.TCPConnector(
+                limit=0, ssl=ssl.create_default_context(), keepalive_timeout=KEEP_ALIVE_SECONDS
+            )
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_note_reuse)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=self._timeout,
                 proxy=_proxy(self._url),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[trace],
             )
         return self._session
+
+
+async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    context.trace_request_ctx["reused"] = True
 
 
 def _proxy(url: str) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import httpx2
 import openai
 import orjson
 
 from segkit.llm.transports.base import LostError, NotSentError, Response
-from segkit.llm.transports.http import MOST_BYTES, described
+from segkit.llm.transports.http import KEEP_ALIVE_SECONDS, MOST_BYTES, described
 from segkit.settings import Settings
 
 # With this header the SDK gives a reply whose body has not been read, so that its size can be limited.
@@ -21,6 +22,7 @@ class SdkTransport:
 
     def __init__(self, endpoint: str, settings: Settings, key: str, client: openai.AsyncOpenAI | None = None) -> None:
         self._deadline = settings.segkit_timeout_seconds
+        self._used = False
         self._client = client or _client(endpoint, settings, key)
 
     async def send(self, body: bytes) -> Response:
@@ -34,11 +36,13 @@ class SdkTransport:
         except openai.APIStatusError as error:
             reply, received = error.response, bytearray(error.response.content)
         except TimeoutError:
-            raise LostError(f"no whole answer within {self._deadline:g} s", bytes(received)) from None
+            message = f"no whole answer within {self._deadline:g} s"
+            raise LostError(message, bytes(received), timed_out=True) from None
         except openai.APIConnectionError as error:
-            raise _mapped(error) from None
+            raise _mapped(error, self._deadline, self._used) from None
         except httpx2.HTTPError as error:
             raise LostError(f"connection lost in the answer: {described(error)}", bytes(received)) from None
+        self._used = True
         return Response(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
 
     async def close(self) -> None:
@@ -58,17 +62,29 @@ async def _receive(reply: httpx2.Response, received: bytearray) -> None:
 
 def _client(endpoint: str, settings: Settings, key: str) -> openai.AsyncOpenAI:
     timeout = httpx2.Timeout(settings.segkit_timeout_seconds, connect=settings.segkit_connect_seconds)
+    limits = httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
     return openai.AsyncOpenAI(
         api_key=key or "none",
         base_url=endpoint,
         organization=settings.openai_organization or None,
         project=settings.openai_project or None,
         max_retries=0,
-        http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
+        http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout, limits=limits),
     )
 
 
-def _mapped(error: openai.APIConnectionError) -> NotSentError | LostError:
+def _mapped(error: openai.APIConnectionError, deadline: float, used: bool) -> NotSentError | LostError:
+    """Map an error of the SDK; httpx does not say whether a connection was reused, so any but the first may be."""
     cause = error.__cause__ or error
-    refused = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError)
-    return NotSentError(described(cause)) if refused else LostError(f"connection lost: {described(cause)}")
+    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError):
+        return NotSentError(described(cause), passing=not isinstance(_root(cause), socket.gaierror))
+    if isinstance(cause, httpx2.TimeoutException):
+        return LostError(f"no whole answer within {deadline:g} s", timed_out=True)
+    idle = used and isinstance(cause, httpx2.RemoteProtocolError | httpx2.ReadError | httpx2.WriteError)
+    return LostError(f"connection lost: {described(cause)}", idle=idle)
+
+
+def _root(error: BaseException) -> BaseException:
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
