@@ -92,6 +92,7 @@ def endpoint(shared_endpoint: Endpoint, place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OPENAI_BASE_URL", shared_endpoint.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.02")
+    monkeypatch.setenv("SEGKIT_PRICES_OF", "openai")  # calls to an own server are free otherwise
     return shared_endpoint
 
 

@@ -252,6 +252,7 @@ def test_one_batch_that_always_fails_does_not_stop_the_others(endpoint: Endpoint
 def test_an_unreachable_host_says_that_nothing_was_paid(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connection refused is told with the host; it is surely not paid, so no log is left."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("SEGKIT_MAX_WAIT_SECONDS", "0")
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.01")
     run = new_run(60)
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1 cannot be reached, nothing was paid"):
@@ -276,6 +277,7 @@ def test_a_time_out_may_have_been_paid(
 def test_a_stage_that_reached_nobody_ends(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one question as with many, no later stage begins, and nobody is advised to allow what is missing."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("SEGKIT_MAX_WAIT_SECONDS", "0")
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.01")
     run = new_run(5)
     with pytest.raises(EndpointError, match=r"127\.0\.0\.1 cannot be reached") as failed:
