@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ from segkit.analysis.jupyter import show as show
 from segkit.analysis.lineage import explain as explain
 from segkit.analysis.lineage import merge_paths
 from segkit.core.batching import batches_of, planned_calls
-from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.models import OUT_OF_SCOPE, STAGES
 from segkit.core.products import first_runs, untitled
-from segkit.core.text import shortened
+from segkit.core.text import fold_name, shortened
 from segkit.runs.run import Run
 from segkit.runs.status import StageFigures
 
@@ -140,6 +141,52 @@ def examples(run: Run, per_category: int = 3) -> pd.DataFrame:
     table = table.assign(_size=table["category"].map(sizes))
     table = table.sort_values(["_size", "category"], ascending=[False, True], kind="stable", ignore_index=True)
     return table[["category", "product_id", "title", "confidence"]]
+
+
+def typical_products(assignments: pd.DataFrame, per_category: int = 2) -> dict[str, list[str]]:
+    """Return the titles of some typical products of each category: their words are those of most others in it.
+
+    `assignments` is that of a run. Products that say the same in other words are not repeated.
+    """
+    return {
+        str(category): _typical(_surest_half(rows)["title"].fillna("").tolist(), per_category)
+        for category, rows in assignments.groupby("category", sort=False)
+    }
+
+
+def _surest_half(rows: pd.DataFrame) -> pd.DataFrame:
+    unsure = rows["confidence"] < rows["confidence"].median()
+    return rows[~unsure]
+
+
+def _typical(titles: list[str], count: int) -> list[str]:
+    words = [set(fold_name(title).split()) for title in titles]
+    frequency = Counter(word for each in words for word in each)
+    pairs = zip(words, titles, strict=True)  # a title of more than a line is less typical
+    scores = [
+        sum(frequency[word] for word in each) / (len(each) + 3) / max(1, len(title) / 80) for each, title in pairs
+    ]
+    picked: list[int] = []
+    for i in sorted(range(len(titles)), key=lambda i: (-scores[i], titles[i])):
+        if titles[i] and all(len(words[i] & words[other]) <= 0.7 * len(words[i]) for other in picked):
+            picked.append(i)
+        if len(picked) == count:
+            break
+    return [titles[i] for i in picked]
+
+
+def stage_figures(run: Run) -> pd.DataFrame:
+    """Return what each stage took, and the sum: calls, answers from the cache, retries, tokens, dollars, seconds."""
+    stages = run.status.stages
+    rows = [(name, stages[name]) for name in STAGES.values() if name in stages]
+    rows += [("all", run.status.total)] if rows else []
+    columns = ["stage", "calls", "from_the_cache", "retries", "failed", "input_tokens", "output_tokens", "cost_usd"]
+    values = [
+        (name, each.calls, each.cached, each.retries, each.failed, each.input_tokens, each.output_tokens,
+         None if each.unpriced else float(each.cost_usd), each.seconds)
+        for name, each in rows
+    ]  # fmt: skip
+    return pd.DataFrame(values, columns=[*columns, "seconds"])
 
 
 def summary(run: Run) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from segkit.analysis.report import html_page
+from segkit.analysis.page import html_page
 from segkit.analysis.tables import show
 from segkit.errors import InputError
 from segkit.storage.disk import write_atomic

@@ -51,7 +51,7 @@ def run_notebooks(
                 _execute(run, name, next_kernel(), settings)
             decide_state(run, max_unassigned)
             _execute(run, REVIEW, next_kernel(), settings)
-            write_report(run, copy_of(run, REVIEW))
+            write_report(run)
             if sync:
                 _execute(run, SYNC, next_kernel(), settings)
         summary = finish(run, time.monotonic() - began)
