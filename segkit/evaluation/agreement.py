@@ -28,6 +28,11 @@ def placements(run: Run) -> pd.Series:
     return lineage.set_index("product_id")["refined_category"].sort_index().astype("str")
 
 
+def batches_of(run: Run) -> pd.Series:
+    """Return the batch that each product was extracted in, by product id."""
+    return run.result("lineage").set_index("product_id")["batch"].sort_index()
+
+
 def on_common_products(runs: Sequence[pd.Series]) -> pd.DataFrame:
     """Put the placements of runs side by side, a column a run, for the products that all of them have."""
     frame = pd.concat(runs, axis=1, join="inner", keys=range(len(runs)))

@@ -13,7 +13,7 @@ import pandas as pd
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.errors import ProductsError
 from segkit.evaluation import figures, scores
-from segkit.evaluation.agreement import placements
+from segkit.evaluation.agreement import batches_of, placements
 from segkit.evaluation.labels import NONE_OF_THESE, Labels, labels_of
 from segkit.evaluation.pages import sections, write_page
 from segkit.evaluation.statistics import Estimate, krippendorff_alpha, share, wilson
@@ -149,10 +149,10 @@ def evaluate(
     place = Path(runs_dir) if runs_dir else load_settings().storage_root
     run = run if isinstance(run, Run) else open_run(run, place)
     known = labels_of(run, labels, label_column)
-    lineage = run.result("lineage").set_index("product_id")
+    confidence = run.assignments.set_index("product_id")["confidence"]
     found = placements(run)
     on = known.names.index
-    truth, answer, batches = known.names, found[on], lineage["batch"].reindex(on)
+    truth, answer, batches = known.names, found[on], batches_of(run).reindex(on)
     translated = answer if known.own else scores.cross_mapped(truth, answer)
     right = translated == truth
     out_of_scope = _out_of_scope(truth, answer)
@@ -169,9 +169,9 @@ def evaluate(
         weight=weight,
         confusions=_confusions(truth, answer, right),
         misses=_misses(run, truth, answer, translated),
-        risk_coverage=scores.risk_coverage(lineage["confidence"].reindex(on), right),
-        calibration=scores.calibration(lineage["confidence"].reindex(on), right),
-        brier=scores.brier(lineage["confidence"].reindex(on), right),
+        risk_coverage=scores.risk_coverage(confidence.reindex(on), right),
+        calibration=scores.calibration(confidence.reindex(on), right),
+        brier=scores.brier(confidence.reindex(on), right),
         self_agreement=_self_agreement(known),
         anchoring=_anchoring(known, right),
     )
@@ -234,7 +234,7 @@ def _confusions(truth: pd.Series, answer: pd.Series, right: pd.Series) -> pd.Dat
 def _misses(run: Run, truth: pd.Series, answer: pd.Series, translated: pd.Series) -> pd.DataFrame:
     wrong = translated.index[translated != truth]
     titles = run.products.set_index("product_id")["title"]
-    confidence = run.result("lineage").set_index("product_id")["confidence"]
+    confidence = run.assignments.set_index("product_id")["confidence"]
     frame = pd.DataFrame(
         {
             "product_id": wrong,

@@ -224,6 +224,7 @@ def _lineage(assignments: pd.DataFrame) -> pd.DataFrame:
             "reason": reason,
             "cache_key": pd.array([""] * len(category), dtype="str"),
             "refined_category": category,
+            "refined_confidence": assignments["confidence"].astype("float64"),
             "refined_by": pd.array([""] * len(category), dtype="str"),
         }
     )

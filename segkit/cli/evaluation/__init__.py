@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from segkit.cli.evaluation import compare, evaluate, stability
+from segkit.cli.evaluation import audit, compare, evaluate, replay, stability
 
 app = typer.Typer()
-for _command in (compare, evaluate, stability):
+for _command in (compare, evaluate, stability, audit, replay):
     app.add_typer(_command.app)

@@ -1,0 +1,96 @@
+"""The audit: a fair run is left in peace, and what is planted is found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkit.evaluation.audit import audit, position_test
+from segkit.runs.run import Run, open_run
+
+
+@pytest.fixture
+def run(sample_runs: list[Run], tmp_path: Path) -> Run:
+    """A copy of a run of the sample that a test may change; it has no repeats beside it."""
+    shutil.copytree(sample_runs[0].folder, tmp_path / sample_runs[0].id)
+    return open_run(sample_runs[0].id, tmp_path)
+
+
+def flags(run: Run) -> dict[str, bool]:
+    return {flag.check: flag.flagged for flag in audit(run).flags}
+
+
+def test_the_sample_is_not_flagged(run: Run) -> None:
+    found = audit(run)
+    assert not found.flagged
+    assert {"check", "p_value", "flagged"} <= found.as_json()["flags"][0].keys()
+    assert found.slots["products"].sum() == len(run.products)
+
+
+def test_repeats_make_the_outcome_what_is_unstable(sample_runs: list[Run]) -> None:
+    assert audit(sample_runs[0]).outcome == "stand elsewhere in most repeats"
+
+
+def test_products_at_the_end_that_always_move_are_found(run: Run) -> None:
+    """Moves are planted in the last ten slots of every batch; the window and the size of the excess are named."""
+    found = audit(run)
+    lineage = run.result("lineage")
+    order = lineage["product_id"].map(_slots(run))
+    lineage.loc[order >= 30, "refined_category"] = "Elsewhere"
+    run.save_result("lineage", lineage)
+    position = next(flag for flag in audit(run).flags if flag.check == "position")
+    assert position.flagged
+    assert position.p_value < 0.01
+    assert "slots 30 to" in position.finding
+    assert found.run.id == run.id
+
+
+def _slots(run: Run) -> dict[int, int]:
+    from segkit.core.batching import batches_of
+    from segkit.core.products import first_runs
+
+    lists = batches_of(first_runs(run.products), run.parameters.seed, run.parameters.products_per_prompt)
+    return {product: slot for ids in lists for slot, product in enumerate(ids)}
+
+
+@pytest.mark.parametrize(
+    ("names", "check"),
+    [
+        (["Kettlemoor Percolators"], "brands in names"),
+        (["Other Coffee Makers"], "vague names"),
+        (["Moka Pots and Percolators"], "two things in one name"),
+        (["Coffee Press", "Coffee Presses"], "near doubles"),
+    ],
+)
+def test_names_that_break_a_rule_are_flagged(run: Run, names: list[str], check: str) -> None:
+    taxonomies = run.result("taxonomies")
+    taxonomies.loc[range(len(names)), "category_name"] = names
+    run.save_result("taxonomies", taxonomies)
+    assert [name for name, flagged in flags(run).items() if flagged] == [check]
+
+
+def test_definitions_that_say_the_same_are_flagged(run: Run) -> None:
+    taxonomies = run.result("taxonomies")
+    taxonomies.loc[[0, 1], "definition"] = [
+        "Pots that brew by steam on a stove",
+        "Pots that brew by steam on the stove",
+    ]
+    run.save_result("taxonomies", taxonomies)
+    assert flags(run)["overlapping definitions"]
+
+
+def test_many_products_out_of_scope_are_flagged(run: Run) -> None:
+    lineage = run.result("lineage")
+    lineage.loc[lineage.index % 3 == 0, "refined_category"] = "OUT_OF_SCOPE"
+    run.save_result("lineage", lineage)
+    assert flags(run)["out of scope"]
+
+
+def test_hard_batches_alone_raise_no_alarm() -> None:
+    """Every product of some batches is wrong: that is no matter of position."""
+    slots, batches = np.tile(np.arange(40), 10), np.repeat(np.arange(10), 40)
+    outcomes = (batches < 3).astype(float)
+    assert position_test(outcomes, slots, batches, times=200).p_value == 1
