@@ -31,6 +31,10 @@ class SegkitError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def _render_traceback_(self) -> list[str]:
+        """Show the error in IPython as one line and the next step, not as a screen of frames."""
+        return [f"{type(self).__name__}: {self.message}", *([f"  → {self.hint}"] if self.hint else [])]
+
 
 class InputError(SegkitError):
     """What was given cannot be used; nothing was asked of a model and nothing was paid."""

@@ -94,3 +94,12 @@ def test_an_import_touches_nothing(module: str, tmp_path: Path) -> None:
     opened = [event.split(" ", 2)[1:] for event in events]
     assert not [path for way, path in opened if way != "0" and path != "/dev/null"]
     assert not [path for _, path in opened if not path.startswith((*own, "/dev/null"))]
+
+
+def test_the_wheel_packs_named_files_only() -> None:
+    """What is in the repository, and nothing that lies beside it, such as the notebooks of whoever works here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]) - {"sql"}
+    command = ["git", "ls-files", "notebooks", "prompts"]
+    stored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert packed == set(stored)

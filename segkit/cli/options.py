@@ -19,19 +19,23 @@ if TYPE_CHECKING:
     from segkit.settings import Settings
 
 # The groups of `segkit --help`, in the order in which a newcomer needs them.
-SEGMENT, READ, CHECK, COPY, SERVICE = (
+SEGMENT, READ, CHECK, COPY, SERVICE, PROJECT = (
     "Segment products",
     "Read a run",
     "Check",
     "Copies in Postgres and S3",
     "REST service",
+    "Your folder",
 )
 _PRODUCTS, _METHOD, _LIMITS = "Which products", "How they are segmented", "Limits"
 
 RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="Folder of the runs.", show_default="STORAGE_ROOT, else runs")
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or `latest`.")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="The id of a run, its last digits (8d24), `latest` or `latest-completed`."),
+]
 RunsOrAll = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, `latest`, or `all`.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Write one JSON document to standard output, messages to standard error.")

@@ -1,6 +1,9 @@
-"""`segkit run`, `extend`, `plan` and `resume`."""
+"""`segkit run`, `extend`, `plan`, `resume`, `note` and `rm`: runs are made, continued, marked and removed."""
 
 from __future__ import annotations
+
+import sys
+from typing import Annotated
 
 import typer
 
@@ -13,11 +16,14 @@ from segkit.cli.options import (
     RunName,
     RunOptions,
     RunParameters,
+    RunsDir,
     TakeOver,
     Yes,
     grouped,
+    opened_run,
 )
 from segkit.cli.terminal import GroupedCommand
+from segkit.errors import RunError, StoppedError
 
 app = typer.Typer()
 
@@ -74,3 +80,44 @@ def resume(
     from segkit.cli import launch
 
     launch.resume_and_show(name, options, max_unassigned, take_over)
+
+
+@app.command(rich_help_panel=SEGMENT)
+def note(
+    name: RunName,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note; an empty one removes it.")],
+    runs_dir: RunsDir = None,
+) -> None:
+    """Keep a note with a run; `segkit runs` lists it.
+
+    Example: segkit note latest "shorter prompt, two examples"
+    """
+    from segkit.runs.status import update_status
+
+    run = opened_run(name, runs_dir)
+    update_status(run.folder, note=text.strip())
+    typer.echo(f"{run.id}: {text.strip() or 'no note'}")
+
+
+@app.command(rich_help_panel=SEGMENT)
+def rm(name: RunName, runs_dir: RunsDir = None, yes: Yes = False) -> None:
+    """Remove the folder of a run for good, with all its logs; its rows in Postgres stay.
+
+    Answers in the cache stay too, so the same questions cost nothing.
+    """
+    import shutil
+
+    from segkit.runs.mirror import location
+    from segkit.runs.ownership import is_owned
+
+    run = opened_run(name, runs_dir)
+    if is_owned(run.folder):
+        raise RunError(f"a process works on {run.id}", "stop it first")
+    if uri := location(run.folder):
+        raise RunError(f"{run.id} is in S3, at {uri}", f"segkit rollback-s3 {run.id} --remove-remote")
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {run.folder}?", err=True)):
+        raise StoppedError("nothing was removed", f"segkit rm {run.id} --yes")
+    doomed = run.folder.with_name(f".{run.id}.removed")  # no longer a run, even if removing it is interrupted
+    run.folder.rename(doomed)
+    shutil.rmtree(doomed)
+    typer.echo(f"removed {run.folder}")

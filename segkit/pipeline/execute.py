@@ -84,7 +84,8 @@ def _execute(
             km=kernel,
         )
     except papermill.PapermillExecutionError as error:
-        raise _mapped(run, source.stem, error.cell_index, error.ename, safe_text(error.evalue, secrets)) from None
+        lines = [safe_text(line, secrets) for line in (error.evalue, *error.traceback)]
+        raise _mapped(run, f"{source.stem}, cell {error.cell_index + 1}", error.ename, *lines) from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise StageError(f"{source.stem}: {error}", f"segkit resume {run.id}") from None
     finally:
@@ -106,9 +107,14 @@ def _check_parameters(known: Mapping[str, Any], given: Mapping[str, Any], source
         raise StageError(f"{source} has no parameters {', '.join(unknown)}", "its `parameters` cell must name them")
 
 
-def _mapped(run: Run, name: str, cell: int, kind: str, text: str) -> SegkitError:
-    """Turn the error of a cell into one line that names the notebook and the cell."""
-    reason = text if kind in vars(errors) else f"{kind}: {text}"
-    hint = "" if f"segkit resume {run.id}" in reason else f"segkit resume {run.id}"
+def _mapped(run: Run, place: str, kind: str, text: str, *traceback: str) -> SegkitError:
+    """Return the error of a cell, with the notebook and the cell in front, and with what to do next.
+
+    An error of segkit is shown as a line and, after an arrow, its hint: see `SegkitError._render_traceback_`.
+    """
+    resume = f"segkit resume {run.id}"
+    if kind not in vars(errors):
+        return StageError(f"{place}: {kind}: {text}", resume)
+    message, hint = traceback[0].removeprefix(f"{kind}: "), "".join(traceback[1:]).strip().removeprefix("→ ")
     error = StoppedError if kind == "StoppedError" else StageError
-    return error(f"{name}, cell {cell + 1}: {reason}", hint)
+    return error(f"{place}: {message}", hint if resume in hint else "; ".join(filter(None, (hint, resume))))

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RUN_ID = re.compile(r"RUN_[0-9]{8}T[0-9]{6}Z_[0-9a-f]{4,8}")
-LISTED = ("id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds")
+_END_OF_ID = re.compile(r"[0-9a-fA-F]{3,8}", re.ASCII)
+LISTED = ("id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +143,49 @@ def _frame(source: Path | io.BytesIO) -> pd.DataFrame:
 
 
 def open_run(name: str, runs_dir: str | Path = "runs", settings: Settings | None = None) -> Run:
-    """Open a run by its id, by the path of its folder, or the newest one by `latest`."""
+    """Open a run by its id, the end of its id, the path of its folder, `latest` or `latest-completed`."""
     place, run_id = Path(runs_dir), name
     if "/" in name and Path(name).is_dir():
         place, run_id = Path(name).parent, Path(name).resolve().name
-    if run_id == "latest":
-        run_id = _latest(place, settings)
+    if run_id in ("latest", "latest-completed"):
+        run_id = _latest(place, settings, completed=run_id == "latest-completed")
+    elif _END_OF_ID.fullmatch(run_id):
+        run_id = _ending_with(run_id, place, settings)
     if not RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id[:80]!r} is no run id", "they look like RUN_20250618T120301Z_8d24; see `segkit runs`")
     register_run(place, run_id, settings or load_settings())
     return Run(place / run_id, _document(place / run_id))
 
 
-def _latest(runs_dir: Path, settings: Settings | None) -> str:
+def _latest(runs_dir: Path, settings: Settings | None, *, completed: bool) -> str:
+    """Return the id of the run that was made last, whatever moment its id names."""
     ids = run_ids(runs_dir, settings)
     if not ids:
         raise RunError(f"there are no runs in {runs_dir}", "start one with `segkit run`")
-    return ids[-1]
+    newest_first = sorted(ids, key=lambda run_id: _made_at(runs_dir / run_id))[::-1]
+    if not completed:
+        return newest_first[0]
+    for run_id in newest_first:
+        if current_state(runs_dir / run_id) == "completed":
+            return run_id
+    raise RunError(f"no run in {runs_dir} is completed", "see `segkit runs`")
+
+
+def _made_at(folder: Path) -> str:
+    """Return when a run was made; empty if its `run.json` does not tell."""
+    try:
+        return str(_document(folder).get("created_at", ""))
+    except RunError:
+        return ""
+
+
+def _ending_with(digits: str, runs_dir: Path, settings: Settings | None) -> str:
+    """Return the id of the one run whose id ends with some digits."""
+    found = [run_id for run_id in run_ids(runs_dir, settings) if run_id.endswith(digits.lower())]
+    if len(found) != 1:
+        what = f"{len(found)} runs end with {digits}: {', '.join(found)}" if found else f"no run ends with {digits}"
+        raise RunError(what, "see `segkit runs`")
+    return found[0]
 
 
 def run_ids(runs_dir: Path, settings: Settings | None = None) -> list[str]:
@@ -204,8 +231,8 @@ def _row(folder: Path) -> dict[str, Any]:
     document, status = _document(folder), read_status(folder)
     told = {name: document["parameters"][name] for name in ("category", "model", "prompts")}
     figures = {name: status.summary.get(name) for name in ("categories", "cost_usd", "seconds")}
-    products = document["input"]["products"]
-    return {"id": folder.name, "state": _state(folder, status), "products": products, **told, **figures}
+    products, note = document["input"]["products"], status.document.get("note") or None
+    return {"id": folder.name, "state": _state(folder, status), "products": products, **told, **figures, "note": note}
 
 
 def _document(folder: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from catalogues import KEY, catalogue, data
 from endpoint import Endpoint
 from notebook_run import CATEGORY, HOSTILE_TITLES, NotebookRun
 
-from segkit.cli.doctor import file_system, mounts
 from segkit.cli.main import main
+from segkit.cli.project.doctor import file_system, mounts
 from segkit.database.embedded import embedded_url
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.stages import extract_taxonomy

@@ -274,3 +274,19 @@ def test_a_disk_that_cannot_be_written_is_told_in_one_line(
     copy_of(run, "11_small").mkdir()
     with pytest.raises(StoppedError, match=r"the disk fails at .*11_small\.ipynb"):
         execute_notebook(run, notebook(place), kernel, load_settings().secrets)
+
+
+def test_an_error_of_segkit_is_two_lines_in_a_notebook(
+    new_run: NewRun, place: Path, kernel: AsyncKernelManager
+) -> None:
+    """What is wrong and what to do, without a screen of frames; the run tells both, each in its place."""
+    run = new_run(2, model="offline")
+    source = notebook(place, "from segkit import open_run; open_run('RUN_20250101T000000Z_abcd', runs_dir)")
+    with pytest.raises(StageError) as error:
+        execute_notebook(run, source, kernel, load_settings().secrets)
+    assert error.value.message.startswith("11_small, cell ")
+    assert "there is no run RUN_20250101T000000Z_abcd in" in error.value.message
+    assert error.value.hint == f"see `segkit runs`; segkit resume {run.id}"
+    cells = json.loads(copy_of(run, "11_small").read_bytes())["cells"]
+    (shown,) = [output for cell in cells for output in cell.get("outputs", []) if output["output_type"] == "error"]
+    assert len(shown["traceback"]) == 2
