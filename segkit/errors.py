@@ -9,7 +9,9 @@
     ├── ModelError          the model or its endpoint
     │   ├── EndpointError   it cannot be reached, or keeps failing; the run can be resumed
     │   └── RefusedError    it refuses for good: key, quota, model, request
-    ├── StoppedError        the run was stopped in an orderly way: interrupt, budget, a long wait
+    ├── StoppedError        the run was stopped in an orderly way: interrupt, a long wait
+    │   ├── BudgetError     its cap on calls or dollars is reached
+    │   └── DiskError       its disk fails
     ├── StageError          a stage of a run failed; the run can be resumed
     ├── StorageError        S3; what is on the local disk is untouched
     ├── DatabaseError       Postgres; the run folder is untouched
@@ -72,8 +74,18 @@ class StoppedError(SegkitError):
     """The run was stopped in an orderly way (interrupt, budget, a long wait) and can be resumed."""
 
 
+class BudgetError(StoppedError):
+    """The run was stopped at its cap on calls or dollars."""
+
+
+class DiskError(StoppedError):
+    """The run was stopped since its disk fails."""
+
+
 class StageError(SegkitError):
     """A stage of the run failed; what was paid for is kept, the run can be resumed."""
+
+    cause = ""  # the class of the error that a notebook ended with
 
 
 class StorageError(SegkitError):

@@ -58,6 +58,13 @@ def read_postgres(sql: str, settings: Settings | None = None) -> pd.DataFrame:
     return connection.query(database_url(settings or load_settings()), sql)
 
 
+def taxonomy_ids(run_id: str, settings: Settings) -> dict[str, int]:
+    """Return the ids of the categories of a run in `product_taxonomies`, by name; none where it was not synced."""
+    sql = f"SELECT category_name, id FROM product_taxonomies WHERE run_id = '{run_id}'"  # noqa: S608 (RUN_ID)
+    rows = read_postgres(sql, settings)
+    return dict(zip(rows["category_name"], rows["id"].astype(int), strict=True))
+
+
 def products_from_postgres(product_ids: Sequence[int], settings: Settings | None = None) -> pd.DataFrame:
     """Return products from `amazon_products`; raise ProductsError for ids that are not there."""
     url = database_url(settings or load_settings())

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from segkit.core.models import Usage
-from segkit.errors import RefusedError, SegkitError, StoppedError
+from segkit.errors import BudgetError, RefusedError, SegkitError, StoppedError
 from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket
 from segkit.llm.prices import largest_cost_usd
 from segkit.llm.responses import NextStep, classify_response
@@ -263,7 +263,7 @@ class RetryingClient:
             pass_ = await self.throttle.enter(len(request.data), request.output_tokens, self._largest(request))
         except ExhaustedError as error:
             hint = f"all answers are kept; go on with more: segkit resume {self._run.id} {error.option} N"
-            raise StoppedError(str(error), hint) from None
+            raise BudgetError(str(error), hint) from None
         if pass_ is None:
             self.raise_if_stopped()
             raise StoppedError("the limits are closed")

@@ -116,5 +116,10 @@ def _mapped(run: Run, place: str, kind: str, text: str, *traceback: str) -> Segk
     if kind not in vars(errors):
         return StageError(f"{place}: {kind}: {text}", resume)
     message, hint = traceback[0].removeprefix(f"{kind}: "), "".join(traceback[1:]).strip().removeprefix("→ ")
-    error = StoppedError if kind == "StoppedError" else StageError
-    return error(f"{place}: {message}", hint if resume in hint else "; ".join(filter(None, (hint, resume))))
+    hint = hint if resume in hint else "; ".join(filter(None, (hint, resume)))
+    raised: type[SegkitError] = vars(errors)[kind]
+    if issubclass(raised, StoppedError):
+        return raised(f"{place}: {message}", hint)
+    error = StageError(f"{place}: {message}", hint)
+    error.cause = kind
+    return error

@@ -34,7 +34,7 @@ def at_work(run: Run, settings: Settings, *, sync: bool, take_over: bool) -> Ite
     ):
         log_event(run.folder, "run_started")
         # Reset the progress left by an earlier session.
-        update_status(run.folder, state="running", reason="", notebook="")
+        update_status(run.folder, state="running", reason="", error="", notebook="")
         yield
 
 
@@ -62,24 +62,24 @@ def release(run: Run) -> None:
 @contextmanager
 def _ending(run: Run, stop: Path) -> Iterator[None]:
     """Leave no run behind that says it is running when nobody works on it."""
-    reason = "an unexpected error"
+    reason, kind = "an unexpected error", ""
     try:
         yield
         reason = ""
     except StoppedError as error:
         stopped = _stopped_by(run, stop) or error
-        reason = str(stopped)
+        reason, kind = str(stopped), type(stopped).__name__
         raise stopped from None
     except SegkitError as error:
-        reason = str(error)
+        reason, kind = str(error), getattr(error, "cause", "") or type(error).__name__
         raise
     except KeyboardInterrupt:
-        reason = "stopped at once"
+        reason, kind = "stopped at once", StoppedError.__name__
         raise StoppedError(f"{run.id} was stopped at once", f"segkit resume {run.id}") from None
     finally:
         if reason:
             with suppress(SegkitError, OSError):  # where the disk fails, the first error is the one to report
-                update_status(run.folder, state="failed", reason=reason)
+                update_status(run.folder, state="failed", reason=reason, error=kind)
                 log_event(run.folder, "run_failed", reason=reason)
                 mirror.upload_all(run.folder)
 

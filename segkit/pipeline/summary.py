@@ -30,7 +30,8 @@ def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
         reason = f"{unassigned} products are unassigned, {allowed} are allowed ({told})"
     state = "failed" if reason else "completed"
     summary = summarise(run, state, reason)
-    update_status(run.folder, state=state, reason=reason, processed=len(ledger) - unassigned, summary=summary)
+    changes = {"state": state, "reason": reason, "error": "Unassigned" if reason else "", "summary": summary}
+    update_status(run.folder, processed=len(ledger) - unassigned, **changes)
     return summary
 
 

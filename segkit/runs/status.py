@@ -64,12 +64,14 @@ class Status:
     """What `status.json` says of a run. A field that is missing or cannot be read has its default.
 
     `damage` names what cannot be read (and a state or the cost of a stage that is missing), `products` is None where
-    the file does not say it, and `document` holds the whole file. A session is one process's work on a run in S3.
+    the file does not say it, `error` is the class of the error that ended the run, and `document` holds the whole
+    file. A session is one process's work on a run in S3.
     """
 
     state: str = ""
     stage: str = ""
     reason: str = ""
+    error: str = ""
     notebook: str = ""
     products: int | None = None
     processed: int = 0

@@ -64,6 +64,11 @@ class Jobs:
             self.processes.forget(record.run_id)
             self._waiting.add(record.run_id)
 
+    def was_cancelled(self, run_id: str) -> bool:
+        """Report whether a client asked to stop a run, since it was queued last."""
+        record = self.records.get(run_id)
+        return record is not None and record.cancelled
+
     def is_waiting(self, run_id: str) -> bool:
         return run_id in self._waiting
 
@@ -139,7 +144,7 @@ class Jobs:
 
     def _end_unbegun(self, run_id: str, reason: str) -> None:
         with suppress(SegkitError, OSError):
-            update_status(self.runs_dir / run_id, state="failed", reason=reason)
+            update_status(self.runs_dir / run_id, state="failed", reason=reason, error="")
         record = self.records.get(run_id)
         status = read_status(self.runs_dir / run_id)
         self.records.end(run_id, spent(record, status) if record else Decimal(0))

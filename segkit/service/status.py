@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from segkit.errors import RequestError, StorageError
@@ -17,9 +16,44 @@ from segkit.runs.ownership import is_owned, is_owned_elsewhere
 from segkit.runs.status import Status, read_status
 from segkit.service.estimates import Forecasts
 from segkit.service.jobs import Jobs
+from segkit.service.tokens import Token
 from segkit.settings import Settings
 
 T = TypeVar("T")
+#: Why a run may have failed, in words for clients, with what they can do over REST.
+FAILURES = {
+    "cancelled": "The run was cancelled; POST …/resume continues it.",
+    "budget": "The budget of the run is used up; POST …/resume with a larger max_cost_usd continues it.",
+    "unassigned": "More products are unassigned than allowed; POST …/resume with a larger max_unassigned accepts it.",
+    "model_refused": "The model's endpoint refuses the requests; ask the operator, then POST …/resume.",
+    "endpoint": "The model's endpoint keeps failing; POST …/resume tries again.",
+    "database": "The results could not be written to the database; POST …/resume tries again, at no cost.",
+    "storage": "The disk or S3 fails; POST …/resume tries again later.",
+    "stopped": "The run was stopped; POST …/resume continues it.",
+    "interrupted": "The process of the run ended without an error message; POST …/resume continues it.",
+    "internal": "The run failed for a reason that only the operator can see; ask the operator, then POST …/resume.",
+}
+_KINDS = {  # by the error that ended a run
+    "BudgetError": "budget",
+    "Unassigned": "unassigned",
+    "RefusedError": "model_refused",
+    "EndpointError": "endpoint",
+    "DatabaseError": "database",
+    "ProductsError": "database",
+    "StorageError": "storage",
+    "DiskError": "storage",
+    "StoppedError": "stopped",
+}
+_PHASES = {  # of a working run, by the number of its notebook
+    "": "preparing",
+    "00": "preparing",
+    "10": "extracting",
+    "20": "consolidating",
+    "30": "refining",
+    "40": "reviewing",
+    "50": "syncing",
+}
+_ALMOST = 99.0  # percent of a run that still works, however many products are done
 _FRESH = 0.1  # seconds for which a status is returned again
 _REFRESH_S3 = 2.0  # seconds until S3 is asked again what another machine did with a run
 _KEPT = 2048  # runs in memory
@@ -31,6 +65,12 @@ class CachedStatus:
 
     read_at: float
     document: dict[str, Any]
+
+    def shown_to(self, token: Token) -> dict[str, Any]:
+        """Return the status for a token: what a failed run said itself is for those that see all runs."""
+        if token.all_runs and self.document.get("detail"):
+            return self.document
+        return {name: value for name, value in self.document.items() if name != "detail"}
 
     @property
     def run_id(self) -> str:
@@ -115,17 +155,23 @@ class StatusCache:
         # A run that lives in S3 may have its checksums only there; it is complete once it lists what is stored.
         is_sealed = status.state == "completed" and any((folder / name).exists() for name in (CHECKSUMS, STORED))
         state = "running" if is_active and not is_sealed else "completed" if is_sealed else "failed"
-        total, processed = status.products or 0, status.processed_products
+        total = status.products or 0
+        processed = total if state == "completed" else min(total, status.processed_products)
+        percent = round(100 * processed / total, 1) if total else 0.0
         document: dict[str, Any] = {
             "run_id": run_id,
             "status": state,
             "total_products": total,
             "processed_products": processed,
-            "progress_percent": round(100 * processed / total, 1) if total else 0.0,
+            "progress_percent": percent if state == "completed" else min(_ALMOST, percent),
             "estimated_completion": self._completion(run_id, state, status),
         }
         if self._jobs.is_waiting(run_id):
             document["queued"] = True
+        elif state == "running":
+            document["phase"] = _PHASES.get(status.notebook[:2], "preparing")
+            if self._jobs.was_cancelled(run_id):
+                document["stopping"] = True
         if state == "failed":
             document |= self._failure(run_id, status)
         return document
@@ -137,17 +183,16 @@ class StatusCache:
         return timestamp(completion) if completion else None
 
     def _failure(self, run_id: str, status: Status) -> dict[str, Any]:
-        """Return why a run failed: what it wrote itself, or else the last error of its process, if there is one."""
+        """Describe why a run failed: the kind and a sentence for clients, and what the run said for operators."""
         if status.state == "failed":
-            return {"reason": self._without_paths(status.reason or "unknown")}
-        if error := self._jobs.processes.last_error(run_id):
-            return {"reason": self._without_paths(error)}
-        return {"reason": "interrupted: its process ended without an error message", "interrupted": True}
-
-    def _without_paths(self, text: str) -> str:
-        for folder in (self._runs_dir.resolve(), self._runs_dir, self._settings.segkit_home.resolve(), Path.cwd()):
-            text = text.replace(f"{folder}/", "")
-        return text
+            kind, detail = _KINDS.get(status.error, "internal"), status.reason
+        else:
+            detail = self._jobs.processes.last_error(run_id)
+            kind = "internal" if detail else "interrupted"
+        if self._jobs.was_cancelled(run_id) and kind in ("stopped", "internal"):
+            kind = "cancelled"
+        failure = {"failure": kind, "reason": FAILURES[kind], "detail": detail}
+        return failure | ({"interrupted": True} if kind == "interrupted" else {})
 
 
 def _keep(kept: OrderedDict[str, T], name: str, value: T) -> None:

@@ -53,6 +53,7 @@ class StartRequest:
     category: str
     model: str
     temperature: float | None = None
+    no_temperature: bool = False  # send none; without it, None takes the operator's default
     max_cost_usd: Decimal | None = None
     max_unassigned: int | None = None
 
@@ -206,16 +207,19 @@ class Submissions:
         given: dict[str, Any] = {
             "model": wanted.model, "temperature": wanted.temperature, "max_unassigned": wanted.max_unassigned
         }  # fmt: skip
+        settings = self._settings
+        if wanted.no_temperature:
+            settings = settings.model_copy(update={"default_temperature": None})
         self._database.prepare()
-        products = products_from_postgres(wanted.product_ids, self._settings)
-        chosen = choose_parameters(wanted.category, self._settings, **given)
+        products = products_from_postgres(wanted.product_ids, settings)
+        chosen = choose_parameters(wanted.category, settings, **given)
         admission.check_titles(products, chosen.max_unassigned)
-        calls = admission.check_price(products, chosen, record.budget, client.token, self._settings)
+        calls = admission.check_price(products, chosen, record.budget, client.token, settings)
         if calls is not None:
             self._records.limit_calls(record.run_id, calls)
         run = prepare_run(
             products, wanted.category, run_id=record.run_id, runs_dir=self._jobs.runs_dir, source="amazon_products",
-            settings=self._settings, **given,
+            settings=settings, **given,
         )  # fmt: skip
         log_event(run.folder, "run_ordered", owner=record.owner, client=client.address, request_id=client.request_id)
         parameters = {**wanted.facts, "body_sha256": record.body_sha256}

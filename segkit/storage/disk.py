@@ -9,7 +9,7 @@ import threading
 from itertools import count
 from pathlib import Path
 
-from segkit.errors import StoppedError
+from segkit.errors import DiskError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -54,11 +54,11 @@ def sync_folder_together(folder: Path) -> None:
         _synced[folder] = begun
 
 
-def disk_error(run: Path, error: OSError, kept: str = "all answers are kept") -> StoppedError:
+def disk_error(run: Path, error: OSError, kept: str = "all answers are kept") -> DiskError:
     """Word a failure of the disk under a run folder: the path, the reason, the room that is left, what was kept."""
     path = error.filename if isinstance(error.filename, str) else run
     reason = f"{error.strerror or error}{_room(run)}"
-    return StoppedError(f"the disk fails at {path}: {reason}; {kept}", f"mend it, then: segkit resume {run.name}")
+    return DiskError(f"the disk fails at {path}: {reason}; {kept}", f"mend it, then: segkit resume {run.name}")
 
 
 def _room(place: Path) -> str:

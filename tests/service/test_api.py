@@ -178,7 +178,7 @@ def test_every_route_wants_a_token(quiet: Service, ann: httpx.Client) -> None:
     assert len(found) >= 14
     stranger = httpx.Client(base_url=quiet.url, trust_env=False)
     for method, path in found:
-        if path == "/health":
+        if path in ("/health", "/ready"):
             continue
         for header in wrong:
             headers = {"authorization": header} if header else {}
@@ -189,6 +189,7 @@ def test_every_route_wants_a_token(quiet: Service, ann: httpx.Client) -> None:
                 assert problem(told, 401)["detail"] == "a valid token is needed"
     assert sorted(os.listdir(quiet.place / "runs")) == before
     assert stranger.get("/health").json() == {"status": "ok"}
+    assert stranger.get("/ready").json()["status"] == "ready"
 
 
 def test_one_key_makes_one_run(quiet: Service, ann: httpx.Client, ben: httpx.Client) -> None:
@@ -506,27 +507,46 @@ def test_methods_and_paths_answer_with_the_codes_of_the_readme(ann: httpx.Client
     assert not [name for name in ann.options(START, headers=asked).headers if name.startswith("access-control")]
 
 
-def test_results_have_the_fields_of_the_seed(quiet: Service, ann: httpx.Client) -> None:
-    """A completed run is whole, a failed one partial; what is no number is null; a running one has none."""
-    doubt = pd.DataFrame(
-        {"product_id": range(100, 105), "taxonomy_id": 1, "confidence": [0.5, float("nan"), 1, 0, float("inf")]}
+def test_results_have_their_documented_fields(quiet: Service, ann: httpx.Client) -> None:
+    """A completed run is whole; a moved product has the confidence of its move, and the first pass beside it."""
+    doubt = [0.5, float("nan"), 1, 0, float("inf")]
+    first = pd.DataFrame({"product_id": range(100, 105), "taxonomy_id": 1, "confidence": doubt})
+    refined = pd.DataFrame(
+        {
+            "product_id": range(100, 105),
+            "taxonomy_id": [1, 2, 2, 2, 2],
+            "confidence": [0.5, 0.7, float("nan"), 0, 0.6],
+        }
     )
-    run = finished(quiet.place / "runs", 5, segments=doubt)
+    ledger = pd.DataFrame(
+        {
+            "product_id": [*range(100, 105), 105, 106],
+            "state": ["assigned"] * 5 + ["unassigned"] * 2,
+            "reason": [""] * 5 + ["no title", "endpoint: http://10.0.0.1 said 503"],
+        }
+    )
+    run = finished(quiet.place / "runs", 5, segments=first, refined_segments=refined, ledger=ledger)
     with quiet.client("all") as client:
-        told = client.get(f"/api/segmentation/{run.id}/results")
-        assert told.json() == {
+        results = client.get(f"/api/segmentation/{run.id}/results")
+        moved = [("first_taxonomy_id", 1), ("first_confidence", None)]
+        assert results.json() == {
             "run_id": run.id,
             "status": "completed",
+            "synced": False,
             "taxonomies": [
                 {"id": 1, "category_name": "Kettles", "definition": "For tea", "product_count": 1},
                 {"id": 2, "category_name": "Rest", "definition": "All", "product_count": 4},
             ],
             "segments": [
                 {"product_id": 100, "taxonomy_id": 1, "confidence": 0.5},
-                {"product_id": 101, "taxonomy_id": 2, "confidence": None},
-                {"product_id": 102, "taxonomy_id": 2, "confidence": 1.0},
-                {"product_id": 103, "taxonomy_id": 2, "confidence": 0.0},
-                {"product_id": 104, "taxonomy_id": 2, "confidence": None},
+                {"product_id": 101, "taxonomy_id": 2, "confidence": 0.7, **dict(moved)},
+                {"product_id": 102, "taxonomy_id": 2, "confidence": None, **dict(moved), "first_confidence": 1.0},
+                {"product_id": 103, "taxonomy_id": 2, "confidence": 0.0, **dict(moved), "first_confidence": 0.0},
+                {"product_id": 104, "taxonomy_id": 2, "confidence": 0.6, **dict(moved)},
+            ],
+            "unassigned": [
+                {"product_id": 105, "reason": "no title"},
+                {"product_id": 106, "reason": "the model gave no answer"},
             ],
         }
         status = client.get(f"/api/segmentation/{run.id}/status").json()
@@ -534,17 +554,39 @@ def test_results_have_the_fields_of_the_seed(quiet: Service, ann: httpx.Client) 
             "run_id", "status", "total_products", "processed_products", "progress_percent", "estimated_completion"
         }  # fmt: skip
         assert (status["status"], status["progress_percent"]) == ("completed", 100.0)
-        broken = finished(quiet.place / "runs", 3, "failed")
-        partial = client.get(f"/api/segmentation/{broken.id}/results").json()
-        assert (partial["status"], partial["partial"], partial["reason"]) == (
-            "failed",
-            True,
-            "30_refine, cell 3: it broke",
-        )
-        assert len(partial["segments"]) == 3
+        earlier = finished(quiet.place / "runs", 3)
+        segments = client.get(f"/api/segmentation/{earlier.id}/results").json()["segments"]
+        assert [each["confidence"] for each in segments] == [0.5, None, None], "moved, and its confidence not kept"
     problem(ann.get(f"/api/segmentation/{started(ann)}/results"), 409)
     problem(ann.get(f"/api/segmentation/{UNKNOWN}/results"), 404)
     problem(ann.get(f"/api/segmentation/{run.id}/results"), 404)
+
+
+REASONS = [
+    ("BudgetError", "budget"), ("Unassigned", "unassigned"), ("RefusedError", "model_refused"),
+    ("EndpointError", "endpoint"), ("DatabaseError", "database"), ("DiskError", "storage"),
+    ("StorageError", "storage"), ("StoppedError", "stopped"), ("KeyError", "internal"), ("", "internal"),
+]  # fmt: skip
+
+
+def test_clients_learn_why_a_run_failed_and_not_what_the_host_is_called(quiet: Service) -> None:
+    """A kind and a sentence are for clients; what the run said is for tokens that see all runs."""
+    detail = "50_sync_postgres, cell 4: connection to 10.0.0.7:5432 failed (segkit resume RUN_X)"
+    run = finished(quiet.place / "runs", 3, "failed")
+    with sqlite3.connect(quiet.place / "home" / "service" / "records.db") as records:
+        assert records.execute("SELECT count(*) FROM runs WHERE run_id = ?", (run.id,)).fetchone() == (0,)
+    with quiet.client("all") as client:
+        for error, failure in REASONS:
+            update_status(run.folder, state="failed", reason=detail, error=error)
+            time.sleep(0.15)  # a status is returned again for a tenth of a second
+            status = client.get(f"/api/segmentation/{run.id}/status").json()
+            assert (status["failure"], status["detail"]) == (failure, detail)
+            assert "resume" in status["reason"]
+            assert "10.0.0.7" not in status["reason"]
+        partial = client.get(f"/api/segmentation/{run.id}/results").json()
+        assert (partial["status"], partial["partial"], partial["failure"]) == ("failed", True, "internal")
+        assert "10.0.0.7" not in json.dumps(partial)
+        assert len(partial["segments"]) == 3
 
 
 def test_the_stream_of_an_ended_run_ends(quiet: Service) -> None:

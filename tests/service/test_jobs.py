@@ -24,6 +24,7 @@ from segkit.runs.integrity import differences
 from segkit.runs.interactions import scan
 from segkit.runs.ownership import is_owned
 from segkit.runs.run import open_run
+from segkit.settings import Settings
 
 START = "/api/segmentation/start"
 SLOW = 3.0  # seconds an answer takes: long enough to be killed meanwhile
@@ -42,6 +43,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory, postgres_url: str, shared_end
         SEGKIT_CONCURRENCY="2",
     )
     service.token("ann", max_cost_usd=5.0)
+    service.token("root", all_runs=True)
     with service:
         yield service
 
@@ -86,11 +88,11 @@ def test_a_run_outlives_the_service_and_its_end_is_told(busy: Service, shared_en
         assert is_owned(busy.place / "runs" / run_id)
         assert status(client, waiting)["queued"] is True, "the queue is not forgotten"
         assert client.post(f"/api/segmentation/{waiting}/cancel").json()["status"] == "stopping"
-        assert status(client, waiting)["reason"] == "cancelled before it began"
+        assert status(client, waiting)["failure"] == "cancelled"
         assert client.post(f"/api/segmentation/{run_id}/cancel").status_code == 200
         told = settled(client, run_id)
         assert (told["status"], "interrupted" in told) == ("failed", False)
-        assert "stopped on request; all answers are kept" in told["reason"]
+        assert told["failure"] == "cancelled"
         run = open_run(run_id, busy.place / "runs")
         asked = shared_endpoint.count()
         assert len(scan(run.stage_folder("extract_taxonomy"))[0]) == asked == 1
@@ -103,7 +105,7 @@ def test_a_run_outlives_the_service_and_its_end_is_told(busy: Service, shared_en
         told = settled(client, run_id)
         assert told["status"] == "failed"
         assert told["interrupted"] is True
-        assert told["reason"].startswith("interrupted")
+        assert told["failure"] == "interrupted"
         assert str(busy.place) not in json.dumps(told)
         partial = client.get(f"/api/segmentation/{run_id}/results").json()
         assert (partial["status"], partial["partial"]) == ("failed", True)
@@ -132,8 +134,17 @@ def test_a_run_of_the_service_is_a_run_of_the_command_line(busy: Service, shared
         figures = client.get("/metrics").text
     run = open_run(run_id, busy.place / "runs")
     refined = run.result("refined_segments")
+    assert results["synced"] is True
+    numbers = {taxonomy["id"]: taxonomy["number"] for taxonomy in results["taxonomies"]}
+    assert [(s["product_id"], numbers[s["taxonomy_id"]]) for s in results["segments"]] == list(
+        refined[["product_id", "taxonomy_id"]].itertuples(index=False, name=None)
+    )
+    sql = (
+        f"SELECT product_id, taxonomy_id FROM refined_product_segments WHERE run_id = '{run_id}' ORDER BY product_id"
+    )
+    stored = read_postgres(sql, Settings(database_url=busy.environment["DATABASE_URL"]))
     assert [(s["product_id"], s["taxonomy_id"]) for s in results["segments"]] == list(
-        refined.itertuples(index=False, name=None)
+        stored.itertuples(index=False, name=None)
     )
     assert sum(taxonomy["product_count"] for taxonomy in results["taxonomies"]) == 20
     assert page.content == (run.folder / "report.html").read_bytes()
@@ -149,16 +160,18 @@ def test_a_run_of_the_service_is_a_run_of_the_command_line(busy: Service, shared
 
 @pytest.mark.long
 def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
-    """The reason is one line, without a path and without a stack."""
+    """The owner learns that only the operator can see why; the operator reads it."""
     with busy.client() as client:
         blocking = start(client, *range(1, 5), model="offline")
         run_id = start(client, 1, 2, model="offline", max_unassigned=1)
         (busy.place / "runs" / run_id / "products.parquet").write_bytes(b"changed")
         client.post(f"/api/segmentation/{blocking}/cancel")
         told = settled(client, run_id)
-    assert "products.parquet was changed since the run began" in told["reason"]
-    assert "\n" not in told["reason"]
-    assert str(busy.place) not in told["reason"]
+        assert (told["failure"], "detail" in told) == ("internal", False)
+        with busy.client("root") as operator:
+            detail = status(operator, run_id)["detail"]
+    assert "products.parquet was changed since the run began" in detail
+    assert "\n" not in detail
 
 
 @pytest.mark.long
@@ -205,8 +218,6 @@ def test_an_interrupted_run_is_completed_by_the_command_line(busy: Service, shar
 
 
 def read_postgres_of(service: Service, sql: str) -> int:
-    from segkit.settings import Settings
-
     return int(read_postgres(sql, Settings(database_url=service.environment["DATABASE_URL"]))["n"][0])
 
 
@@ -269,3 +280,13 @@ def test_a_start_survives_a_kill_at_any_moment(tmp_path: Path, postgres_url: str
             listed = client.get("/api/segmentation/runs", params={"limit": 200}).json()["runs"]
             assert sorted(folders) == sorted(run["run_id"] for run in listed)
     assert answered
+
+
+def test_a_temperature_that_is_null_is_not_sent(busy: Service) -> None:
+    """Some models take no temperature: null sends none, a missing field the operator's default."""
+    with busy.client() as client:
+        runs = [start(client, 1, 2, temperature=None), start(client, 1, 2), start(client, 1, 2, temperature=0)]
+        found = [open_run(run_id, busy.place / "runs").parameters.temperature for run_id in runs]
+        for run_id in reversed(runs):
+            client.post(f"/api/segmentation/{run_id}/cancel")
+    assert found == [None, 0.2, 0]

@@ -14,18 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from segkit.core.models import NO_ANSWER
+from segkit.database.sync import taxonomy_ids
+from segkit.errors import DatabaseError, RequestError
 from segkit.runs.mirror import fetch
 from segkit.service.status import CachedStatus
+from segkit.settings import Settings
 
 _ROWS = 2000
+_NAMES = ("taxonomies", "segments", "refined_segments", "ledger")
 
 
-async def results_json(folder: Path, current: CachedStatus) -> AsyncGenerator[bytes]:
+async def results_json(folder: Path, current: CachedStatus, settings: Settings) -> AsyncGenerator[bytes]:
     """Write the results of a run that ended; files that cannot be read raise before the first piece."""
-    head: dict[str, Any] = {"run_id": current.run_id, "status": current.state}
-    if current.state != "completed":
-        head |= {"partial": True, "reason": current.document["reason"]}
-    pieces, turn = _pieces(folder, head), threading.Lock()
+    pieces, turn = _pieces(folder, current, settings), threading.Lock()
 
     def read() -> bytes | None:
         with turn:
@@ -42,21 +44,51 @@ async def results_json(folder: Path, current: CachedStatus) -> AsyncGenerator[by
         asyncio.get_running_loop().run_in_executor(None, close)
 
 
-def _pieces(folder: Path, head: dict[str, Any]) -> Generator[bytes]:
-    """Write `head`, the categories that hold products, and the category of every product.
+def _pieces(folder: Path, current: CachedStatus, settings: Settings) -> Generator[bytes]:
+    """Write the categories that hold products, the category of every product, and the products without one.
 
-    `confidence` is that of the category at the end: of the move, for a product that refinement moved. What a failed
-    run has not got to is an empty list.
+    What a failed run has not got to is an empty list.
     """
-    fetch(folder, *(f"results/{name}.parquet" for name in ("taxonomies", "segments", "refined_segments")))
+    fetch(folder, *(f"results/{name}.parquet" for name in _NAMES))
+    categories = _categories(folder)
+    ids = _database_ids(current.run_id, settings) if current.state == "completed" else {}
+    is_synced = bool(ids) and set(categories["category_name"].to_pylist()) <= ids.keys()
+    if is_synced:
+        numbers = pa.array([ids[name] for name in categories["category_name"].to_pylist()], pa.int64())
+        categories = categories.append_column("number", categories["id"]).set_column(0, "id", numbers)
     with ExitStack() as files:
-        tables = [_table(folder, name, files) for name in ("segments", "refined_segments")]
-        yield orjson.dumps({**head, "taxonomies": _taxonomies(folder)})[:-1] + b',"segments":['
-        is_first = True
-        for rows in _segments(*tables):
-            yield (b"" if is_first else b",") + orjson.dumps(rows)[1:-1]
-            is_first = False
+        tables = [_table(folder, name, files) for name in ("segments", "refined_segments", "ledger")]
+        rows = [row for row in categories.to_pylist() if row["product_count"]]
+        head = _head(current) | {"synced": is_synced, "taxonomies": rows}
+        yield orjson.dumps(head)[:-1] + b',"segments":['
+        yield from _lists(_segments(tables[0], tables[1], categories))
+        yield b'],"unassigned":['
+        yield from _lists(_unassigned(tables[2]))
         yield b"]}"
+
+
+def _head(current: CachedStatus) -> dict[str, Any]:
+    head: dict[str, Any] = {"run_id": current.run_id, "status": current.state}
+    if current.state != "completed":
+        head |= {"partial": True, **{name: current.document[name] for name in ("failure", "reason")}}
+    return head
+
+
+def _lists(lists: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """Write the items of lists as one list of JSON, without its brackets."""
+    comma = b""
+    for items in lists:
+        if items:
+            yield comma + orjson.dumps(items)[1:-1]
+            comma = b","
+
+
+def _database_ids(run_id: str, settings: Settings) -> dict[str, int]:
+    try:
+        return taxonomy_ids(run_id, settings)
+    except DatabaseError:
+        what = "the ids of the categories cannot be read from the database"
+        raise RequestError("database-unavailable", what, "try again later") from None
 
 
 def _table(folder: Path, name: str, files: ExitStack) -> pq.ParquetFile | None:
@@ -64,25 +96,52 @@ def _table(folder: Path, name: str, files: ExitStack) -> pq.ParquetFile | None:
     return files.enter_context(pq.ParquetFile(path, pre_buffer=False)) if path.exists() else None
 
 
-def _taxonomies(folder: Path) -> list[dict[str, Any]]:
+def _categories(folder: Path) -> pa.Table:
+    """Read the categories of a run; their ids are their numbers in it."""
     path = folder / "results" / "taxonomies.parquet"
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
-    return [row for row in rows if row["product_count"]]
+    names = ("id", "category_name", "definition", "product_count")
+    if not path.exists():
+        return pa.table({name: pa.array([], pa.string()) for name in names})
+    return pq.read_table(path).select(names)
 
 
-def _segments(first: pq.ParquetFile | None, refined: pq.ParquetFile | None) -> Iterator[list[dict[str, Any]]]:
+def _segments(
+    first: pq.ParquetFile | None, refined: pq.ParquetFile | None, categories: pa.Table
+) -> Iterator[list[dict[str, Any]]]:
     """Read the first pass and the refined one side by side: both are sorted by product and hold the same ones."""
     if first is None or refined is None:
         return
     for before, after in zip(first.iter_batches(_ROWS), refined.iter_batches(_ROWS), strict=True):
         if not before["product_id"].equals(after["product_id"]):
             raise ValueError("segments and refined_segments do not hold the same products")
-        columns = [after["product_id"], after["taxonomy_id"], _final_confidence(before, after)]
-        batch = pa.RecordBatch.from_arrays(columns, ["product_id", "taxonomy_id", "confidence"])
-        yield batch.to_pylist()
+        moved = pc.not_equal(before["taxonomy_id"], after["taxonomy_id"])
+        stated = after["confidence"] if "confidence" in after.schema.names else pa.nulls(len(after), pa.float64())
+        columns = {
+            "product_id": after["product_id"],
+            "taxonomy_id": _ids(after["taxonomy_id"], categories),
+            "confidence": pc.if_else(moved, stated, before["confidence"]),
+        }
+        rows = pa.table(columns).to_pylist()
+        firsts = zip(moved.to_pylist(), _ids(before["taxonomy_id"], categories), before["confidence"], strict=True)
+        for row, (is_moved, taxonomy_id, confidence) in zip(rows, firsts, strict=True):
+            if is_moved:
+                row |= {"first_taxonomy_id": taxonomy_id.as_py(), "first_confidence": confidence.as_py()}
+        yield rows
 
 
-def _final_confidence(before: pa.RecordBatch, after: pa.RecordBatch) -> pa.Array:
-    if "confidence" in after.schema.names:
-        return after["confidence"]
-    return pc.if_else(pc.equal(before["taxonomy_id"], after["taxonomy_id"]), before["confidence"], None)
+def _ids(numbers: pa.Array, categories: pa.Table) -> pa.Array:
+    """Replace the numbers of categories by their ids."""
+    known = categories["number" if "number" in categories.column_names else "id"]
+    positions = pc.index_in(numbers, value_set=known.combine_chunks())
+    return pc.take(categories["id"].combine_chunks(), positions)
+
+
+def _unassigned(ledger: pq.ParquetFile | None) -> Iterator[list[dict[str, Any]]]:
+    for batch in ledger.iter_batches(_ROWS) if ledger else ():
+        rows = batch.filter(pc.equal(batch["state"], "unassigned")).select(["product_id", "reason"]).to_pylist()
+        yield [{**row, "reason": _for_clients(row["reason"])} for row in rows]
+
+
+def _for_clients(reason: str) -> str:
+    """Return why a product is unassigned; what an endpoint said about itself is for the operator."""
+    return "the model gave no answer" if reason.startswith(NO_ANSWER) else reason

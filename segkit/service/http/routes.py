@@ -18,6 +18,7 @@ from segkit.service.http.results import results_json
 from segkit.service.http.streams import DOWNLOADS, STREAMS, follow, is_seen
 from segkit.service.service import Service
 from segkit.service.submissions import StartRequest
+from segkit.service.tokens import Token
 
 router = APIRouter(prefix="/api/segmentation", route_class=JsonRoute)
 
@@ -43,9 +44,10 @@ _EVENTS: Responses = {
 @router.post("/start", operation_id="start", responses=_STARTED | _OF_BODY, response_model=schemas.Started)
 async def start(body: schemas.StartBody, service: TheService, client: TheClient, key: Key = None) -> Response:
     """Start a run over products of `amazon_products`. The same Idempotency-Key returns the same run again."""
+    model, no_temperature = body.model or service.settings.default_model, body.is_null("temperature")
     wanted = StartRequest(
-        tuple(body.product_ids), body.category, body.model or service.settings.default_model, body.temperature,
-        _money(body.max_cost_usd), body.max_unassigned,
+        tuple(body.product_ids), body.category, model, body.temperature, no_temperature, _money(body.max_cost_usd),
+        body.max_unassigned,
     )  # fmt: skip
     record, is_new = await service.submissions.start(wanted, key, client)
     answer = {"run_id": record.run_id, "status": "started", "total_products": record.products}
@@ -67,17 +69,17 @@ async def runs(
     def find() -> dict[str, Any]:
         if idempotency_key:
             record = service.records.by_key(token.name, idempotency_key)
-            return _page(service, [record.run_id] if record else [], limit, state)
+            return _page(service, [record.run_id] if record else [], token, limit, state)
         ids = [run_id for run_id in service.run_ids(token) if before is None or run_id < before]
-        return _page(service, ids, limit, state)
+        return _page(service, ids, token, limit, state)
 
     return JSONResponse(await asyncio.to_thread(find))
 
 
 @router.get("/{run_id}/status", operation_id="status", responses=_OF_RUN, response_model=schemas.RunStatus)
-async def status(current: TheStatus) -> Response:
+async def status(current: TheStatus, token: TheToken) -> Response:
     """Return how far a run is."""
-    return JSONResponse(current.document)
+    return JSONResponse(current.shown_to(token))
 
 
 @router.post(
@@ -124,7 +126,7 @@ async def results(run_id: RunId, current: TheStatus, service: TheService, token:
     """Return the categories of a run and the category of each product, however many there are."""
     if current.state == "running":
         raise RequestError("no-results-yet", f"{run_id} has no results yet", "wait for its status", retry_after=5)
-    pieces = results_json(service.runs_dir / run_id, current)
+    pieces = results_json(service.runs_dir / run_id, current, service.settings)
     return StreamingResponse(await DOWNLOADS.admit(token, pieces), media_type="application/json")
 
 
@@ -153,15 +155,15 @@ async def report(run_id: RunId, service: TheService, token: TheToken) -> Respons
     return FileResponse(path, headers={"content-security-policy": "sandbox"}, media_type="text/html")
 
 
-def _page(service: Service, ids: list[str], limit: int, state: str | None) -> dict[str, Any]:
+def _page(service: Service, ids: list[str], token: Token, limit: int, state: str | None) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for run_id in ids:
         try:
-            document = service.statuses.read(run_id).document
+            current = service.statuses.read(run_id)
         except (RequestError, StorageError):
             continue  # its folder was removed
-        if state in (None, document["status"]):
-            found.append(document)
+        if state in (None, current.state):
+            found.append(current.shown_to(token))
         if len(found) > limit:
             break
     return {"runs": found[:limit], "next": found[limit - 1]["run_id"] if len(found) > limit else None}

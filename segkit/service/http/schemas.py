@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -28,12 +29,21 @@ ProductId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Dollars = Annotated[float, _within("max_cost_usd", allow_inf_nan=False)]
 Unassigned = Annotated[int, _within("max_unassigned", MOST_PRODUCTS)]
 State = Literal["running", "completed", "failed"]
+Phase = Literal["preparing", "extracting", "consolidating", "refining", "reviewing", "syncing"]
+Failure = Literal[
+    "cancelled", "budget", "unassigned", "model_refused", "endpoint", "database", "storage", "stopped", "interrupted",
+    "internal",
+]  # fmt: skip
 
 
 class Body(BaseModel):
     """A body whose values must have their very types, and which holds nothing else."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    def is_null(self, name: str) -> bool:
+        """Report whether a field was sent as null, and not left out."""
+        return name in self.model_fields_set and getattr(self, name) is None
 
 
 class StartBody(Body):
@@ -45,7 +55,10 @@ class StartBody(Body):
     ]
     category: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\w", description="What the products are.")]
     model: Annotated[str | None, Field(pattern=MODEL, description="The operator's default, if absent.")] = None
-    temperature: Annotated[float | None, _within("temperature", allow_inf_nan=False)] = None
+    temperature: Annotated[
+        Annotated[float, _within("temperature", allow_inf_nan=False)] | None,
+        Field(description="The operator's default, if absent; null sends none to the model."),
+    ] = None
     max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
     max_unassigned: Annotated[Unassigned | None, Field(description="Products that may stay unassigned.")] = None
 
@@ -97,17 +110,25 @@ class Started(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """How far a run is. `queued` is there while it waits; `reason` and `interrupted` when it failed."""
+    """How far a run is. `queued`, `phase` and `stopping` are there while it runs, the last fields when it failed."""
 
     run_id: RunId
     status: State
     total_products: int
-    processed_products: int
-    progress_percent: Annotated[float, Field(ge=0, le=100)]
-    estimated_completion: Annotated[str | None, Field(description="When it was completed, once it is.")]
-    queued: bool | None = None
-    reason: str | None = None
-    interrupted: bool | None = None
+    processed_products: Annotated[
+        int, Field(description="Extraction and refinement count half each; all products once it is completed.")
+    ]
+    progress_percent: Annotated[float, Field(ge=0, le=100, description="100 only once it is completed.")]
+    estimated_completion: Annotated[
+        datetime | None, Field(description="When it was completed, once it is; null while it cannot be estimated.")
+    ]
+    queued: Annotated[bool | None, Field(description="It waits for its turn.")] = None
+    phase: Phase | None = None
+    stopping: Annotated[bool | None, Field(description="It was cancelled, and keeps the answers in flight.")] = None
+    failure: Failure | None = None
+    reason: Annotated[str | None, Field(description="What `failure` means, and how to continue.")] = None
+    detail: Annotated[str | None, Field(description="What the run said; for tokens that see all runs.")] = None
+    interrupted: Annotated[bool | None, Field(description="Its process ended without an error message.")] = None
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -140,16 +161,28 @@ class Accepted(BaseModel):
 
 
 class Taxonomy(BaseModel):
-    id: int
+    """A category that holds products. `OUT_OF_SCOPE` is one too: the products that are not of the category at all."""
+
+    id: Annotated[int, Field(description="Of `product_taxonomies` where `synced`, else its number in the run.")]
     category_name: str
     definition: str
     product_count: int
+    number: Annotated[int | None, Field(description="Its number in the run folder, where `synced`.")] = None
 
 
 class Segment(BaseModel):
+    """The category of a product; the `first_…` fields are there where refinement moved it."""
+
     product_id: int
     taxonomy_id: int
-    confidence: Annotated[float | None, Field(ge=0, le=1)]
+    confidence: Annotated[float | None, Field(ge=0, le=1, description="Of this assignment; null if not stated.")]
+    first_taxonomy_id: int | None = None
+    first_confidence: Annotated[float | None, Field(ge=0, le=1)] = None
+
+
+class UnassignedProduct(BaseModel):
+    product_id: int
+    reason: str
 
 
 class Results(BaseModel):
@@ -157,9 +190,12 @@ class Results(BaseModel):
 
     run_id: RunId
     status: Literal["completed", "failed"]
+    synced: Annotated[bool, Field(description="Whether ids of categories are those of the database.")]
     taxonomies: list[Taxonomy]
     segments: list[Segment]
+    unassigned: list[UnassignedProduct]
     partial: bool | None = None
+    failure: Failure | None = None
     reason: str | None = None
 
 

@@ -62,7 +62,7 @@ async def follow(service: Service, run_id: str, token: Token, last: str) -> Asyn
         current = await service.status(run_id, token)
         mark = _mark(current)
         if mark != last:
-            yield b"event: status\nid: %b\ndata: %b\n\n" % (mark.encode(), orjson.dumps(current.document))
+            yield b"event: status\nid: %b\ndata: %b\n\n" % (mark.encode(), orjson.dumps(current.shown_to(token)))
             last, quiet = mark, 0.0
         if current.state != "running" or service.stopping.is_set():
             return
