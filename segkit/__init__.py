@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segkit.analysis.jupyter import set_up_notebook
     from segkit.core.batching import planned_calls
+    from segkit.core.catalogue.load import load_products
     from segkit.core.models import Parameters
-    from segkit.core.products import load_products
     from segkit.database.sync import products_from_postgres, read_postgres, skipped_products, sync_run
     from segkit.errors import SegkitError
     from segkit.evaluation.compare import compare
@@ -39,7 +39,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "extract_taxonomy": "pipeline.stages",
     "finish_run": "pipeline.summary",
-    "load_products": "core.products",
+    "load_products": "core.catalogue.load",
     "open_run": "runs.run",
     "planned_calls": "core.batching",
     "prepare_run": "pipeline.prepare",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from segkit.analysis.logs import query
+from segkit.core.catalogue.ids import numbers_of
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.text import fold_name
 from segkit.errors import ProductsError
@@ -21,7 +22,7 @@ ORDER BY outcome = 'valid', created_at, file_path
 _Row = tuple[str, str, str, float | None, str, str]
 
 
-def explain(run: Run, product_id: int) -> pd.DataFrame:
+def explain(run: Run, product_id: int | str) -> pd.DataFrame:
     """Return the path of one product, a row a step: stated by a batch, merged round by round, refined.
 
     The columns are `step`, `category` after it, `where` it happened, `confidence`, and the `cache_key` and
@@ -29,9 +30,12 @@ def explain(run: Run, product_id: int) -> pd.DataFrame:
     run lacks.
     """
     lineage = run.result("lineage")
-    found = lineage[lineage["product_id"] == product_id]
-    if found.empty:
-        raise ProductsError(f"product {product_id} is not in {run.id}", "its products are in products.parquet")
+    try:
+        (number,) = numbers_of(run.products, [product_id])
+    except ProductsError:
+        what = f"product {product_id} is not in {run.id}"
+        raise ProductsError(what, "its products are in products.parquet") from None
+    found = lineage[lineage["product_id"] == number]
     return pd.DataFrame(_path(run, found.iloc[0], query(_FILES, run=run)), columns=_COLUMNS)
 
 

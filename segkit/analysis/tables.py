@@ -12,8 +12,9 @@ from segkit.analysis.jupyter import show as show
 from segkit.analysis.lineage import explain as explain
 from segkit.analysis.lineage import merge_paths
 from segkit.core.batching import batches_of, planned_calls
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, STAGES
-from segkit.core.products import first_runs, untitled
 from segkit.core.text import fold_name, shortened
 from segkit.runs.run import Run
 from segkit.runs.status import StageFigures

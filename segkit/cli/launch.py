@@ -16,8 +16,10 @@ from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RunOptions, RunParameters
 from segkit.cli.progress import watched
 from segkit.cli.terminal import new_console, pairs, print_table, write_json
+from segkit.core.catalogue.gate import Catalogue
+from segkit.core.catalogue.ids import is_integer, parse_ids
+from segkit.core.catalogue.titles import cut_titles, untitled
 from segkit.core.models import STAGES, Parameters
-from segkit.core.products import load_products, parse_ids, untitled
 from segkit.core.prompts import load_prompts
 from segkit.core.text import shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
@@ -26,7 +28,7 @@ from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.plan import plan_run
-from segkit.pipeline.prepare import SAMPLE, choose_parameters, prepare_run
+from segkit.pipeline.prepare import choose_parameters, open_catalogue, prepare_run, refused_file
 from segkit.pipeline.segment import run_stages
 from segkit.runs.create import new_run_id
 from segkit.runs.integrity import is_finished, lost_logs
@@ -45,11 +47,9 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     settings = options.applied(load_settings())
     choose_parameters(settings=settings, **asdict(parameters))
     run = prepare_run(
-        read_products(source, settings),
+        read_catalogue(source, settings),
         run_id=new_run_id(),
         runs_dir=options.runs_dir or settings.storage_root,
-        source=source.name,
-        where=dict(map(_condition, source.where or ())),
         settings=settings,
         **asdict(parameters),
     )
@@ -61,9 +61,7 @@ def extend_and_show(name: str, source: ProductSource, options: RunOptions, yes: 
     settings = options.applied(load_settings())
     runs_dir = options.runs_dir or settings.storage_root
     finished = open_run(name, runs_dir, settings)
-    run = extend_run(
-        finished, read_products(source, settings), runs_dir=runs_dir, source=source.name, settings=settings
-    )
+    run = extend_run(finished, read_catalogue(source, settings), runs_dir=runs_dir, settings=settings)
     _work_with_consent(run, options, yes, settings)
 
 
@@ -71,7 +69,7 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
     """Show what a run of these products would take."""
     settings = RunOptions(concurrency=concurrency).applied(load_settings())
     chosen = choose_parameters(settings=settings, needs_key=False, **asdict(parameters))
-    plan = plan_run(read_products(source, settings), load_prompts(chosen.prompts), chosen, settings)
+    plan = plan_run(read_catalogue(source, settings).products, load_prompts(chosen.prompts), chosen, settings)
     if as_json:
         write_json(plan.astype(object).to_dict("records"))
     else:
@@ -88,25 +86,30 @@ def resume_and_show(name: str, options: RunOptions, max_unassigned: int | None, 
     _work_and_show(run, options, settings, max_unassigned, take_over)
 
 
-def read_products(source: ProductSource, settings: Settings) -> pd.DataFrame:
-    """Return the products that were asked for: from a file, the bundled sample, or Postgres."""
+def read_catalogue(source: ProductSource, settings: Settings) -> Catalogue:
+    """Return the products that were asked for, and report how a file was understood."""
     ids = _ids(source)
     if source.from_postgres:
         if source.products or ids is None:
             raise ProductsError("--from-postgres takes a list of ids and no file", "--ids-file ids.txt")
-        return products_from_postgres(ids, settings)
+        return Catalogue(products_from_postgres(_numbers(ids), settings), source=source.name)
     if not source.products:
         raise ProductsError("there are no products", "give a file, `sample`, or --from-postgres with --ids-file")
-    return load_products(
-        SAMPLE if source.products == "sample" else source.products,
-        id_column=source.id_column,
-        title_column=source.title_column,
-        where=dict(map(_condition, source.where or ())),
-        product_ids=ids,
-    )
+    catalogue = open_catalogue(source.products, source.catalogue_options(ids, refused_file(settings)))
+    if source.products != "sample":
+        _report_catalogue(catalogue, settings)
+    return catalogue
 
 
-def _ids(source: ProductSource) -> list[int] | None:
+def _report_catalogue(catalogue: Catalogue, settings: Settings) -> None:
+    typer.echo(f"{catalogue.source}: {catalogue.understood}", err=True)
+    if len(catalogue.refused):
+        typer.echo(f"{_counted(len(catalogue.refused), 'row')} left out; see {refused_file(settings)}", err=True)
+    if cut := cut_titles(catalogue.products):
+        typer.echo(f"{_counted(cut, 'title')} of more than 1,000 characters; a model sees the first 1,000", err=True)
+
+
+def _ids(source: ProductSource) -> list[str] | None:
     if source.product_ids and source.ids_file:
         raise ProductsError("--product-ids and --ids-file cannot both be given")
     if source.ids_file:
@@ -117,11 +120,11 @@ def _ids(source: ProductSource) -> list[int] | None:
     return parse_ids(source.product_ids) if source.product_ids else None
 
 
-def _condition(text: str) -> tuple[str, str]:
-    column, equals, value = text.partition("=")
-    if not equals or not column:
-        raise ProductsError(f"--where {text!r} is no condition", '--where category="Dimmer Switches"')
-    return column, value
+def _numbers(ids: list[str]) -> list[int]:
+    """Return ids of amazon_products, which are integers."""
+    if wrong := [text for text in ids if not is_integer(text)]:
+        raise ProductsError(f"not ids of amazon_products (BIGINT): {shortened(wrong)}", "give its column `id`")
+    return list(map(int, ids))
 
 
 def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Settings) -> None:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from segkit.errors import ProductsError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from segkit.core.catalogue.options import CatalogueOptions
     from segkit.runs.run import Run
     from segkit.settings import Settings
 
@@ -27,7 +30,7 @@ SEGMENT, READ, CHECK, COPY, SERVICE, PROJECT = (
     "REST service",
     "Your folder",
 )
-_PRODUCTS, _METHOD, _LIMITS = "Which products", "How they are segmented", "Limits"
+_PRODUCTS, _FILE, _METHOD, _LIMITS = "Which products", "How a file is read", "How they are segmented", "Limits"
 
 RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="Folder of the runs.", show_default="STORAGE_ROOT, else runs")
@@ -79,7 +82,7 @@ class ProductSource:
     """Where the products of a run come from, and which of them are taken."""
 
     products: Annotated[
-        str, typer.Argument(metavar="PRODUCTS", help="A CSV, Parquet or JSONL file, or `sample` for the bundled one.")
+        str, typer.Argument(metavar="PRODUCTS", help="A file (CSV, TSV, Excel, Parquet, JSON, XML), or `sample`.")
     ] = ""
     product_ids: Annotated[
         str, typer.Option("--product-ids", help="Only these ids: 1,2,3.", rich_help_panel=_PRODUCTS)
@@ -92,7 +95,7 @@ class ProductSource:
         typer.Option(
             "--where",
             metavar="COLUMN=VALUE",
-            help="Only rows with this value; can be repeated.",
+            help="Only rows with this value (COLUMN!=VALUE: without it); can be repeated.",
             rich_help_panel=_PRODUCTS,
         ),
     ] = None
@@ -104,11 +107,54 @@ class ProductSource:
     title_column: Annotated[str, typer.Option(help="The column with the titles.", rich_help_panel=_PRODUCTS)] = (
         "title"
     )
+    ids_as_text: Annotated[
+        bool,
+        typer.Option("--ids-as-text", help="Take ids that look like numbers as texts.", rich_help_panel=_PRODUCTS),
+    ] = False
+    skip_refused: Annotated[
+        bool,
+        typer.Option("--skip-refused", help="Go on without rows that cannot be used.", rich_help_panel=_PRODUCTS),
+    ] = False
+    encoding: Annotated[
+        str, typer.Option(metavar="NAME", help="Of a text file.", show_default="UTF-8", rich_help_panel=_FILE)
+    ] = ""
+    delimiter: Annotated[
+        str,
+        typer.Option(metavar="SIGN", help="What separates fields.", show_default="what fits", rich_help_panel=_FILE),
+    ] = ""
+    header_row: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="The row with the names.", show_default="what fits", rich_help_panel=_FILE
+        ),
+    ] = 0
+    sheet: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of an Excel file.", show_default="the first", rich_help_panel=_FILE),
+    ] = ""
 
     @property
     def name(self) -> str:
         """What `run.json` records as the source."""
         return self.products or "amazon_products"
+
+    def catalogue_options(self, ids: list[str] | None, refused_file: Path) -> CatalogueOptions:
+        """Return how the file is read."""
+        from segkit.core.catalogue.options import CatalogueOptions
+
+        return CatalogueOptions(
+            id_column=self.id_column,
+            title_column=self.title_column,
+            where=dict(map(_condition, self.where or ())),
+            product_ids=ids,
+            ids_as_text=self.ids_as_text,
+            encoding=self.encoding,
+            delimiter={"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter),
+            header_row=self.header_row,
+            sheet=self.sheet,
+            skip_refused=self.skip_refused,
+            refused_file=refused_file,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +309,13 @@ class RunOptions:
             "segkit_max_cost_usd": None if self.max_cost_usd is None else Decimal(str(self.max_cost_usd)),
         }
         return settings.model_copy(update={name: value for name, value in typed.items() if value is not None})
+
+
+def _condition(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals or not column:
+        raise ProductsError(f"--where {text!r} is no condition", '--where category="Dimmer Switches"')
+    return column, value
 
 
 def opened_run(name: str, runs_dir: Path | None) -> Run:

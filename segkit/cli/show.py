@@ -11,7 +11,7 @@ import typer
 
 from segkit.cli.options import READ, Json, RunName, RunsDir, opened_run
 from segkit.cli.terminal import columns_of, new_console, pairs, print_table, write_json
-from segkit.errors import InputError, ProductsError
+from segkit.errors import InputError
 
 app = typer.Typer()
 
@@ -70,18 +70,17 @@ def explain(
     """
     from segkit.analysis.frames import records
     from segkit.analysis.tables import explain as explained
-    from segkit.core.products import parse_ids
+    from segkit.core.catalogue.ids import numbers_of
 
-    ids = parse_ids(product_id)
-    if len(ids) != 1:
-        raise ProductsError(f"{product_id!r} is not one product id")
     run = opened_run(name, runs_dir)
-    frame = explained(run, ids[0])
+    (number,) = numbers_of(run.products, [product_id])
+    frame = explained(run, number)
     if as_json:
         write_json(records(frame))
         return
-    title = run.products.set_index("product_id").loc[ids[0], "title"]
-    new_console().print(pairs({"run": run.id, "product": ids[0], "title": title}))
+    product = run.products.set_index("product_id").loc[number]
+    shown = f"{product['source_id']} ({number})" if "source_id" in product else number
+    new_console().print(pairs({"run": run.id, "product": shown, "title": product["title"]}))
     print_table(frame.to_dict("list"))
 
 

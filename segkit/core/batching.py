@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import pandas as pd
 
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.titles import untitled
 from segkit.core.models import Parameters
-from segkit.core.products import first_runs, untitled
 
 T = TypeVar("T")
 

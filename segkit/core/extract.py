@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from segkit.core.batching import batches_of
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, Answer, BatchFindings, CheckedAnswer, Parameters, Prompt, Question
-from segkit.core.products import first_runs, product_lines, untitled
 from segkit.core.questions import Wording, extract_schema, halves, id_lines, part_name, product_context
 from segkit.core.text import one_line
 from segkit.core.validation import check_extract

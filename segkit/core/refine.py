@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from segkit.core.batching import batches_of
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.lines import product_lines
 from segkit.core.models import OUT_OF_SCOPE, Answer, Category, CheckedAnswer, Parameters, Prompt, Question
-from segkit.core.products import first_runs, product_lines
 from segkit.core.questions import Wording, halves, id_lines, part_name, product_context, refine_schema
 from segkit.core.validation import check_refine
 

@@ -20,11 +20,15 @@ _LOOKALIKES = str.maketrans("‘’‚‛′`´“”„‟″‐‑‒–—―
 _SPACE = re.compile(r"\s+")
 # What a terminal, a browser or a model reads as a line break or as nothing: C0, C1, DEL, LS, PS.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# Zero-width characters, direction overrides and the invisible tag block.
+# Zero-width characters, marks of direction, letters without a shape (of Hangul and Braille), the invisible tag block.
 _INVISIBLE = re.compile(
-    r"[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    r"[\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0"
+    r"\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-_BIDI = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Joiners belong to the spelling of Persian and Indic words and hold emoji together; anywhere else they are noise.
+_JOINERS = re.compile(r"[\u200c\u200d]")
+_LETTER = r"[^\x00-\x7f\s\u200c\u200d]"
+_STRAY_JOINERS = re.compile(rf"(?<!{_LETTER})[\u200c\u200d]+|[\u200c\u200d]++(?!{_LETTER})")
 _CONTROL_IN_NAME = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -39,35 +43,41 @@ def shortened(items: Iterable[object], most: int = 10, separator: str = ", ") ->
 def one_line(text: str, most: int = MAX_TITLE) -> str:
     """Put untrusted text on one line: control characters and line breaks become one space, length is capped.
 
-    The text stays itself otherwise, so a person finds the product again; a cut is visible as `…`.
+    Invisible characters are removed; otherwise the text stays itself, so that a person finds the product again. A cut
+    is visible as `…`.
     """
-    line = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _INVISIBLE.sub("", _CONTROL.sub(" ", text)))
-    line = _SPACE.sub(" ", line).strip()
+    line = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _CONTROL.sub(" ", text))
+    line = _SPACE.sub(" ", _visible(line)).strip()
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
 def clean_name(name: str) -> str:
-    """Clean a category name as it is stored: NFC, no zero-width characters, single spaces."""
+    """Clean a category name as it is stored: NFC, nothing invisible but joiners, single spaces."""
     # First what is invisible: it may stand between two characters that NFC makes one.
-    visible = unicodedata.normalize("NFC", _INVISIBLE.sub("", name))
-    return _SPACE.sub(" ", visible).strip()
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", _visible(name))).strip()
+
+
+def _visible(text: str) -> str:
+    """Remove what is invisible, and joiners that join nothing."""
+    return text if text.isascii() else _STRAY_JOINERS.sub("", _INVISIBLE.sub("", text))
 
 
 def fold_name(name: str) -> str:
-    """Fold a name so that equal names compare equal: NFKC, case, white space, quotes and dashes."""
-    folded = unicodedata.normalize("NFKC", clean_name(name).translate(_LOOKALIKES)).casefold()
+    """Fold a name so that equal names compare equal: NFKC, case, white space, quotes, dashes and joiners."""
+    plain = clean_name(_JOINERS.sub("", name)).translate(_LOOKALIKES)
+    folded = unicodedata.normalize("NFKC", plain).casefold()
     # NFKC takes some signs apart into lookalikes (a triple prime into three primes), hence the second time.
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", folded).translate(_LOOKALIKES)).strip()
 
 
 def name_fault(name: object) -> str:
-    """Say what keeps `name` from being a category name, or nothing."""
+    """Return what keeps `name` from being a category name, or an empty text."""
     if not isinstance(name, str):
-        return "its name is no text"
+        return "its name is not a text"
     if _SURROGATE.search(name):
         return "its name holds half a character (a lone surrogate)"
-    if _CONTROL_IN_NAME.search(name) or _BIDI.search(name):
-        return "its name holds control or direction characters"
+    if _CONTROL_IN_NAME.search(name):
+        return "its name holds control characters"
     cleaned = clean_name(name)
     folded = fold_name(cleaned)
     reserved = re.sub(r"[\W_]+", " ", folded).startswith("out of scope")
@@ -79,7 +89,7 @@ def name_fault(name: object) -> str:
 
 
 def clean_definition(definition: object) -> str:
-    """Clean a definition to one line, or give an empty text when it is none."""
+    """Clean a definition to one line; return an empty text if it is not a text."""
     if not isinstance(definition, str) or _SURROGATE.search(definition):
         return ""
     return one_line(definition, most=2000)

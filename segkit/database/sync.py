@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from segkit.analysis import logs
-from segkit.core.products import check_products, select
+from segkit.core.catalogue.gate import check_products, select
 from segkit.database import compare, connection, interaction_index, products
 from segkit.database.embedded import embedded_url
 from segkit.database.load import load_run
@@ -68,7 +68,7 @@ def taxonomy_ids(run_id: str, settings: Settings) -> dict[str, int]:
 def products_from_postgres(product_ids: Sequence[int], settings: Settings | None = None) -> pd.DataFrame:
     """Return products from `amazon_products`; raise ProductsError for ids that are not there."""
     url = database_url(settings or load_settings())
-    return select(check_products(products.load_products(url, list(product_ids))), product_ids)
+    return select(check_products(products.load_products(url, list(product_ids))).products, product_ids)
 
 
 def database_url(settings: Settings) -> str:

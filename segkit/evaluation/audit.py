@@ -14,8 +14,10 @@ import pandas as pd
 from scipy import stats
 
 from segkit.core.batching import batches_of as batch_lists
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE
-from segkit.core.products import first_runs, product_lines, untitled
 from segkit.core.text import fold_name, shortened
 from segkit.evaluation import agreement, figures
 from segkit.evaluation.pages import sections, write_page

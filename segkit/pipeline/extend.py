@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from segkit.core.products import FIRST_RUN, first_runs, product_lines, untitled
+from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
+from segkit.core.catalogue.ids import number_of
+from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.load import load_catalogue
 from segkit.errors import ProductsError, RunError
+from segkit.pipeline.prepare import input_facts
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
@@ -16,16 +20,16 @@ from segkit.settings import Settings, load_settings
 
 def extend_run(
     earlier: Run,
-    products: pd.DataFrame,
+    products: pd.DataFrame | Catalogue,
     *,
     runs_dir: str | Path = "",
-    source: str = "(a frame)",
+    source: str = "",
     settings: Settings | None = None,
 ) -> Run:
     """Make a run of the products of a finished run and of more, with its parameters and its prompts.
 
-    `products` has `product_id` and `title`, as `load_products` gives them; a product that the earlier run has too
-    takes its new row. The batches of the earlier run stay as they are, and what it asked is answered by the cache:
+    `products` is a frame with `product_id` and `title`, or a catalogue; a product that the earlier run has too takes
+    its new row. The batches of the earlier run stay as they are, and what it asked is answered by the cache:
     a batch is asked when one of its products changed, refinement when the taxonomy did. Raises RunError when the
     earlier run is not finished, ProductsError when there is nothing to add or the product line lacks a column.
     """
@@ -33,14 +37,28 @@ def extend_run(
         raise RunError(f"{earlier.id} is not finished, so it cannot be extended", f"segkit resume {earlier.id}")
     run_id, known = new_run_id(), earlier.products
     came = {product: first_run or earlier.id for product, first_run in first_runs(known).items()}
-    products = products.drop(columns=FIRST_RUN, errors="ignore")
-    product_lines(products.head(1), earlier.parameters.product_line)
-    kept = known[~known["product_id"].isin(products["product_id"])].drop(columns=FIRST_RUN, errors="ignore")
-    frame = pd.concat([kept, products]).sort_values("product_id", ignore_index=True)
+    catalogue = products if isinstance(products, Catalogue) else load_catalogue(products)
+    added = _with_ids_of(known, catalogue.products.drop(columns=FIRST_RUN, errors="ignore"))
+    product_lines(added.head(1), earlier.parameters.product_line)
+    kept = known[~known["product_id"].isin(added["product_id"])].drop(columns=FIRST_RUN, errors="ignore")
+    frame = pd.concat([kept, added]).sort_values("product_id", ignore_index=True)
     frame[FIRST_RUN] = [came.get(int(product), run_id) for product in frame["product_id"]]
     if frame.drop(columns=FIRST_RUN).equals(known.drop(columns=FIRST_RUN, errors="ignore")):
         raise ProductsError(f"{earlier.id} holds these very products already", f"segkit show {earlier.id}")
-    origin = {"source": source, "where": {}, "untitled": int(untitled(frame).sum())}
+    origin = input_facts(replace(catalogue, products=frame), source)
     parameters = replace(earlier.parameters, extends=earlier.id)
     place, settings = Path(runs_dir or earlier.folder.parent), settings or load_settings()
     return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings)
+
+
+def _with_ids_of(known: pd.DataFrame, added: pd.DataFrame) -> pd.DataFrame:
+    """Return added products whose ids are of the kind of the earlier ones: texts stay texts, also all-number ones."""
+    texts, more = "source_id" in known.columns, "source_id" in added.columns
+    if texts and not more:
+        sources = added["product_id"].astype("str")
+        return added.assign(product_id=[number_of(text) for text in sources], source_id=sources)
+    if more and not texts:
+        text = added["source_id"].iloc[0]
+        what = f"the ids of the finished run are numbers, those of the added products are texts: {text!r}"
+        raise ProductsError(what, "make a new run of the whole catalogue: segkit run")
+    return added

@@ -9,9 +9,9 @@ from decimal import Decimal
 import pandas as pd
 
 from segkit.core.batching import batches_by_first_run, consolidation_rounds
+from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import extract_questions
 from segkit.core.models import Parameters, Usage
-from segkit.core.products import untitled
 from segkit.llm.prices import call_cost_usd
 from segkit.settings import Settings
 

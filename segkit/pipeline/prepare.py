@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
 
+from segkit.core.catalogue.gate import FIRST_RUN, Catalogue
+from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.load import load_catalogue
+from segkit.core.catalogue.options import CatalogueOptions
+from segkit.core.catalogue.titles import cut_titles, untitled
 from segkit.core.models import Parameters
-from segkit.core.products import FIRST_RUN, load_products, product_lines, untitled
 from segkit.core.prompts import load_prompts
 from segkit.core.text import one_line
 from segkit.errors import SettingsError
@@ -26,7 +31,7 @@ SAMPLE = Path(__file__).parents[1] / "sample" / "coffee_makers.csv"
 
 
 def prepare_run(
-    products: str | Path | pd.DataFrame = "sample",
+    products: str | Path | pd.DataFrame | Catalogue = "sample",
     category: str = "Coffee Makers",
     *,
     run_id: str = "",
@@ -34,37 +39,79 @@ def prepare_run(
     id_column: str = "product_id",
     title_column: str = "title",
     where: Mapping[str, str] | None = None,
-    product_ids: Sequence[int] | None = None,
+    product_ids: Sequence[int | str] | None = None,
+    ids_as_text: bool = False,
+    encoding: str = "",
+    delimiter: str = "",
+    header_row: int = 0,
+    sheet: str = "",
+    skip_refused: bool = False,
     source: str = "",
     settings: Settings | None = None,
     **parameters: Any,
 ) -> Run:
     """Make a run folder from products, prompts and parameters; a run that is there already is opened as it is.
 
-    `products` is the path of a CSV, Parquet or JSONL file, `sample` for the bundled one, or a frame that
-    `load_products` or Postgres gave; then `source` may say where it came from.
-    `parameters` are those of `Parameters`; what is not given comes from the environment. Raises InputError, with
-    the value and what to do, when anything cannot be used.
+    `products` is the path of a file (CSV, TSV, Excel, Parquet, JSON, JSON lines, Google's XML), `sample` for the
+    bundled one, any frame, or a catalogue that was loaded before; `source` is recorded as where it came from. The
+    options up to `skip_refused` are those of `CatalogueOptions` and hold for frames as for files. `parameters` are
+    those of `Parameters`; what is not given comes from the environment. Raises InputError, with the value and what to
+    do, when anything cannot be used.
     """
     settings = settings or load_settings()
     place = Path(runs_dir or settings.storage_root)
     if run_id and (place / run_id / "run.json").exists():
         return open_run(run_id, place, settings)
-    source = source or ("(a frame)" if isinstance(products, pd.DataFrame) else Path(products).name)
-    if not isinstance(products, pd.DataFrame):
-        products = load_products(
-            SAMPLE if products == "sample" else products,
-            id_column=id_column,
-            title_column=title_column,
-            where=where,
-            product_ids=product_ids,
-        )
-    products = products.drop(columns=FIRST_RUN, errors="ignore")
     chosen = choose_parameters(category, settings, **parameters)
     prompts = load_prompts(chosen.prompts)
-    product_lines(products.head(1), chosen.product_line)
-    origin = {"source": source, "where": dict(where or {}), "untitled": int(untitled(products).sum())}
-    return create_run(place, run_id or new_run_id(), chosen, products, prompts, origin, settings)
+    options = CatalogueOptions(
+        id_column=id_column,
+        title_column=title_column,
+        where=dict(where or {}),
+        product_ids=product_ids,
+        ids_as_text=ids_as_text,
+        encoding=encoding,
+        delimiter=delimiter,
+        header_row=header_row,
+        sheet=sheet,
+        skip_refused=skip_refused,
+        refused_file=refused_file(settings),
+    )
+    catalogue = open_catalogue(products, options)
+    frame = catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
+    product_lines(frame.head(1), chosen.product_line)
+    origin = input_facts(catalogue, source)
+    return create_run(place, run_id or new_run_id(), chosen, frame, prompts, origin, settings)
+
+
+def open_catalogue(products: str | Path | pd.DataFrame | Catalogue, options: CatalogueOptions) -> Catalogue:
+    """Load a file, `sample` or a frame; a catalogue stays what it is."""
+    if isinstance(products, Catalogue):
+        return products
+    if isinstance(products, pd.DataFrame):
+        return load_catalogue(products, options)
+    if products == "sample":
+        return replace(load_catalogue(SAMPLE, options), source="sample")
+    return load_catalogue(Path(products), options)
+
+
+def refused_file(settings: Settings) -> Path:
+    """Return the file to which rows that are refused are written."""
+    return settings.segkit_home / "refused_rows.csv"
+
+
+def input_facts(catalogue: Catalogue, source: str = "") -> dict[str, Any]:
+    """Return what `run.json` records of the input: what happened, not what was asked for."""
+    facts = {
+        "source": source or catalogue.source,
+        "where": dict(catalogue.where),
+        "untitled": int(untitled(catalogue.products).sum()),
+        "understood": catalogue.understood,
+        "refused": len(catalogue.refused),
+        "cut_titles": cut_titles(catalogue.products),
+        "left_out": catalogue.left_out,
+    }
+    return {name: value for name, value in facts.items() if value or name in ("source", "where", "untitled")}
 
 
 def choose_parameters(category: str, settings: Settings, *, needs_key: bool = True, **given: Any) -> Parameters:

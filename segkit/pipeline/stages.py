@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from segkit.core.batching import consolidation_rounds
+from segkit.core.catalogue.gate import first_runs
 from segkit.core.consolidate import Merge, Taxonomy, merge_round, merged, taxonomies_of
 from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import OUT_OF_SCOPE, Answer, Category
-from segkit.core.products import first_runs
 from segkit.core.refine import refine_questions, refined
 from segkit.core.results import final_tables
 from segkit.core.text import fold_name

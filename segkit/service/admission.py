@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pandas as pd
 
+from segkit.core.catalogue.titles import untitled
 from segkit.core.models import Parameters, Usage
-from segkit.core.products import untitled
 from segkit.core.prompts import load_prompts
 from segkit.errors import RequestError
 from segkit.llm.prices import call_cost_usd

@@ -10,9 +10,9 @@ from catalogues import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segkit.core.catalogue.load import load_products
 from segkit.core.extract import NO_TITLE, extract_questions, extracted
 from segkit.core.models import OUT_OF_SCOPE, Answer, CheckedAnswer, Parameters, Question
-from segkit.core.products import load_products
 from segkit.core.prompts import load_prompts
 
 PROMPTS = load_prompts()
@@ -67,7 +67,7 @@ def test_a_question_says_all_there_is_to_know() -> None:
 
 def test_products_without_a_title_are_not_asked() -> None:
     """They cost nothing and are told as unassigned."""
-    frame = catalogue(5).assign(title=["Dimmer", "", " ", "12", "Slide"])
+    frame = catalogue(5).assign(title=["Dimmer", "", " ", "N/A", "Slide"])
     (question,) = extract_questions(frame, PROMPTS, parameters())
     assert sorted(question.context["product_ids"]) == [100, 104]
     _, assignments = extracted([], frame)

@@ -290,7 +290,6 @@ BAD_NAMES = {
     "too long": "x" * 256,
     "control": "Dim\x07mers",
     "NUL": "Dimmers\0",
-    "direction": "Dimmers\u202e",
     "surrogate": "Dimmers\ud800",
     "number": 5,
     "list": ["Rotary Dimmers"],

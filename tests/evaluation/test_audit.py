@@ -50,7 +50,7 @@ def test_products_at_the_end_that_always_move_are_found(run: Run) -> None:
 
 def _slots(run: Run) -> dict[int, int]:
     from segkit.core.batching import batches_of
-    from segkit.core.products import first_runs
+    from segkit.core.catalogue.gate import first_runs
 
     lists = batches_of(first_runs(run.products), run.parameters.seed, run.parameters.products_per_prompt)
     return {product: slot for ids in lists for slot, product in enumerate(ids)}

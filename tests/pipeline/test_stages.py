@@ -13,8 +13,8 @@ from catalogues import catalogue, data, unmeasured
 from endpoint import Endpoint
 
 from segkit.core.batching import planned_calls
+from segkit.core.catalogue.load import load_products
 from segkit.core.models import OUT_OF_SCOPE
-from segkit.core.products import load_products
 from segkit.errors import RunError
 from segkit.pipeline.prepare import SAMPLE, prepare_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments

@@ -73,7 +73,7 @@ def stability(
 
 def _first(source: ProductSource, parameters: RunParameters, options: RunOptions, settings: Settings) -> Run:
     """Open the run that is repeated, or make it from products."""
-    from segkit.cli.launch import read_products
+    from segkit.cli.launch import read_catalogue
     from segkit.errors import SettingsError
     from segkit.pipeline.repeats import first_run
     from segkit.runs.run import RUN_ID, open_run
@@ -85,7 +85,12 @@ def _first(source: ProductSource, parameters: RunParameters, options: RunOptions
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     given = asdict(parameters)
     return first_run(
-        read_products(source, settings), given.pop("category"), settings, runs_dir=folder, source=source.name, **given
+        read_catalogue(source, settings).products,
+        given.pop("category"),
+        settings,
+        runs_dir=folder,
+        source=source.name,
+        **given,
     )
 
 

@@ -1,0 +1,1 @@
+"""Reading catalogues: files and frames of many forms in, checked products out."""
