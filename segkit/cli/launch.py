@@ -146,7 +146,7 @@ def _work_and_show(
                 run, settings=settings, sync=options.sync, max_unassigned=max_unassigned, take_over=take_over
             )
     if options.as_json:
-        write_json({**summary, "folder": str(run.folder), "report": _report(run)})
+        write_json({**summary, "folder": str(run.folder), "report": str(run.folder / REPORT)})
     else:
         options.console.print(summary_table(run, summary, settings, synced=options.sync))
 
@@ -239,19 +239,13 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "cost": cost,
         "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",
         "rows": f"{database_name(settings)}: {_example_query(run)}" if synced else f"segkit sync {run.id}",
-        "report": _report(run) or f"segkit report {run.id}",
+        "report": str(run.folder / REPORT),
     }
     if synced and settings.segkit_missing_products == "skip":
         rows |= left_out(skipped_products(run, settings))
     if summary["model"] == "offline":
         rows["note"] = "offline groups products by words; it is no language model"
     return pairs(rows)
-
-
-def _report(run: Run) -> str | None:
-    """Return the path of the report, if the run has one."""
-    path = run.folder / REPORT
-    return str(path) if path.exists() else None
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ def explain(
 
 @app.command(rich_help_panel=READ)
 def report(name: RunName = "latest", runs_dir: RunsDir = None) -> None:
-    """Write the report of a run again; `segkit run --no-notebooks` makes none."""
+    """Write the report of a run again, and print its path."""
     from segkit.analysis.report import REPORT
     from segkit.pipeline.summary import renew_report
 

@@ -23,18 +23,17 @@ def segment(
     category: str = "Coffee Makers",
     *,
     settings: Settings | None = None,
-    report: bool = False,
     **options: Any,
 ) -> Run:
     """Segment products in one call and return the finished run; `options` are those of `prepare_run`.
 
-    No notebook is executed, nothing is loaded into Postgres, and `report.html` is written only if `report` is true:
-    a run whose answers are all in the cache takes under a second. Raises what `prepare_run` raises, and StageError,
+    No notebook is executed and nothing is loaded into Postgres: a run whose answers are all in the cache takes under a
+    second. Raises what `prepare_run` raises, and StageError,
     StoppedError or ModelError when the run ends as failed; it can be resumed.
     """
     settings = settings or load_settings()
     run = prepare_run(products, category, settings=settings, **options)
-    run_stages(run, settings=settings, report=report)
+    run_stages(run, settings=settings)
     return run
 
 
@@ -44,7 +43,6 @@ def run_stages(
     settings: Settings | None = None,
     max_unassigned: int | None = None,
     take_over: bool = False,
-    report: bool = False,
 ) -> dict[str, Any]:
     """Do the stages of a run in this process, and return its summary; a finished run is left as it is."""
     settings, began = settings or load_settings(), time.monotonic()
@@ -56,8 +54,7 @@ def run_stages(
         for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
             stage(run, settings)
         decide_state(run, max_unassigned)
-        if report:
-            write_report(run)
+        write_report(run)
         summary = finish(run, time.monotonic() - began)
     raise_if_failed(run, summary)
     return summary
