@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segkit.errors import SegkitError
     from segkit.evaluation.compare import compare
     from segkit.evaluation.evaluate import evaluate
+    from segkit.pipeline.plan import estimate_run
     from segkit.pipeline.prepare import prepare_run
     from segkit.pipeline.repeats import stability
     from segkit.pipeline.segment import segment
@@ -37,6 +38,7 @@ _HOMES = {
     "compare": "evaluation.compare",
     "consolidate_taxonomy": "pipeline.stages",
     "evaluate": "evaluation.evaluate",
+    "estimate_run": "pipeline.plan",
     "extract_taxonomy": "pipeline.stages",
     "finish_run": "pipeline.summary",
     "load_products": "core.catalogue.load",
@@ -58,6 +60,7 @@ __all__ = [
     "SegkitError",
     "compare",
     "consolidate_taxonomy",
+    "estimate_run",
     "evaluate",
     "extract_taxonomy",
     "finish_run",

@@ -16,6 +16,7 @@ from segkit.errors import SettingsError
 
 _SLOW = "rfc3987_syntax"
 _INJECTED = "# Parameters\n"  # how the cell begins that papermill puts in
+_WORKING = ("notebooks", "work")  # folders in which a kernel may start
 _SECRET = ("key", "token", "secret", "password")
 
 
@@ -45,7 +46,7 @@ def set_up_notebook() -> None:
     _check_parameters()
     here = Path.cwd()
     beside = ("pyproject.toml", "prompts", "runs")
-    if here.name == "notebooks" and any((here.parent / name).exists() for name in beside):
+    if here.name in _WORKING and any((here.parent / name).exists() for name in beside):
         os.chdir(here.parent)
 
 
@@ -55,7 +56,8 @@ def _check_parameters() -> None:
     cells = [str(cell) for cell in shell.user_ns.get("In", [])] if shell else []
     injected = {name for cell in cells if cell.startswith(_INJECTED) for name in _assigned(cell)}
     assigned = {name for cell in cells if not cell.startswith(_INJECTED) for name in _assigned(cell)}
-    if unknown := sorted(injected - assigned):
+    own = {name for name in injected if name.startswith("PAPERMILL_")}  # its --inject-paths
+    if unknown := sorted(injected - assigned - own):
         names = ", ".join(unknown)
         hint = (
             f"papermill wrote {names} into its copy: a key there is no secret any more; keys go into OPENAI_API_KEY"

@@ -23,11 +23,10 @@ from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import load_prompts
 from segkit.core.text import shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
-from segkit.display import is_missing
 from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
-from segkit.pipeline.plan import plan_run
+from segkit.pipeline.plan import dollars, plan_run, readable_plan
 from segkit.pipeline.prepare import choose_parameters, open_catalogue, prepare_run, refused_file
 from segkit.pipeline.segment import run_stages
 from segkit.runs.create import new_run_id
@@ -156,7 +155,7 @@ def _ask_for_consent(run: Run, settings: Settings) -> None:
     total = plan_run(run.products, run.prompts, run.parameters, settings).iloc[-1]
     titles, where = run.document["input"]["products"], f"{run.parameters.model} at {run.parameters.endpoint}"
     most = "at most" if run.parameters.extends else "about"
-    question = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {money(total)}?"
+    question = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {dollars(total)}?"
     if not typer.confirm(question, default=True, err=True):
         discard(run.folder)  # made a moment ago, and nothing is in it that was asked
         raise StoppedError("nothing was sent, and no run was made")
@@ -198,29 +197,8 @@ def _counted(count: int, noun: str) -> str:
 
 def _show_plan(plan: pd.DataFrame, parameters: Parameters) -> None:
     """Show a plan: calls are exact if every answer is valid at once, the rest lies between low and high."""
-    columns: dict[str, Any] = {
-        "stage": plan["stage"],
-        "calls": plan["calls"].map("{:,}".format),
-        "input tokens": _between(plan, "input"),
-        "output tokens": _between(plan, "output"),
-        "cost": [money(row) for _, row in plan.iterrows()],
-        "time": [
-            f"{low:,.0f}-{high:,.0f} s" for low, high in zip(plan["seconds_low"], plan["seconds_high"], strict=True)
-        ],
-    }
     new_console().print(f"{parameters.model} at {parameters.endpoint}; nothing is sent yet")
-    print_table(columns)
-
-
-def money(row: pd.Series) -> str:
-    """Write the cost of a planned stage, from its low to its high end."""
-    if is_missing(row["cost_usd_low"]):
-        return "unknown cost"
-    return f"${float(row['cost_usd_low']):,.2f}-${float(row['cost_usd_high']):,.2f}"
-
-
-def _between(plan: pd.DataFrame, name: str) -> list[str]:
-    return [f"{low:,}-{high:,}" for low, high in zip(plan[f"{name}_low"], plan[f"{name}_high"], strict=True)]
+    print_table(readable_plan(plan).to_dict("list"))
 
 
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:

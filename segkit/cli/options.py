@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from segkit.errors import ProductsError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -141,11 +139,12 @@ class ProductSource:
     def catalogue_options(self, ids: list[str] | None, refused_file: Path) -> CatalogueOptions:
         """Return how the file is read."""
         from segkit.core.catalogue.options import CatalogueOptions
+        from segkit.pipeline.values import conditions
 
         return CatalogueOptions(
             id_column=self.id_column,
             title_column=self.title_column,
-            where=dict(map(_condition, self.where or ())),
+            where=conditions(self.where),
             product_ids=ids,
             ids_as_text=self.ids_as_text,
             encoding=self.encoding,
@@ -309,13 +308,6 @@ class RunOptions:
             "segkit_max_cost_usd": None if self.max_cost_usd is None else Decimal(str(self.max_cost_usd)),
         }
         return settings.model_copy(update={name: value for name, value in typed.items() if value is not None})
-
-
-def _condition(text: str) -> tuple[str, str]:
-    column, equals, value = text.partition("=")
-    if not equals or not column:
-        raise ProductsError(f"--where {text!r} is no condition", '--where category="Dimmer Switches"')
-    return column, value
 
 
 def opened_run(name: str, runs_dir: Path | None) -> Run:

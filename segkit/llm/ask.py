@@ -33,7 +33,7 @@ def ask_all(
     was answered by then is kept. A stage that asks in rounds tells how many questions it has `planned` in all of
     them, and how many are `done`.
     """
-    stop = threading.Event()
+    stop, settings = threading.Event(), run.capped(settings)
     try:
         with owned(run.folder / "calls.lock"), redacted_logs(redactor([settings.openai_api_key])):
             progress = Progress(run.folder, STAGES[stage], planned or len(questions), done)

@@ -32,7 +32,7 @@ def execute_notebook(run: Run, source: Path, kernel: AsyncKernelManager, secrets
 
     parameters = {"run_id" if source.stem == "00_prepare_run" else "run": run.id}
     parameters["runs_dir"] = str(run.folder.parent.resolve())
-    _check_parameters(papermill.inspect_notebook(str(source)), parameters, source)
+    _check_parameters(papermill.inspect_notebook(_path(source)), parameters, source)
     update_status(run.folder, notebook=source.stem)
     target = copy_of(run, source.stem)
     try:
@@ -76,8 +76,8 @@ def _execute(
 
     try:
         papermill.execute_notebook(
-            str(source),
-            str(target),
+            _path(source),
+            _path(target),
             parameters=parameters,
             kernel_name="python3",
             progress_bar=False,
@@ -90,6 +90,11 @@ def _execute(
         raise StageError(f"{source.stem}: {error}", f"segkit resume {run.id}") from None
     finally:
         _hide_secrets(target, secrets)
+
+
+def _path(path: Path) -> str:
+    """Write a path as papermill reads it: it takes what stands in braces for a parameter."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _hide_secrets(copy: Path, secrets: Sequence[SecretStr]) -> None:

@@ -13,7 +13,8 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import extract_questions
 from segkit.core.models import Parameters, Usage
 from segkit.llm.prices import call_cost_usd
-from segkit.settings import Settings
+from segkit.runs.run import Run
+from segkit.settings import Settings, load_settings
 
 # Characters a token: few in titles full of numbers, many in plain English.
 _DENSE, _PLAIN = 2.8, 4.5
@@ -44,6 +45,39 @@ def plan_run(
     frame = pd.DataFrame([{**row, **_money_and_time(row, parameters, settings)} for row in rows])
     total = {"stage": "all", **{name: _total(frame[name]) for name in frame.columns if name != "stage"}}
     return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
+
+
+def estimate_run(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Return the plan of a run for reading: calls, tokens, dollars and seconds of each stage, and of all."""
+    return readable_plan(plan_run(run.products, run.prompts, run.parameters, settings or load_settings()))
+
+
+def readable_plan(plan: pd.DataFrame) -> pd.DataFrame:
+    """Return a plan with what lies between two ends in one column."""
+    return pd.DataFrame(
+        {
+            "stage": plan["stage"],
+            "calls": plan["calls"],
+            "input tokens": _between(plan, "input"),
+            "output tokens": _between(plan, "output"),
+            "cost": [dollars(row) for _, row in plan.iterrows()],
+            "time": [
+                f"{low:,.0f}-{high:,.0f} s"
+                for low, high in zip(plan["seconds_low"], plan["seconds_high"], strict=True)
+            ],
+        }
+    )
+
+
+def dollars(row: pd.Series) -> str:
+    """Write the cost of a planned stage, from its low to its high end."""
+    if pd.isna(row["cost_usd_low"]):
+        return "unknown cost"
+    return f"${float(row['cost_usd_low']):,.2f}-${float(row['cost_usd_high']):,.2f}"
+
+
+def _between(plan: pd.DataFrame, name: str) -> list[str]:
+    return [f"{low:,}-{high:,}" for low, high in zip(plan[f"{name}_low"], plan[f"{name}_high"], strict=True)]
 
 
 def _extract(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters) -> dict[str, float | str]:

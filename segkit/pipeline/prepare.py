@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from segkit.errors import SettingsError
 from segkit.llm.prices import check_prices
 from segkit.llm.transports.choose import require_key
 from segkit.llm.transports.offline import offline_endpoint
+from segkit.pipeline.values import conditions, typed_caps, typed_parameters
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run, open_run
 from segkit.settings import RANGES, Settings, load_settings
@@ -38,8 +40,8 @@ def prepare_run(
     runs_dir: str | Path = "",
     id_column: str = "product_id",
     title_column: str = "title",
-    where: Mapping[str, str] | None = None,
-    product_ids: Sequence[int | str] | None = None,
+    where: Mapping[str, str] | str | Sequence[str] | None = None,
+    product_ids: Sequence[int | str] | str | None = None,
     ids_as_text: bool = False,
     encoding: str = "",
     delimiter: str = "",
@@ -47,6 +49,8 @@ def prepare_run(
     sheet: str = "",
     skip_refused: bool = False,
     source: str = "",
+    max_calls: int | str | None = None,
+    max_cost_usd: Decimal | float | str | None = None,
     settings: Settings | None = None,
     **parameters: Any,
 ) -> Run:
@@ -55,7 +59,8 @@ def prepare_run(
     `products` is the path of a file (CSV, TSV, Excel, Parquet, JSON, JSON lines, Google's XML), `sample` for the
     bundled one, any frame, or a catalogue that was loaded before; `source` is recorded as where it came from. The
     options up to `skip_refused` are those of `CatalogueOptions` and hold for frames as for files. `parameters` are
-    those of `Parameters`; what is not given comes from the environment. Raises InputError, with the value and what to
+    those of `Parameters`; what is empty or not given comes from the environment. `max_calls` and `max_cost_usd` cap
+    the run wherever its stages are executed. Raises InputError, with the value and what to
     do, when anything cannot be used.
     """
     settings = settings or load_settings()
@@ -63,12 +68,13 @@ def prepare_run(
     if run_id and (place / run_id / "run.json").exists():
         return open_run(run_id, place, settings)
     chosen = choose_parameters(category, settings, **parameters)
+    caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
     prompts = load_prompts(chosen.prompts)
     options = CatalogueOptions(
         id_column=id_column,
         title_column=title_column,
-        where=dict(where or {}),
-        product_ids=product_ids,
+        where=conditions(where),
+        product_ids=_ids(product_ids),
         ids_as_text=ids_as_text,
         encoding=encoding,
         delimiter=delimiter,
@@ -81,7 +87,7 @@ def prepare_run(
     frame = catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
     product_lines(frame.head(1), chosen.product_line)
     origin = input_facts(catalogue, source)
-    return create_run(place, run_id or new_run_id(), chosen, frame, prompts, origin, settings)
+    return create_run(place, run_id or new_run_id(), chosen, frame, prompts, origin, settings, caps)
 
 
 def open_catalogue(products: str | Path | pd.DataFrame | Catalogue, options: CatalogueOptions) -> Catalogue:
@@ -93,6 +99,13 @@ def open_catalogue(products: str | Path | pd.DataFrame | Catalogue, options: Cat
     if products == "sample":
         return replace(load_catalogue(SAMPLE, options), source="sample")
     return load_catalogue(Path(products), options)
+
+
+def _ids(product_ids: Sequence[int | str] | str | None) -> Sequence[int | str] | None:
+    """Return an explicit list of ids; a notebook gives it as one text."""
+    if isinstance(product_ids, str):
+        return [text for text in re.split(r"[,;\s]+", product_ids) if text] or None
+    return product_ids
 
 
 def refused_file(settings: Settings) -> Path:
@@ -116,6 +129,7 @@ def input_facts(catalogue: Catalogue, source: str = "") -> dict[str, Any]:
 
 def choose_parameters(category: str, settings: Settings, *, needs_key: bool = True, **given: Any) -> Parameters:
     """Complete the parameters of a run from the settings; raise SettingsError for what cannot be used."""
+    category, given = str(category), typed_parameters(given)
     if not one_line(category):
         raise SettingsError("the category is empty", 'say what the products are: --category "Dimmer Switches"')
     model = str(given.get("model") or settings.default_model)
@@ -128,7 +142,7 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
         "response_format": settings.segkit_response_format,
         "max_output_tokens": settings.segkit_max_output_tokens,
     }
-    chosen: dict[str, Any] = defaults | {name: value for name, value in given.items() if value is not None}
+    chosen: dict[str, Any] = defaults | given
     unknown = sorted(set(chosen) - set(Parameters.__dataclass_fields__))
     if unknown:
         raise SettingsError(f"unknown parameters: {', '.join(unknown)}")

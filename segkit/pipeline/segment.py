@@ -27,9 +27,10 @@ def segment(
 ) -> Run:
     """Segment products in one call and return the finished run; `options` are those of `prepare_run`.
 
-    No notebook is executed and nothing is loaded into Postgres: a run whose answers are all in the cache takes under a
-    second. Raises what `prepare_run` raises, and StageError,
-    StoppedError or ModelError when the run ends as failed; it can be resumed.
+    No notebook is executed and nothing is loaded into Postgres: what is in the cache takes under a second.
+
+    Raises what `prepare_run` raises, and StageError, StoppedError or ModelError when the run ends as failed; it can
+    be resumed.
     """
     settings = settings or load_settings()
     run = prepare_run(products, category, settings=settings, **options)

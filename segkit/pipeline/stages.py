@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from segkit.analysis.live import live_progress
 from segkit.core.batching import consolidation_rounds
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.consolidate import Merge, Taxonomy, merge_round, merged, taxonomies_of
 from segkit.core.extract import extract_questions, extracted
-from segkit.core.models import OUT_OF_SCOPE, Answer, Category
+from segkit.core.models import OUT_OF_SCOPE, STAGES, Answer, Category
 from segkit.core.refine import refine_questions, refined
 from segkit.core.results import final_tables
 from segkit.core.text import fold_name
@@ -29,7 +30,8 @@ def extract_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame
     """
     products = run.products
     questions = extract_questions(products, run.prompts, run.parameters)
-    answers = ask_all(run, "extract_taxonomy", questions, settings or load_settings())
+    with live_progress(run, STAGES["extract_taxonomy"]):
+        answers = ask_all(run, "extract_taxonomy", questions, settings or load_settings())
     categories, assignments = extracted(answers, products)
     run.save_result("batch_categories", categories)
     run.save_result("batch_assignments", assignments)
@@ -48,12 +50,13 @@ def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataF
     planned = sum(size > 1 for sizes in rounds for size in sizes)
     steps: list[dict[str, object]] = []
     done = 0
-    for number, sizes in enumerate(rounds, start=1):
-        merges = merge_round(taxonomies, sizes, done, run.prompts, run.parameters.category)
-        questions = [merge.question for merge in merges if merge.question]
-        answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
-        taxonomies = _apply(run, number, merges, answers, steps)
-        done += len(questions)
+    with live_progress(run, STAGES["consolidate_taxonomy"]):
+        for number, sizes in enumerate(rounds, start=1):
+            merges = merge_round(taxonomies, sizes, done, run.prompts, run.parameters.category)
+            questions = [merge.question for merge in merges if merge.question]
+            answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
+            taxonomies = _apply(run, number, merges, answers, steps)
+            done += len(questions)
     taxonomy = taxonomies[0].categories if taxonomies else ()
     _save_steps(run, steps)
     frame = pd.DataFrame([(c.name, c.definition) for c in taxonomy], columns=["name", "definition"], dtype="str")
@@ -72,7 +75,8 @@ def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFra
     taxonomy = _taxonomy(run)
     placed = assignments[assignments["category"] != ""]
     questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else []
-    answers = ask_all(run, "refine_assignments", questions, settings)
+    with live_progress(run, STAGES["refine_assignments"]):
+        answers = ask_all(run, "refine_assignments", questions, settings)
     lineage = refined(answers, assignments, taxonomy)
     # The ledger comes last: where it stands, the stage has done all its work.
     for name, table in {"lineage": lineage, **final_tables(products, lineage, taxonomy)}.items():

@@ -44,6 +44,7 @@ def create_run(
     prompts: Mapping[str, str],
     source: Mapping[str, Any],
     settings: Settings,
+    caps: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make the folder of a run in one piece, whole or not at all; where runs live in S3, it is uploaded."""
     final = runs_dir / run_id
@@ -55,7 +56,7 @@ def create_run(
     try:
         _sweep(runs_dir)
         making.mkdir(parents=True, mode=0o700)
-        _fill(making, run_id, parameters, products, prompts, source)
+        _fill(making, run_id, parameters, products, prompts, source, caps or {})
         making.rename(final)
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
@@ -79,6 +80,7 @@ def _fill(
     products: pd.DataFrame,
     prompts: Mapping[str, str],
     source: Mapping[str, Any],
+    caps: Mapping[str, Any],
 ) -> None:
     data = _texts(products).to_parquet(index=False)
     document = {
@@ -88,6 +90,7 @@ def _fill(
         "parameters": asdict(parameters),
         "input": {**source, "products": len(products), "sha256": hashlib.sha256(data).hexdigest()},
         "prompts": {key: prompt_hash(text) for key, text in prompts.items()},
+        **({"caps": dict(caps)} if caps else {}),
         **_environment(),
     }
     (folder / "run.json").write_bytes(orjson.dumps(document, default=str, option=orjson.OPT_INDENT_2))

@@ -7,6 +7,7 @@ import io
 import os
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,15 @@ class Run:
     def _changed(self, name: str) -> RunError:
         what = f"{self.folder / name} was changed since the run began"
         return RunError(what, "put it back, or make a new run: what did not change comes from the cache")
+
+    def capped(self, settings: Settings) -> Settings:
+        """Return the settings with the caps that the run was made with, where they have none of their own."""
+        caps: dict[str, Any] = {}
+        for name, kind in (("max_calls", int), ("max_cost_usd", Decimal)):
+            cap = self.document.get("caps", {}).get(name)
+            if cap is not None and getattr(settings, f"segkit_{name}") is None:
+                caps[f"segkit_{name}"] = kind(str(cap))
+        return settings.model_copy(update=caps)
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / STAGES[stage]

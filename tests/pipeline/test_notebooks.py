@@ -68,7 +68,7 @@ def test_every_parameter_has_a_comment(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_notebooks_define_nothing(name: str) -> None:
     for cell in code_cells(name):
-        assert len(cell["source"]) <= 12
+        assert len(cell["source"]) <= 12 or "parameters" in cell["metadata"].get("tags", [])
         assert not [node for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, LOGIC)]
 
 

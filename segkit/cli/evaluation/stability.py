@@ -96,14 +96,14 @@ def _first(source: ProductSource, parameters: RunParameters, options: RunOptions
 
 def confirm(runs: list[Run], settings: Settings, options: RunOptions, yes: bool) -> None:
     """Show what the unfinished runs take, and ask before titles are sent to a provider."""
-    from segkit.cli.launch import money
     from segkit.errors import StoppedError
+    from segkit.pipeline.plan import dollars
     from segkit.pipeline.repeats import plan_of
 
     row = plan_of(runs, settings).iloc[0]
     if not row["runs"]:
         return
-    text = f"{row['runs']} runs, {row['calls']:,} calls, {money(row)}"
+    text = f"{row['runs']} runs, {row['calls']:,} calls, {dollars(row)}"
     options.console.print(text)
     offline = all(run.parameters.model == "offline" for run in runs)
     if offline or yes or options.as_json or not sys.stdin.isatty():
