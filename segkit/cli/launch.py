@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,8 @@ from segkit.cli.options import ProductSource, RunOptions, RunParameters
 from segkit.cli.progress import watched
 from segkit.cli.terminal import new_console, pairs, print_table, write_json
 from segkit.core.catalogue.gate import Catalogue
-from segkit.core.catalogue.ids import is_integer, parse_ids
+from segkit.core.catalogue.ids import given_ids, is_integer, parse_ids
+from segkit.core.catalogue.lines import renamed_line
 from segkit.core.catalogue.titles import cut_titles, untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import load_prompts
@@ -68,7 +69,9 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
     """Show what a run of these products would take."""
     settings = RunOptions(concurrency=concurrency).applied(load_settings())
     chosen = choose_parameters(settings=settings, needs_key=False, **asdict(parameters))
-    plan = plan_run(read_catalogue(source, settings).products, load_prompts(chosen.prompts), chosen, settings)
+    catalogue = read_catalogue(source, settings)
+    chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
+    plan = plan_run(catalogue.products, load_prompts(chosen.prompts), chosen, settings)
     if as_json:
         write_json(plan.astype(object).to_dict("records"))
     else:
@@ -166,7 +169,7 @@ def _warn_of_untitled(run: Run) -> None:
     if count:
         allowed = run.parameters.max_unassigned
         more = "" if count <= allowed else f"; the run will fail unless --max-unassigned {count} allows them"
-        listed = shortened(run.products.loc[untitled(run.products), "product_id"], most=5)
+        listed = shortened(given_ids(run.products)[untitled(run.products)], most=5)
         typer.echo(
             f"{_counted(count, 'product')} without a title ({listed}): not sent, and unassigned{more}", err=True
         )

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from segkit.core.catalogue.gate import FIRST_RUN, Catalogue
-from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.lines import product_lines, renamed_line
 from segkit.core.catalogue.load import load_catalogue
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.titles import cut_titles, untitled
@@ -85,6 +85,7 @@ def prepare_run(
     )
     catalogue = open_catalogue(products, options)
     frame = catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
+    chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     product_lines(frame.head(1), chosen.product_line)
     origin = input_facts(catalogue, source)
     return create_run(place, run_id or new_run_id(), chosen, frame, prompts, origin, settings, caps)

@@ -29,13 +29,15 @@ class Catalogue:
 
     `products` has `product_id` (int64, unique, sorted), `title` (str, empty where there is none), `source_id` where
     the ids were texts, and all other columns. `refused` has a row for each row that was left out: `row`, `id` and
-    `reason`. `left_out` names columns that are not kept. `understood` says how a file was read.
+    `reason`. `left_out` names columns that are not kept. `names` has the new names of the columns of the id and the
+    title. `understood` says how a file was read.
     """
 
     products: pd.DataFrame
     refused: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_REFUSED))
     left_out: list[str] = field(default_factory=list)
     where: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
     source: str = "(a frame)"
     understood: str = ""
 
@@ -65,7 +67,9 @@ def check_products(frame: pd.DataFrame, options: CatalogueOptions | None = None,
         _named(frame, ids.numbers, ids.texts, [title for title, _ in titles], options)
     )
     products = select(products[usable], options.product_ids)
-    return Catalogue(products, refused, left_out, dict(options.where), source or "(a frame)")
+    new = {options.id_column: "source_id" if "source_id" in products else "product_id", options.title_column: "title"}
+    names = {old: name for old, name in new.items() if old not in products.columns}
+    return Catalogue(products, refused, left_out, dict(options.where), names, source or "(a frame)")
 
 
 def select(products: pd.DataFrame, product_ids: Sequence[int | str] | None) -> pd.DataFrame:

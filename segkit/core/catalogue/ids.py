@@ -103,6 +103,11 @@ def numbers_of(products: pd.DataFrame, ids: Sequence[int | str]) -> list[int]:
     return list(found.values())
 
 
+def given_ids(products: pd.DataFrame) -> pd.Series:
+    """Return the ids of products as they were given, for people: `source_id` where there is one."""
+    return products["source_id" if "source_id" in products else "product_id"]
+
+
 def _read(value: Any) -> tuple[str, str]:
     """Return an id as a text, and a reason if it cannot be used."""
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):

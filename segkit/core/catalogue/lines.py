@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import unescape
 from typing import Any
 
@@ -32,6 +32,16 @@ def product_lines(products: pd.DataFrame, product_line: str = "$title") -> list[
         return [one_line(title) for title in products["title"]]
     columns = [[_plain(value) for value in products[name]] for name in names]
     return [_line(parts, values) for values in zip(*columns, strict=True)]
+
+
+def renamed_line(product_line: str, names: Mapping[str, str]) -> str:
+    """Return a template in which columns go by the names that they have in a run, such as `title` for `Item name`."""
+
+    def rename(match: re.Match[str]) -> str:
+        name = match["braced"] or match["named"] or match["any"]
+        return f"{{{names[name]}}}" if name in names else match.group()
+
+    return _FIELD.sub(rename, product_line)
 
 
 def text_of(value: Any) -> str:
