@@ -60,8 +60,8 @@ def prepare_run(
     bundled one, any frame, or a catalogue that was loaded before; `source` is recorded as where it came from. The
     options up to `skip_refused` are those of `CatalogueOptions` and hold for frames as for files. `parameters` are
     those of `Parameters`; what is empty or not given comes from the environment. `max_calls` and `max_cost_usd` cap
-    the run wherever its stages are executed. Raises InputError, with the value and what to
-    do, when anything cannot be used.
+    the run wherever its stages are executed. Raises InputError, with the value and what to do, when anything cannot
+    be used.
     """
     settings = settings or load_settings()
     place = Path(runs_dir or settings.storage_root)
