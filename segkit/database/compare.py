@@ -23,7 +23,7 @@ from psycopg.types.json import Jsonb
 from segkit.core.text import shortened
 from segkit.database.binary_format import binary_rows, holds_numbers, stored_sums, table_sums
 from segkit.database.connection import Connection, column_list, connect, translated_errors
-from segkit.database.products import present_products
+from segkit.database.products import key_differences, present_products
 from segkit.database.run_tables import ASSIGNMENTS, SCHEMAS, Content, Row, run_content, run_row, without_products
 
 CHUNK = 20_000  # rows at once as Python objects: a million rows are sent and compared in such pieces
@@ -49,6 +49,8 @@ def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
         _, marker = stored_run(connection, run[0])
         skipped = skipped_products(marker)
         found = differences(connection, run, without_products(content, skipped))
+        if keys := key_differences(connection, folder):
+            found.append(f"product_keys: {len(keys)} ids are missing or differ: {shortened(keys)}")
         if arrived := present_products(connection, skipped):
             found.append(f"amazon_products: has {len(arrived)} products that were left out: {shortened(arrived)}")
         return found

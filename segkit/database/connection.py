@@ -56,6 +56,8 @@ def connect(url: str, **options: Any) -> Connection:
     """
     with translated_errors(url, "connecting"):
         connection = psycopg.connect(prepare_threshold=None, **_CONNECTION | _target(url) | options)
+        for name, loader in _LOADERS.items():
+            connection.adapters.register_loader(name, loader)
         # Asked for explicitly, since a pooler may not report it on connecting.
         (encoding,) = connection.execute("SHOW server_encoding").fetchone() or ("",)
         connection.rollback()
@@ -103,15 +105,19 @@ def query(url: str, sql: str) -> pd.DataFrame:
     hints = {"UndefinedTable": f"the tables are {', '.join(TABLES)}; where they are missing: segkit db migrate"}
     with translated_errors(url, "the query", hint="", hints=hints), connect(url) as connection:
         connection.read_only = True
-        for name, loader in _LOADERS.items():
-            connection.adapters.register_loader(name, loader)
         with connection.pipeline():  # whose protocol takes one statement only, so none can leave the transaction
             cursor = connection.execute(sql.encode(errors="replace"))
         if cursor.description is None:
             raise DatabaseError("the query gives no rows", "a query is one SELECT")
-        columns = [(column.name, column.type_code) for column in cursor.description]
-        rows = cursor.fetchall()
+        frame = frame_from(cursor)
         connection.rollback()
+    return frame
+
+
+def frame_from(cursor: psycopg.Cursor[Row]) -> pd.DataFrame:
+    """Return the rows of a cursor as a frame without changing a value."""
+    columns = [(column.name, column.type_code) for column in cursor.description or ()]
+    rows = cursor.fetchall()
     series = [_series(kind, [row[i] for row in rows]) for i, (_, kind) in enumerate(columns)]
     frame = pd.concat(series, axis="columns") if series else pd.DataFrame(index=range(len(rows)))
     return frame.set_axis(distinct(name for name, _ in columns), axis="columns")

@@ -10,17 +10,28 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg.sql import SQL, Identifier
-from psycopg.types.numeric import FloatLoader
 
 from segkit.core.text import shortened
 from segkit.database.binary_format import binary_rows
-from segkit.database.connection import Connection, column_list, connect, translated_errors
+from segkit.database.connection import Connection, column_list, connect, frame_from, translated_errors
 from segkit.database.run_tables import Row
 from segkit.errors import DatabaseError, ProductsError
 
 _ROWS = 20_000  # at once as Python objects
 _OWN = "made and filled by segkit"  # the comment of an amazon_products that our migration made
 _TEXTS = ("title", "brand", "price_usd", "category")
+_ADD_KEYS = """
+INSERT INTO product_keys SELECT * FROM unnest(%s::bigint[], %s::text[]) AS ours (id, key) ORDER BY id
+ON CONFLICT DO NOTHING
+"""
+_DIFFERING_KEYS = """
+SELECT key FROM unnest(%s::bigint[], %s::text[]) AS ours (id, key)
+WHERE NOT EXISTS (SELECT FROM product_keys WHERE product_id = id AND source_id = key) ORDER BY key
+"""
+_COLUMNS = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = to_regclass('amazon_products') AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
 
 
 def require_products(connection: Connection, folder: Path, *, skip: bool = False) -> list[int]:
@@ -32,6 +43,12 @@ def require_products(connection: Connection, folder: Path, *, skip: bool = False
     path = folder / "products.parquet"
     if not path.exists():
         return []
+    missing = _add_missing(connection, path, skip=skip)
+    _add_keys(connection, path)
+    return missing
+
+
+def _add_missing(connection: Connection, path: Path, *, skip: bool) -> list[int]:
     ids = pq.read_table(path, columns=["product_id"]).rename_columns(["id"])
     _make(connection, "segkit_ids", ["id"])
     _send(connection, "COPY segkit_ids FROM STDIN (FORMAT binary)", binary_rows(ids))
@@ -47,15 +64,18 @@ def require_products(connection: Connection, folder: Path, *, skip: bool = False
     return []
 
 
-def load_products(url: str, ids: list[int]) -> pd.DataFrame:
+def load_products(url: str, ids: list[int], product_line: str = "") -> pd.DataFrame:
     """Return the rows of `amazon_products` for a list of ids, in its order, with `id` as `product_id`.
 
-    Raises ProductsError for ids that are not there, DatabaseError for all else.
+    Of the other columns only `title`, `brand`, `price_usd`, `category` and those whose name stands in `product_line`
+    are read: a table of your own may have columns that nothing here can hold. Raises ProductsError for ids that are
+    not there, DatabaseError for all else.
     """
     with translated_errors(url, "loading products"), connect(url) as connection:
-        connection.adapters.register_loader("numeric", FloatLoader)
-        cursor = connection.execute("SELECT * FROM amazon_products WHERE id = ANY(%s)", (list(map(int, ids)),))
-        frame = pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description or ()])
+        present = [name for (name,) in connection.execute(_COLUMNS)]
+        wanted = [name for name in present if name in ("id", *_TEXTS) or name in product_line]
+        question = SQL("SELECT {} FROM amazon_products WHERE id = ANY(%s)").format(column_list(wanted))
+        frame = frame_from(connection.execute(question, (list(map(int, ids)),)))
     if "title" not in frame.columns:
         raise ProductsError("amazon_products has no column `title`", "segkit reads the columns id and title")
     if missing := sorted(set(ids) - set(frame["id"])):
@@ -111,6 +131,33 @@ def _add_products(connection: Connection, path: Path) -> None:
         r" CASE WHEN price_usd ~ '^-?\d+(\.\d+)?$' THEN price_usd::numeric END, category"
         " FROM segkit_products ORDER BY id ON CONFLICT (id) DO NOTHING"  # in order, or two syncs may deadlock
     )
+
+
+def key_differences(connection: Connection, folder: Path) -> list[str]:
+    """Return the ids of a run, as people have them, that `product_keys` does not hold."""
+    return _differing_keys(connection, _keys(folder / "products.parquet"))
+
+
+def _add_keys(connection: Connection, path: Path) -> None:
+    """Add the ids as people have them; raise DatabaseError if one of them belongs to another product already."""
+    keys = _keys(path)
+    connection.execute(_ADD_KEYS, keys)
+    if others := _differing_keys(connection, keys):
+        what = f"{len(others)} ids belong to other products in product_keys: {shortened(others)}"
+        raise DatabaseError(what, "compare the rows of product_keys with the run's products.parquet")
+
+
+def _keys(path: Path) -> tuple[list[int], list[str | None]]:
+    """Return the product ids of a run and the ids as people have them; none if those were integers."""
+    if not path.exists() or "source_id" not in pq.read_schema(path).names:
+        return [], []
+    table = pq.read_table(path, columns=["product_id", "source_id"])
+    table = table.filter(table["source_id"].is_valid())
+    return table["product_id"].to_pylist(), [_text(key) for key in table["source_id"].to_pylist()]
+
+
+def _differing_keys(connection: Connection, keys: tuple[list[int], list[str | None]]) -> list[str]:
+    return [key for (key,) in connection.execute(_DIFFERING_KEYS, keys)] if keys[0] else []
 
 
 def _rows_of(batch: pa.RecordBatch, texts: list[str]) -> Iterator[Row]:

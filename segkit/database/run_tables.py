@@ -28,10 +28,11 @@ SCHEMAS = {  # the other tables in the order of their references, with the colum
     "product_taxonomies": {"id": _INT, "category_name": _TEXT, "definition": _TEXT, "product_count": _INT},
     "product_segments": {"product_id": _INT, "taxonomy_id": _INT, "confidence": pa.float64()},
     "refined_product_segments": {"product_id": _INT, "taxonomy_id": _INT},
+    "product_moves": {"product_id": _INT, "confidence": pa.float64()},
     "llm_interaction_index": {"interaction_type": _TEXT, "batch_id": _INT, "attempt": _INT, "file_path": _TEXT}
     | {"prompt_file": _TEXT, "cache_key": _TEXT, "created_at": _TIME},
 }
-TABLES = ("amazon_products", "segmentation_runs", *SCHEMAS)
+TABLES = ("amazon_products", "product_keys", "segmentation_runs", *SCHEMAS)
 _RESULTS = ("taxonomies", "segments", "refined_segments")
 ASSIGNMENTS = ("product_segments", "refined_product_segments")
 
@@ -72,12 +73,22 @@ def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
         "product_taxonomies": _parquet(results / "taxonomies.parquet", "product_taxonomies"),
         "product_segments": _parquet(results / "segments.parquet", "product_segments"),
         "refined_product_segments": _parquet(results / "refined_segments.parquet", "refined_product_segments"),
+        "product_moves": _parquet(results / "refined_segments.parquet", "product_moves"),
         "llm_interaction_index": index,
     }
+    content["product_moves"] = _moves(content)
     for name in ASSIGNMENTS:
         _require(folder, content[name]["product_id"], content["run_products"]["product_id"], "products")
         _require(folder, content[name]["taxonomy_id"], content["product_taxonomies"]["id"], "categories")
     return content
+
+
+def _moves(content: Content) -> pa.Table:
+    """Return the rows of `product_moves`, which has all products, for those whose category was changed."""
+    first, refined, confidences = (content[name] for name in (*ASSIGNMENTS, "product_moves"))
+    before = pc.take(first["taxonomy_id"], pc.index_in(refined["product_id"], value_set=first["product_id"]))
+    is_moved = pc.fill_null(pc.not_equal(refined["taxonomy_id"], before), True)
+    return confidences.filter(is_moved) if confidences.num_rows else confidences
 
 
 def without_products(content: Content, product_ids: list[int]) -> Content:
@@ -111,6 +122,8 @@ def _parquet(path: Path, name: str) -> pa.Table:
     if not path.exists():
         return schema.empty_table()
     with _readable(path):
+        if name == "product_moves" and "confidence" not in pq.read_schema(path).names:
+            return schema.empty_table()  # of a run that did not keep them yet
         table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
     if table[0].null_count:
         raise RunError(f"{path} has {table[0].null_count} rows without an id", "the run is damaged")
@@ -119,7 +132,7 @@ def _parquet(path: Path, name: str) -> pa.Table:
         raise RunError(f"{path} has ids more than once: {twice[:10]}", "the run is damaged")
     if "confidence" in schema.names:  # NaN is no confidence, and unequal to itself
         finite = pc.if_else(pc.is_finite(table["confidence"]), table["confidence"], None)
-        table = table.set_column(2, "confidence", finite)
+        table = table.set_column(schema.names.index("confidence"), "confidence", finite)
     return table
 
 

@@ -16,9 +16,11 @@ _MIGRATIONS = (
 )
 _NUMBERS = {"product_id": "bigint", "taxonomy_id": "bigint", "confidence": "double precision"}
 _RUN = "created_at status model_config processing_params total_products processed_products result_summary"
-_COLUMNS = {"amazon_products": ["id"], "segmentation_runs": ["id", *_RUN.split()]} | {
-    name: ["run_id", *columns] for name, columns in SCHEMAS.items()
-}
+_COLUMNS = {
+    "amazon_products": ["id"],
+    "product_keys": ["product_id", "source_id"],
+    "segmentation_runs": ["id", *_RUN.split()],
+} | {name: ["run_id", *columns] for name, columns in SCHEMAS.items()}
 _ATTRIBUTES = """
 SELECT relname, attname, format_type(atttypid, NULL),
        attnotnull AND NOT atthasdef AND attidentity = '' AND attgenerated = '' AS is_required

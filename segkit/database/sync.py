@@ -65,10 +65,15 @@ def taxonomy_ids(run_id: str, settings: Settings) -> dict[str, int]:
     return dict(zip(rows["category_name"], rows["id"].astype(int), strict=True))
 
 
-def products_from_postgres(product_ids: Sequence[int], settings: Settings | None = None) -> pd.DataFrame:
-    """Return products from `amazon_products`; raise ProductsError for ids that are not there."""
+def products_from_postgres(
+    product_ids: Sequence[int], settings: Settings | None = None, product_line: str = ""
+) -> pd.DataFrame:
+    """Return products from `amazon_products` with the columns that `product_line` names.
+
+    Raises ProductsError for ids that are not there.
+    """
     url = database_url(settings or load_settings())
-    return select(check_products(products.load_products(url, list(product_ids))).products, product_ids)
+    return select(check_products(products.load_products(url, list(product_ids), product_line)).products, product_ids)
 
 
 def database_url(settings: Settings) -> str:

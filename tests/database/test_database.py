@@ -34,7 +34,7 @@ from segkit.database.interaction_index import reindex
 from segkit.database.live_status import publish_status
 from segkit.database.load import load_run, lock_name
 from segkit.database.overview import database_overview
-from segkit.database.schema import migrate
+from segkit.database.schema import migrate, migration_files
 from segkit.errors import DatabaseError, RunError
 from segkit.runs.events import read_events
 from segkit.runs.run import Run
@@ -154,7 +154,53 @@ def test_the_current_segment_of_a_product_is_that_of_its_latest_completed_run(ur
     assert current.loc[[1, 2, 21], "category_name"].tolist() == ["Plates", "Plates", "Dimmers"]
     assert current.loc[[1, 2, 21], "is_refined"].tolist() == [True, False, True]
     assert current.loc[2, "confidence"] == 2 / 97
+    assert current.loc[1, ["confidence", "first_confidence"]].tolist() == [1 / 101, 1 / 97], "it was moved"
+    assert current.loc[1, "first_category_name"] == "Covers"
+    assert current.loc[4, ["confidence", "first_confidence"]].tolist() == [4 / 97, 4 / 97], "it was not"
     assert pd.isna(current.loc[3, "category_name"]), "a product without any assignment is there, without a category"
+
+
+def with_keys(folder: Path, prefix: str = "SKU-") -> Path:
+    """Give the products of a run ids that are texts, as products.parquet has them."""
+    path = folder / "products.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(source_id=prefix + frame["product_id"].astype(str)).to_parquet(path)
+    return folder
+
+
+def test_ids_as_people_have_them_are_in_the_database(one_url: str, tmp_path: Path) -> None:
+    """In the transaction of the run, found by the readers' view, and compared by the check."""
+    folder = with_keys(make_run(tmp_path, products=9))
+    load_run(folder, one_url, interactions())
+    assert execute(one_url, "SELECT count(*), min(source_id) FROM product_keys") == [(9, "SKU-1")]
+    found = query(one_url, "SELECT product_id, category_name FROM current_product_segments WHERE source_id = 'SKU-7'")
+    assert found["product_id"].tolist() == [7]
+    assert compare.check(folder, one_url, interactions()) == []
+    execute(one_url, "DELETE FROM product_keys WHERE product_id = 7")
+    (line,) = compare.check(folder, one_url, interactions())
+    assert line == "product_keys: 1 ids are missing or differ: SKU-7"
+
+
+def test_an_id_of_another_product_stops_the_sync(one_url: str, tmp_path: Path) -> None:
+    load_run(with_keys(make_run(tmp_path / "a", products=9)), one_url, interactions())
+    other = with_keys(make_run(tmp_path / "b", "RUN_B", products=9), "ASIN-")
+    before = story(one_url)
+    with pytest.raises(DatabaseError, match="9 ids belong to other products in product_keys: ASIN-1"):
+        load_run(other, one_url, interactions())
+    assert story(one_url) == before
+
+
+def test_who_may_read_the_products_of_runs_may_read_their_keys(make_database: Any) -> None:
+    """The view of before would fail for its readers otherwise."""
+    url = make_database()
+    files = [file for file in migration_files() if "product_keys" not in file.name]
+    for file in files:
+        execute(url, file.read_text())
+    execute(url, "DROP ROLE IF EXISTS analyst; CREATE ROLE analyst; GRANT SELECT ON run_products TO analyst")
+    migrate(url)
+    rights = "SELECT has_table_privilege('analyst', name, 'SELECT')"
+    rights += " FROM unnest('{product_keys,product_moves}'::text[]) AS name"
+    assert execute(url, rights) == [(True,), (True,)]
 
 
 def test_shares_add_up_to_one_in_every_run(url: str, tmp_path: Path) -> None:
@@ -249,8 +295,10 @@ def test_the_status_tells_migrations_rows_and_runs(url: str, tmp_path: Path) -> 
     told = database_overview(url, tmp_path / "runs")
     assert told["server"].startswith("PostgreSQL 1")
     assert "segkit:" not in told["database"]
-    assert list(told["migrations"].values()) == [True, True, True, False]
-    assert told["rows"] == dict(zip(["amazon_products", *TABLES], [59, 2, 118, 6, 118, 118, 6], strict=True))
+    assert list(told["migrations"].values()) == [True, True, True, True, False]
+    assert told["rows"] == dict(
+        zip(["amazon_products", "product_keys", *TABLES], [59, 0, 2, 118, 6, 118, 118, 80, 6], strict=True)
+    )
     assert told["runs"] == {
         "in both": [RUN_ID],
         "only in the runs folder": ["RUN_20250618T120301Z_aaaa"],

@@ -20,6 +20,7 @@ TABLES = [
     "product_taxonomies",
     "product_segments",
     "refined_product_segments",
+    "product_moves",
     "llm_interaction_index",
 ]
 
@@ -61,7 +62,8 @@ def write_results(results: Path, ids: pd.Series, names: Sequence[str]) -> None:
     taxonomies.to_parquet(results / "taxonomies.parquet")
     first = pd.DataFrame({"product_id": ids, "taxonomy_id": ids % len(names) + 1})
     first.assign(confidence=(ids / 97).where(ids % 5 > 0)).to_parquet(results / "segments.parquet")
-    first.assign(taxonomy_id=1).to_parquet(results / "refined_segments.parquet")
+    confidence = (ids / 101).where(ids % 7 > 0)
+    first.assign(taxonomy_id=1, confidence=confidence).to_parquet(results / "refined_segments.parquet")
 
 
 def interactions(rows: int = 3) -> pd.DataFrame:
@@ -91,6 +93,7 @@ def story(url: str) -> list[list[tuple[Any, ...]]]:
         "SELECT s.run_id, s.product_id, confidence, category_name, definition FROM {} AS s"
         " JOIN product_taxonomies t ON t.id = taxonomy_id ORDER BY 1, 2"
     )
+    moves = "SELECT run_id, product_id, confidence FROM product_moves ORDER BY 1, 2"
     index = "SELECT run_id, interaction_type, batch_id, attempt, file_path, cache_key, created_at"
     questions = [
         "SELECT * FROM segmentation_runs ORDER BY id",
@@ -98,6 +101,7 @@ def story(url: str) -> list[list[tuple[Any, ...]]]:
         "SELECT run_id, category_name, definition, product_count FROM product_taxonomies ORDER BY run_id, id",
         joined.format("product_segments"),
         joined.replace("confidence, ", "").format("refined_product_segments"),
+        moves,
         f"{index} FROM llm_interaction_index ORDER BY run_id, id",
     ]
     return [execute(url, question) for question in questions]
