@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from segkit.cli.options import READ, Json, RunName, RunsDir, opened_run
-from segkit.cli.terminal import columns_of, new_console, pairs, print_table, write_json
+from segkit.cli.terminal import columns_of, new_console, pairs, print_table, write_bytes, write_json
 from segkit.errors import InputError
 
 app = typer.Typer()
@@ -122,7 +122,7 @@ def export(
     frame = exported(run, with_columns)
     data = WRITERS[form](frame, raw)
     if out is None:
-        sys.stdout.buffer.write(data)
+        write_bytes(data)
         return
     if form == "csv" and not raw:
         data = BOM + data
@@ -160,7 +160,7 @@ def logs(
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     if as_csv:
-        sys.stdout.buffer.write(csv_of(frame))
+        write_bytes(csv_of(frame))
     elif as_json:
         write_json(records(frame))
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 from typer.core import TyperCommand, TyperGroup
 
-from segkit.display import is_numeric, json_value, terminal_text
+from segkit.display import is_numeric, json_value, terminal_text, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,4 +116,11 @@ def _print_fitted(columns: Mapping[str, Sequence[Any]]) -> None:
 def write_json(value: Any) -> None:
     """Write a value as JSON to standard output; what JSON does not have becomes text."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    sys.stdout.buffer.write(orjson.dumps(json_value(value), default=str, option=options))
+    write_bytes(orjson.dumps(json_value(value), default=str, option=options))
+
+
+def write_bytes(data: bytes) -> None:
+    """Write a file to standard output as it is; a terminal gets it with its control characters written out."""
+    if sys.stdout.isatty():
+        data = visible(data.decode("utf-8", "replace"), keep="\r\n\t").encode()
+    sys.stdout.buffer.write(data)
