@@ -15,7 +15,7 @@ from segkit.llm.prices import call_cost_usd
 from segkit.pipeline.plan import plan_run
 from segkit.runs.run import Run
 from segkit.service.tokens import Token
-from segkit.settings import Settings
+from segkit.settings import RANGES, Settings
 
 _NAMED = 20  # ids that a refusal lists
 
@@ -106,7 +106,7 @@ def check_price(
     """
     if chosen.model == "offline":
         return None
-    total = plan_run(products, load_prompts(chosen.prompts), chosen, settings).iloc[-1]
+    total = plan_run(products, load_prompts(chosen.prompts), chosen, _capped(settings)).iloc[-1]
     if pd.isna(total["cost_usd_high"]):
         _check_unpriced(chosen.model, token)
         return _most_calls(total)
@@ -132,10 +132,16 @@ def calls_without_price(run: Run, token: Token, settings: Settings) -> int | Non
     Raises RequestError 402 when the token may not start such a run, and so may not resume one.
     """
     chosen = run.parameters
-    if call_cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, settings) is not None:
+    if call_cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, _capped(settings)) is not None:
         return None
     _check_unpriced(chosen.model, token)
-    return _most_calls(plan_run(run.products, run.prompts, chosen, settings).iloc[-1])
+    return _most_calls(plan_run(run.products, run.prompts, chosen, _capped(settings)).iloc[-1])
+
+
+def _capped(settings: Settings) -> Settings:
+    """Return settings under which a price is as a run with a budget takes it: a server of one's own is not free."""
+    cap = Decimal(RANGES["max_cost_usd"][1]) if settings.segkit_max_cost_usd is None else settings.segkit_max_cost_usd
+    return settings.model_copy(update={"segkit_max_cost_usd": cap})
 
 
 def _check_unpriced(model: str, token: Token) -> None:

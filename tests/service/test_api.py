@@ -795,6 +795,17 @@ def raw_door(service: Service, piece: bytes) -> socket.socket:
     return door
 
 
+def test_a_browser_opens_the_report(quiet: Service, ann: httpx.Client) -> None:
+    """Its user gives the token as the password; no other route takes one."""
+    run = finished(quiet.place / "runs", 3)
+    (run.folder / "report.html").write_text("<!DOCTYPE html><title>a report</title>")
+    path, password = f"/api/segmentation/{run.id}", {"authorization": basic(quiet.secrets["all"])}
+    report = ann.get(f"{path}/report.html", headers=password)
+    assert (report.status_code, report.headers["content-security-policy"]) == (200, "sandbox")
+    assert "Basic" in ann.get(f"{path}/report.html", headers={"authorization": ""}).headers["www-authenticate"]
+    problem(ann.get(f"{path}/results", headers=password), 401)
+
+
 def test_a_link_in_a_run_folder_leads_nowhere(quiet: Service, ann: httpx.Client) -> None:
     """A report that is a symlink is no report."""
     run_id = started(ann)

@@ -7,11 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from catalogues import KEY
 from endpoint import Endpoint
 from rest_service import Service, fill_products, finished
+
+from segkit.service.http.problems import PROBLEMS
+from segkit.service.http.schemas import Failure
+from segkit.service.status import FAILURES
 
 # A start may be refused for what no schema says: an unknown product, the price, the queue.
 _CONFIG = """
@@ -71,3 +76,23 @@ def test_a_hundred_requests_keep_to_the_page(service: Service) -> None:
 def test_two_thousand_requests_keep_to_the_page(service: Service) -> None:
     """Examples, edges, random requests and chains of them along the links, with all checks."""
     assert cases(checked(service, "-n", "180")) >= 2000
+
+
+@pytest.mark.long
+def test_runs_are_cancelled_and_resumed_along_the_links(service: Service) -> None:
+    """Chains of requests reach each operation that changes a run, and succeed there at least once."""
+    changing = ("start", "status", "cancel", "resume")
+    checked(service, "-n", "100", *(word for name in changing for word in ("--include-operation-id", name)))
+    with service.client() as client:
+        figures = client.get("/metrics").text
+    answered = set(re.findall(r'_count\{method="\w+",route="([^"]*)",status="2\d\d"\} [1-9]', figures))
+    assert {f"/api/segmentation/{{run_id}}/{name}" for name in changing[1:]} <= answered
+
+
+def test_the_page_of_the_service_names_every_problem_and_every_failure() -> None:
+    """docs/rest.md lists each `type` beside its status, and each `failure`."""
+    page = (Path(__file__).parents[2] / "docs" / "rest.md").read_text(encoding="utf-8")
+    rows = {row.split("|")[1].strip(): row for row in page.splitlines() if re.match(r"\| \d{3} \|", row)}
+    assert [kind for kind, (code, _) in PROBLEMS.items() if f"`{kind}`" not in rows[str(code)]] == []
+    assert [failure for failure in FAILURES if f"`{failure}`" not in page] == []
+    assert set(FAILURES) == set(get_args(Failure))

@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,18 @@ def test_a_run_of_the_service_is_a_run_of_the_command_line(busy: Service, shared
 
 
 @pytest.mark.long
+def test_the_client_of_the_page_works(busy: Service) -> None:
+    """The Python of docs/rest.md, as it stands there but for the address, the token and the products."""
+    page = (Path(__file__).parents[2] / "docs" / "rest.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0].replace("http://127.0.0.1:8000", busy.url)
+    code = f"ids, token = [1, 2, 3], {busy.secrets['ann']!r}\n{code.replace('gpt-4o', 'offline')}"
+    code = code.replace(', "max_cost_usd": 1.0', "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len([line for line in done.stdout.splitlines() if line.split()[0] in ("1", "2", "3")]) == 3
+
+
+@pytest.mark.long
 def test_a_run_that_cannot_begin_says_why(busy: Service) -> None:
     """The owner learns that only the operator can see why; the operator reads it."""
     with busy.client() as client:
@@ -290,3 +304,20 @@ def test_a_temperature_that_is_null_is_not_sent(busy: Service) -> None:
         for run_id in reversed(runs):
             client.post(f"/api/segmentation/{run_id}/cancel")
     assert found == [None, 0.2, 0]
+
+
+@pytest.mark.long
+def test_a_budget_holds_however_long_the_answers_are(busy: Service, shared_endpoint: Endpoint) -> None:
+    """Each request carries the limit that was reserved for its answer; a server that bills it all stays in budget."""
+    shared_endpoint.reset()
+    with busy.client() as client:
+        settled(client, start(client, *range(1, 481), model="gpt-5", max_cost_usd=5))
+        limits = [body["max_completion_tokens"] for body in shared_endpoint.bodies() if body]
+        longest = {"prompt_tokens": 1500, "completion_tokens": min(limits), "total_tokens": 1500 + min(limits)}
+        shared_endpoint.reset()
+        shared_endpoint.rule("usage", value=longest)
+        run_id = start(client, *range(2, 482), model="gpt-5", max_cost_usd=0.6)
+        assert settled(client, run_id)["failure"] == "budget"
+    status = open_run(run_id, busy.place / "runs").status
+    assert 0 < status.cost_usd <= Decimal("0.6")
+    assert status.unpriced == 0

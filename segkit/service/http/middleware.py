@@ -23,7 +23,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OPEN = ("/health", "/ready")  # paths that need no token
-_PAGES = ("/docs", "/openapi.json")  # what a browser opens, where a token can be given as a password
+_PAGES = ("/docs", "/openapi.json", "/report.html")  # paths a browser opens end so: a password may be the token
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 _BRACKETS = 1000  # a start holds two; a body with more could be nested too deeply for a parser
 _BODY_SECONDS = 30
@@ -81,7 +81,7 @@ class ApiMiddleware:
         elif scope["path"] not in OPEN:
             scope["token"] = token = self._service.tokens.find(_secret(scope, headers))
             if token is None:
-                more = ', Basic realm="segkit: the token is the password"' if scope["path"] in _PAGES else ""
+                more = ', Basic realm="segkit: the token is the password"' if scope["path"].endswith(_PAGES) else ""
                 realm = {"www-authenticate": f'Bearer realm="segkit"{more}'}
                 raise _RefusedError("token-needed", "a valid token is needed", realm)
             self._count(token)
@@ -186,7 +186,7 @@ def _secret(scope: Scope, headers: dict[bytes, bytes]) -> str:
     scheme, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
-    if scheme.lower() == "basic" and scope["path"] in _PAGES and scope["method"] in ("GET", "HEAD"):
+    if scheme.lower() == "basic" and scope["path"].endswith(_PAGES) and scope["method"] in ("GET", "HEAD"):
         try:
             return base64.b64decode(value, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):

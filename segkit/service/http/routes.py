@@ -26,6 +26,7 @@ Key = Annotated[
     str | None, Header(alias="Idempotency-Key", pattern=schemas.KEY, description="One key makes one run.")
 ]
 LastEvent = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event received.")]
+_SAME_TERMS = schemas.ResumeBody()
 _OF_RUN = responses(404, 503)
 _OF_BODY = responses(400, 402, 408, 409, 413, 415, 422, 503)
 _LINKS = {
@@ -104,14 +105,13 @@ async def resume(
     current: TheStatus,
     service: TheService,
     client: TheClient,
-    body: schemas.ResumeBody | None = None,
+    body: schemas.ResumeBody = _SAME_TERMS,
 ) -> Response:
     """Continue a run that failed, was stopped or was interrupted; answered questions are not asked again."""
     if current.state != "failed":
         what = f"{run_id} is {current.state}, so there is nothing to resume"
         raise RequestError("wrong-state", what, state=current.state)
-    changes = body.model_dump(exclude_none=True) if body else {}
-    await service.submissions.resume(run_id, changes, client)
+    await service.submissions.resume(run_id, body.model_dump(exclude_none=True), client)
     service.statuses.forget(run_id)
     return JSONResponse({"run_id": run_id, "status": "queued"})
 
