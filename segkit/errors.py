@@ -17,8 +17,7 @@
     ├── DatabaseError       Postgres; the run folder is untouched
     └── RequestError        the REST service refuses a request; nothing was started
 
-The text of an error says what is wrong, with the value; `hint` says what to do next. Neither ever holds a
-secret.
+The message of an error is what is wrong, with the value; `hint` is what to do next. Neither ever holds a secret.
 """
 
 

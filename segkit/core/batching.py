@@ -1,4 +1,4 @@
-"""Cutting products into batches: even, and in an order that the input's own order never changes."""
+"""Batches of products: even in size, and independent of the order of the input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def calculate_optimal_batch_sizes(total: int, most: int) -> list[int]:
-    """Give the sizes of the fewest even batches of at most `most`: 59 at 40 give 30 and 29."""
+    """Return the sizes of the fewest even batches of at most `most`: 30 and 29 for 59 at 40."""
     if total < 0 or most < 1:
         raise ValueError(f"cannot cut {total} into batches of {most}")
     count = -(-total // most)
@@ -41,9 +41,9 @@ def shuffled(ids: Sequence[int], seed: int) -> list[int]:
 
 
 def batches_of(first_runs: Mapping[int, str], seed: int, most: int) -> list[list[int]]:
-    """Cut products into even batches, those of each first run apart: what is added to a run leaves its batches alone.
+    """Cut products into even batches, those of each first run apart, so that an extended run keeps its batches.
 
-    `first_runs` says for each id in which run its product came in; where no run extends another, in none (empty).
+    `first_runs` holds for each id the run in which its product came in; it is empty if the run extends no other.
     """
     groups: dict[str, list[int]] = {}
     for product, first_run in first_runs.items():
@@ -62,7 +62,7 @@ def letters(number: int) -> str:
 
 
 def consolidation_rounds(taxonomies: Sequence[int], most: int) -> list[list[int]]:
-    """Give the sizes of the groups merged in each round: 250 at 20 give 13 groups, then one of 13.
+    """Return the sizes of the groups merged in each round: for 250 at 20 there are 13 groups, then one of 13.
 
     `taxonomies` counts them for each first run of their products; those of one first run become one taxonomy before
     they meet the others. A group of one needs no call and passes to the next round as it is.
@@ -87,7 +87,7 @@ def batches_by_first_run(products: pd.DataFrame, most: int) -> list[int]:
 
 
 def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, int]:
-    """Count the calls of each stage when every answer is valid at once: 1,000 products at 40 give 25, 3 and 25."""
+    """Count the calls of each stage if every answer is valid at once: 25, 3 and 25 for 1,000 products at 40."""
     batches = batches_by_first_run(products, parameters.products_per_prompt)
     rounds = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
     return {

@@ -1,4 +1,4 @@
-"""The second stage as pure functions: taxonomies of batches → questions, and answers → one taxonomy, as a tree."""
+"""The second stage as pure functions: taxonomies of batches are merged, some at a time, until one is left."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Merge:
     """Some taxonomies that become one, and the question about them; a single taxonomy needs none."""
 
     members: tuple[Taxonomy, ...]
-    question: Question | None
+    question: Question[MergedCategories] | None
 
 
 def taxonomies_of(batch_categories: pd.DataFrame) -> list[Taxonomy]:
-    """Give the taxonomy of each batch, in the order of the batches; parts of a batch belong to its taxonomy."""
+    """Return the taxonomy of each batch, in the order of the batches; parts of a batch belong to its taxonomy."""
     taxonomies = []
     for batch, rows in batch_categories.groupby("batch", sort=True):
         named: dict[str, Category] = {}
@@ -63,39 +63,41 @@ def merge_round(
     return merges
 
 
-def merged(merge: Merge, answer: Answer | None) -> tuple[Taxonomy, dict[str, str]]:
-    """Give the taxonomy that a merge makes, and for each folded name among its members the name it went into.
+def merged(merge: Merge, answer: Answer[MergedCategories] | None) -> tuple[Taxonomy, dict[str, str]]:
+    """Return the taxonomy that a merge makes, and for each folded name among its members the name it went into.
 
-    Without a valid answer the merge by name takes its place: equal folded names are one category.
+    Without a valid answer, categories are merged by name: equal folded names are one category.
     """
     shown = distinct_categories(merge.members)
     span = merge.members[0].first, merge.members[-1].last
     if answer is None or answer.checked is None or not answer.checked.valid:
         return Taxonomy(*span, tuple(shown)), {fold_name(category.name): category.name for category in shown}
-    value: MergedCategories = answer.checked.value
+    value = answer.checked.value
     names = {category.id: category.name for category in value.categories}
     return Taxonomy(*span, value.categories), {fold_name(c.name): names[value.members[c.id]] for c in shown}
 
 
 def distinct_categories(members: Sequence[Taxonomy]) -> list[Category]:
-    """Number categories by the letter of their taxonomy and their place in it; of equal folded names, the first."""
+    """Number categories by the letter of their taxonomy and their position; of equal folded names, keep the first."""
     seen: dict[str, Category] = {}
     for number, taxonomy in enumerate(members):
-        for place, category in enumerate(taxonomy.categories):
-            seen.setdefault(fold_name(category.name), replace(category, id=f"{letters(number)}_{place}"))
+        for position, category in enumerate(taxonomy.categories):
+            seen.setdefault(fold_name(category.name), replace(category, id=f"{letters(number)}_{position}"))
     return list(seen.values())
 
 
-def _question(wording: Wording, number: int, members: Sequence[Taxonomy]) -> Question:
+def _question(wording: Wording, number: int, members: Sequence[Taxonomy]) -> Question[MergedCategories]:
     shown = distinct_categories(members)
     lines = {category.id: f"{category.name}: {category.definition}" for category in shown}
     schema = consolidate_schema(list(lines))
     first = wording.ask("consolidate_taxonomy", schema, taxonomies=_lists(members, lines))
 
-    def check(content: str, source: str, before: CheckedAnswer | None) -> CheckedAnswer:
+    def check(
+        content: str, source: str, before: CheckedAnswer[MergedCategories] | None
+    ) -> CheckedAnswer[MergedCategories]:
         return check_consolidate(content, list(lines), source)
 
-    def again(checked: CheckedAnswer, content: str) -> Prompt:
+    def again(checked: CheckedAnswer[MergedCategories], content: str) -> Prompt:
         return wording.ask_again(first, schema, checked, content, id_lines(lines))
 
     context = {
@@ -109,13 +111,13 @@ def _question(wording: Wording, number: int, members: Sequence[Taxonomy]) -> Que
 
 
 def _lists(members: Sequence[Taxonomy], lines: Mapping[str, str]) -> list[str]:
-    """Render each list under a heading; of what an earlier list has, only the name: it tells how common that is."""
+    """Render each list under a heading; those of an earlier list appear by name only, to show how common they are."""
     rendered = []
     for number, taxonomy in enumerate(members):
-        ids = {f"{letters(number)}_{place}": category for place, category in enumerate(taxonomy.categories)}
+        ids = {f"{letters(number)}_{position}": category for position, category in enumerate(taxonomy.categories)}
         rendered.append(f"List {letters(number)}, from {taxonomy.span}:")
         rendered += id_lines({i: lines[i] for i in ids if i in lines})
-        known = [category.name for i, category in ids.items() if i not in lines]
-        if known:
-            rendered.append(one_line(f"List {letters(number)} also has: {'; '.join(known)}", 2000))
+        repeated = [category.name for i, category in ids.items() if i not in lines]
+        if repeated:
+            rendered.append(one_line(f"List {letters(number)} also has: {'; '.join(repeated)}", 2000))
     return rendered

@@ -1,4 +1,4 @@
-"""The first stage as two pure functions: products → questions, and answers → what the batches state."""
+"""The first stage as two pure functions: from products to questions, from answers to assignments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from segkit.core.validation import check_extract
 NO_TITLE = "no title"
 
 
-def extract_questions(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters) -> list[Question]:
+def extract_questions(
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
+) -> list[Question[BatchFindings]]:
     """Make the questions of the first stage: every product that has a title stands in exactly one batch.
 
     `products` has `product_id`, `title` and the columns of the product line; its order does not matter.
@@ -35,24 +37,26 @@ def extract_questions(products: pd.DataFrame, prompts: Mapping[str, str], parame
     ]
 
 
-def _extract_question(wording: Wording, batch: int, products: Sequence[tuple[int, str]], part: str = "") -> Question:
+def _extract_question(
+    wording: Wording, batch: int, products: Sequence[tuple[int, str]], part: str = ""
+) -> Question[BatchFindings]:
     lines = {f"P_{i}": line for i, (_, line) in enumerate(products)}
     first = wording.ask("extract_taxonomy", extract_schema(list(lines)), products=id_lines(lines))
 
-    def missing(checked: CheckedAnswer | None) -> tuple[str, ...]:
+    def missing(checked: CheckedAnswer[BatchFindings] | None) -> tuple[str, ...]:
         return checked.missing if checked and checked.missing else tuple(lines)
 
-    def check(content: str, source: str, before: CheckedAnswer | None) -> CheckedAnswer:
+    def check(content: str, source: str, before: CheckedAnswer[BatchFindings] | None) -> CheckedAnswer[BatchFindings]:
         return check_extract(content, missing(before), source, before, frozenset(lines))
 
-    def again(checked: CheckedAnswer, content: str) -> Prompt:
+    def again(checked: CheckedAnswer[BatchFindings], content: str) -> Prompt:
         wanted = {i: lines[i] for i in missing(checked)}
         named = "; ".join(category.name for category in checked.value.categories.values())
-        told = [f"Categories already named, use them where they fit: {one_line(named, 4000)}"] if named else []
+        so_far = [f"Categories already named, use them where they fit: {one_line(named, 4000)}"] if named else []
         schema = extract_schema(list(wanted))
-        return wording.ask_again(first, schema, checked, content, [*told, *id_lines(wanted)])
+        return wording.ask_again(first, schema, checked, content, [*so_far, *id_lines(wanted)])
 
-    def cut_up(checked: CheckedAnswer | None, trouble: str) -> list[Question]:
+    def cut_up(checked: CheckedAnswer[BatchFindings] | None, trouble: str) -> list[Question[BatchFindings]]:
         rest = [products[int(i[2:])] for i in missing(checked)]
         # What a broken-off answer left out is a smaller question already; all else is halved to find the culprit.
         shrunk = trouble == "truncated" and len(rest) < len(products)
@@ -63,19 +67,19 @@ def _extract_question(wording: Wording, batch: int, products: Sequence[tuple[int
     return Question("extract_taxonomy", batch, first, context, check, again, cut_up, part, itemwise=True)
 
 
-def extracted(answers: Sequence[Answer], products: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Gather what the answers state.
+def extracted(answers: Sequence[Answer[BatchFindings]], products: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gather the content of the answers in two tables.
 
-    Gives the categories of the batches (`batch`, `part`, `name`, `definition`) and one assignment a product
+    Returns the categories of the batches (`batch`, `part`, `name`, `definition`) and one assignment a product
     (`product_id`, `batch`, `part`, `category` as in the batch, or OUT_OF_SCOPE, or empty; `confidence`; `reason`
     where there is no category; `cache_key` of the interaction that stated it), sorted by product.
     """
     categories, assignments = [], []
     for answer in answers:
         done = answer.checked.value if answer.checked else BatchFindings()
-        place = {"batch": answer.question.batch, "part": answer.question.part}
-        categories += [{**place, "name": c.name, "definition": c.definition} for c in done.categories.values()]
-        assignments += _extracted_rows(answer, done, place)
+        origin = {"batch": answer.question.batch, "part": answer.question.part}
+        categories += [{**origin, "name": c.name, "definition": c.definition} for c in done.categories.values()]
+        assignments += _extracted_rows(answer, done, origin)
     assignments += [
         {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
         for product in products.loc[untitled(products), "product_id"]
@@ -83,7 +87,9 @@ def extracted(answers: Sequence[Answer], products: pd.DataFrame) -> tuple[pd.Dat
     return _category_frame(categories), _assignment_frame(assignments)
 
 
-def _extracted_rows(answer: Answer, done: BatchFindings, place: dict[str, Any]) -> list[dict[str, Any]]:
+def _extracted_rows(
+    answer: Answer[BatchFindings], done: BatchFindings, origin: dict[str, Any]
+) -> list[dict[str, Any]]:
     rows = []
     ids = answer.question.context["product_ids"]
     for i, placed in done.assignments.items():
@@ -92,7 +98,7 @@ def _extracted_rows(answer: Answer, done: BatchFindings, place: dict[str, Any]) 
         rows.append(
             {
                 "product_id": ids[int(i[2:])],
-                **place,
+                **origin,
                 "category": category,
                 "confidence": placed.confidence,
                 "reason": "",
@@ -101,7 +107,7 @@ def _extracted_rows(answer: Answer, done: BatchFindings, place: dict[str, Any]) 
         )
     if answer.reason:
         missing = answer.checked.missing if answer.checked else [f"P_{i}" for i in range(len(ids))]
-        rows += [{"product_id": ids[int(i[2:])], **place, "category": "", "reason": answer.reason} for i in missing]
+        rows += [{"product_id": ids[int(i[2:])], **origin, "category": "", "reason": answer.reason} for i in missing]
     return rows
 
 

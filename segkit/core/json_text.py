@@ -1,4 +1,4 @@
-"""Finding the one JSON value in the text of a model, strictly: nothing is guessed, nothing is lost silently."""
+"""Finding the one JSON value in the text of a model: nothing is guessed, nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOTHING: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 class MalformedError(ValueError):
-    """The text holds no usable JSON value; the message says why, `position` how far it was read."""
+    """The text holds no usable JSON value; the message is the reason, `position` how far it was read."""
 
     position = 0
 
@@ -90,7 +90,7 @@ def without_thoughts(text: str) -> str:
 
 
 def holds_invalid(value: Any) -> bool:
-    """Tell whether an item holds something JSON cannot: NaN, Infinity, a lone surrogate, a repeated key."""
+    """Report whether an item holds something JSON cannot: NaN, Infinity, a lone surrogate, a repeated key."""
     if value is INVALID:
         return True
     if isinstance(value, str):
@@ -118,7 +118,7 @@ def _embedded(text: str, keys: tuple[str, ...], error: MalformedError) -> Found:
 
 
 def _objects(text: str, wasted: int) -> Iterator[Pairs]:
-    """Give the complete objects that stand in a text, outermost first, skipping what is inside of them.
+    """Yield the complete objects in a text, outermost first, skipping what is inside of them.
 
     `wasted` is how much of an object at the start was read in vain before.
     """

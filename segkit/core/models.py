@@ -1,12 +1,16 @@
-"""The things segkit speaks of: categories, questions to a model, answers, and what they cost."""
+"""The nouns of segkit: categories, questions to a model, answers, tokens, and the parameters of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 OUT_OF_SCOPE = "OUT_OF_SCOPE"
+#: What a stage reads out of an answer: BatchFindings, MergedCategories, or reassignments by local id.
+T = TypeVar("T", default=Any)
 #: How the reason begins why a product is unassigned, where its question has no answer yet.
 NO_ANSWER = "endpoint: "
 
@@ -35,6 +39,10 @@ class Placement:
     confidence: float | None
 
 
+#: The products that a refine answer moves, by `P_i`.
+Reassignments = dict[str, Placement]
+
+
 @dataclass(frozen=True, slots=True)
 class BatchFindings:
     """What the answers to an extract question state: categories by folded name, assignments by `P_i`."""
@@ -60,15 +68,15 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedAnswer:
+class CheckedAnswer(Generic[T]):
     """What is valid in the answers to one question so far.
 
     `value` holds the stage's own result, `faults` what the last answer did wrong, `missing` the local ids that
-    no valid item speaks of yet, `warnings` what was forgiven. `sources` tells, for each local id, the
+    no valid item covers yet, `warnings` what was accepted all the same. `sources` holds for each local id the
     `cache_key` of the interaction that stated its category.
     """
 
-    value: Any
+    value: T
     faults: tuple[Fault, ...] = ()
     missing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -88,11 +96,11 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Question(Generic[T]):
     """What a stage wants to know about one batch, with pure functions around the answer.
 
-    `check(content, cache_key, before)` validates an answer, `again(checked, content)` words the next attempt, and
-    `cut(checked, trouble)` gives smaller questions about what is still missing (none where nothing can be cut).
+    `check(content, cache_key, before)` validates an answer, `again(checked, content)` makes the prompt of the next
+    attempt, and `cut(checked, trouble)` returns smaller questions about what is still missing (none if none is left).
     `part` is the path of a cut question below its batch; with `itemwise`, an item that is valid by itself counts.
     """
 
@@ -100,9 +108,9 @@ class Question:
     batch: int
     prompt: Prompt
     context: dict[str, Any]
-    check: Callable[[str, str, CheckedAnswer | None], CheckedAnswer]
-    again: Callable[[CheckedAnswer, str], Prompt]
-    cut: Callable[[CheckedAnswer | None, str], Sequence[Question]]
+    check: Callable[[str, str, CheckedAnswer[T] | None], CheckedAnswer[T]]
+    again: Callable[[CheckedAnswer[T], str], Prompt]
+    cut: Callable[[CheckedAnswer[T] | None, str], Sequence[Question[T]]]
     part: str = ""
     itemwise: bool = False
 
@@ -113,7 +121,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the server told them; None is unknown, never zero."""
+    """Tokens as the server reported them; None is unknown, never zero."""
 
     input: int | None = None
     cached: int | None = None
@@ -123,15 +131,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """All that came of one question: what is valid, and why there is no more.
+class Answer(Generic[T]):
+    """The result of one question: what is valid, and the reason if there is no more.
 
-    `reason` is empty when the question was answered in full; otherwise it says why the ids in `checked.missing`
-    have no answer.
+    `reason` is empty when the question was answered in full; otherwise it is the reason why the ids in
+    `checked.missing` have no answer.
     """
 
-    question: Question
-    checked: CheckedAnswer | None
+    question: Question[T]
+    checked: CheckedAnswer[T] | None
     reason: str = ""
 
 

@@ -82,18 +82,20 @@ def _load(key: str, name: str, folder: Path | None) -> str:
 
 def _find(file: str, name: str, folder: Path | None) -> Path:
     folders = [folder] if folder else [Path("prompts"), project_folder("prompts")]
-    for place in folders:
-        path = place / file
+    for directory in folders:
+        path = directory / file
         if path.is_file():
-            if place.resolve() not in path.resolve().parents:
-                raise PromptError(f"{path} leads out of {place}", "put the file itself into the folder")
+            if directory.resolve() not in path.resolve().parents:
+                raise PromptError(f"{path} leads out of {directory}", "put the file itself into the folder")
             return path
-    known = sorted({p.stem.rpartition("_prompt_")[2] for place in folders for p in place.glob("*_prompt_*.txt")})
-    raise PromptError(f"prompt set {name!r} has no {file}", f"sets are {', '.join(known) or '(none)'}")
+    sets = sorted(
+        {p.stem.rpartition("_prompt_")[2] for directory in folders for p in directory.glob("*_prompt_*.txt")}
+    )
+    raise PromptError(f"prompt set {name!r} has no {file}", f"sets are {', '.join(sets) or '(none)'}")
 
 
-def _check(path: Path, text: str, known: tuple[str, ...]) -> None:
-    names = ", ".join(f"${name}" for name in known)
+def _check(path: Path, text: str, allowed: tuple[str, ...]) -> None:
+    names = ", ".join(f"${name}" for name in allowed)
     found = set()
     for number, line in enumerate(text.splitlines(), start=1):
         for match in _PLACEHOLDER.finditer(line):
@@ -101,11 +103,11 @@ def _check(path: Path, text: str, known: tuple[str, ...]) -> None:
                 continue
             placeholder = match["named"] or match["braced"]
             unclosed = match["braced"] is not None and not match.group().endswith("}")
-            if placeholder not in known or unclosed:
+            if placeholder not in allowed or unclosed:
                 raise PromptError(
                     f"{path}, line {number}: unknown placeholder {match.group()!r}", f"known are {names}; $$ is a $"
                 )
             found.add(placeholder)
-    missing = [f"${name}" for name in known if name not in found]
+    missing = [f"${name}" for name in allowed if name not in found]
     if missing:
         raise PromptError(f"{path}: {', '.join(missing)} missing", f"a {path.stem} needs {names}")

@@ -1,4 +1,4 @@
-"""The third stage as two pure functions: assignments → questions, and answers → better assignments."""
+"""The third stage as two pure functions: from assignments to questions, from answers to better assignments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import pandas as pd
 from segkit.core.batching import batches_of
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.catalogue.lines import product_lines
-from segkit.core.models import OUT_OF_SCOPE, Answer, Category, CheckedAnswer, Parameters, Prompt, Question
+from segkit.core.models import (
+    OUT_OF_SCOPE,
+    Answer,
+    Category,
+    CheckedAnswer,
+    Parameters,
+    Prompt,
+    Question,
+    Reassignments,
+)
 from segkit.core.questions import Wording, halves, id_lines, part_name, product_context, refine_schema
 from segkit.core.validation import check_refine
 
@@ -22,19 +31,19 @@ def refine_questions(
     taxonomy: Sequence[Category],
     prompts: Mapping[str, str],
     parameters: Parameters,
-) -> list[Question]:
+) -> list[Question[Reassignments]]:
     """Make the questions of the last stage: every assigned product with its category, and all categories.
 
     `assignments` has `product_id` and `category` (a name of the taxonomy or OUT_OF_SCOPE).
     """
     placed = dict(zip(assignments["product_id"], assignments["category"], strict=True))
-    known = products[products["product_id"].isin(list(placed))]
-    lines = dict(zip(known["product_id"], product_lines(known, parameters.product_line), strict=True))
+    assigned = products[products["product_id"].isin(list(placed))]
+    lines = dict(zip(assigned["product_id"], product_lines(assigned, parameters.product_line), strict=True))
     wording = Wording(prompts, parameters.category)
     return [
         _refine_question(wording, taxonomy, number, [(p, lines[p], placed[p]) for p in batch])
         for number, batch in enumerate(
-            batches_of(first_runs(known), parameters.seed, parameters.products_per_refinement), start=1
+            batches_of(first_runs(assigned), parameters.seed, parameters.products_per_refinement), start=1
         )
     ]
 
@@ -45,7 +54,7 @@ def _refine_question(
     batch: int,
     products: Sequence[tuple[int, str, str]],
     part: str = "",
-) -> Question:
+) -> Question[Reassignments]:
     ids = {category.name: category.id for category in taxonomy}
     categories = {category.id: f"{category.name}: {category.definition}" for category in taxonomy}
     lines = {
@@ -55,13 +64,13 @@ def _refine_question(
     schema = refine_schema(list(lines), list(categories))
     first = wording.ask("refine_assignments", schema, subcategories=id_lines(categories), products=id_lines(lines))
 
-    def check(content: str, source: str, before: CheckedAnswer | None) -> CheckedAnswer:
+    def check(content: str, source: str, before: CheckedAnswer[Reassignments] | None) -> CheckedAnswer[Reassignments]:
         return check_refine(content, list(lines), list(categories), source)
 
-    def again(checked: CheckedAnswer, content: str) -> Prompt:
+    def again(checked: CheckedAnswer[Reassignments], content: str) -> Prompt:
         return wording.ask_again(first, schema, checked, content, id_lines(lines))
 
-    def cut_up(checked: CheckedAnswer | None, trouble: str) -> list[Question]:
+    def cut_up(checked: CheckedAnswer[Reassignments] | None, trouble: str) -> list[Question[Reassignments]]:
         parts = [] if trouble == "invalid" else halves(products)
         return [
             _refine_question(wording, taxonomy, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)
@@ -71,7 +80,9 @@ def _refine_question(
     return Question("refine_assignments", batch, first, context, check, again, cut_up, part)
 
 
-def refined(answers: Sequence[Answer], assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
+def refined(
+    answers: Sequence[Answer[Reassignments]], assignments: pd.DataFrame, taxonomy: Sequence[Category]
+) -> pd.DataFrame:
     """Apply the reassignments: `assignments` with `refined_category`, `refined_by` and `refined_confidence`.
 
     `refined_by` is the cache key of the answer that moved a product, or empty. `refined_confidence` is the confidence

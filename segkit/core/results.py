@@ -36,10 +36,10 @@ def final_tables(
 def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
     """Number the categories, the largest first and OUT_OF_SCOPE last."""
     first, final = (assignments[name].value_counts() for name in ("category", "refined_category"))
-    known = [*taxonomy, Category("", OUT_OF_SCOPE, OUT_OF_SCOPE_DEFINITION)]
+    categories = [*taxonomy, Category("", OUT_OF_SCOPE, OUT_OF_SCOPE_DEFINITION)]
     rows = [
         (category.name, category.definition, int(final.get(category.name, 0)))
-        for category in known
+        for category in categories
         if category.name in first.index or category.name in final.index
     ]
     rows.sort(key=lambda row: (row[0] == OUT_OF_SCOPE, -row[2], row[0]))

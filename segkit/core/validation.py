@@ -1,6 +1,6 @@
-"""Validating answers under the contract: what is literally stated counts, what is not is told as a fault.
+"""Checks of answers: only what is stated literally counts, everything else is reported as a fault.
 
-A check never raises and never guesses: position, case and similarity of ids mean nothing.
+A check never raises and never guesses: the order, case and similarity of ids mean nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from segkit.core.models import (
     Fault,
     MergedCategories,
     Placement,
+    Reassignments,
 )
 from segkit.core.text import clean_definition, clean_name, fold_name, name_fault, shortened
 
@@ -26,7 +27,7 @@ _MOST_NOTES = 50
 
 
 class Findings:
-    """Collects faults and warnings while one answer is read; an endless answer gives no endless list."""
+    """Collects faults and warnings while one answer is read; their number is bounded."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -45,9 +46,9 @@ def check_extract(
     content: str,
     ids: Sequence[str],
     source: str,
-    before: CheckedAnswer | None = None,
+    before: CheckedAnswer[BatchFindings] | None = None,
     others: frozenset[str] = frozenset(),
-) -> CheckedAnswer:
+) -> CheckedAnswer[BatchFindings]:
     """Check an extract answer for the products `ids` and join it with what earlier attempts stated.
 
     An item that is complete and valid by itself counts, whatever else is wrong. `others` are local ids of the
@@ -69,7 +70,7 @@ def check_extract(
     return CheckedAnswer(joined, tuple(findings.faults), missing, tuple(findings.warnings), sources)
 
 
-def check_consolidate(content: str, ids: Sequence[str], source: str) -> CheckedAnswer:
+def check_consolidate(content: str, ids: Sequence[str], source: str) -> CheckedAnswer[MergedCategories]:
     """Check a consolidate answer: every input category is a member of exactly one category."""
     findings = Findings()
     found = _whole(_find(content, ("categories", "members"), findings), findings)
@@ -86,7 +87,9 @@ def check_consolidate(content: str, ids: Sequence[str], source: str) -> CheckedA
     return CheckedAnswer(value, tuple(findings.faults), missing, tuple(findings.warnings), dict.fromkeys(ids, source))
 
 
-def check_refine(content: str, product_ids: Sequence[str], category_ids: Sequence[str], source: str) -> CheckedAnswer:
+def check_refine(
+    content: str, product_ids: Sequence[str], category_ids: Sequence[str], source: str
+) -> CheckedAnswer[Reassignments]:
     """Check a refine answer; its value is the reassignments by `P_i`, which may be none."""
     findings = Findings()
     found = _whole(_find(content, ("reassignments",), findings), findings)
@@ -201,13 +204,13 @@ def _confidence(value: Any, findings: Findings, product: str) -> float | None:
     return None
 
 
-def _of_this_batch(stated: dict[str, Placement], known: frozenset[str], findings: Findings) -> dict[str, Placement]:
-    strangers = [product for product in stated if product not in known]
+def _of_this_batch(stated: dict[str, Placement], asked: frozenset[str], findings: Findings) -> dict[str, Placement]:
+    strangers = [product for product in stated if product not in asked]
     if strangers and len(strangers) == len(stated):
         findings.fault("completeness", "answer to another question, none of its ids was asked for", strangers)
     elif strangers:
         findings.fault("completeness", "ids that are not of this batch", strangers)
-    return {product: placed for product, placed in stated.items() if product in known}
+    return {product: placed for product, placed in stated.items() if product in asked}
 
 
 def _join(

@@ -18,17 +18,17 @@ def read_hashes(path: Path) -> dict[str, str]:
     """Read a file of checksums as `sha256sum` writes it; raises RunError for a line that is none."""
     if not path.exists():
         return {}
-    told = {}
+    hashes = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         digest, gap, name = line.partition("  ")
         if not gap or len(digest) != 64 or not is_inside(name):
             raise RunError(f"{path}, line {number} is no checksum: {line[:80]!r}", "restore it from a copy")
-        told[name] = digest
-    return told
+        hashes[name] = digest
+    return hashes
 
 
 def is_inside(name: str) -> bool:
-    """Tell whether a name from elsewhere is that of a file below the folder of a run."""
+    """Report whether a name from elsewhere is a relative path that stays below its folder."""
     return bool(name) and not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
 
 

@@ -61,7 +61,7 @@ def disk_error(run: Path, error: OSError, kept: str = "all answers are kept") ->
     return DiskError(f"the disk fails at {path}: {reason}; {kept}", f"mend it, then: segkit resume {run.name}")
 
 
-def _room(place: Path) -> str:
+def _room(folder: Path) -> str:
     with contextlib.suppress(OSError):
-        return f" ({shutil.disk_usage(place).free / 1e6:.1f} MB free)"
+        return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
     return ""

@@ -41,7 +41,7 @@ def owned(lock: Path) -> Iterator[None]:
 
 
 def is_held(lock: Path) -> bool:
-    """Tell whether some process holds a lock file."""
+    """Report whether some process holds a lock file."""
     if not lock.exists():
         return False
     with lock.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Taking secrets out of what is written down: by value, in every dress a provider may send them back in."""
+"""Secrets taken out of texts: found by value, in every encoding in which a provider may send them back."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ _SHORTEST = 6
 
 
 def redactor(secrets: Iterable[SecretStr | None]) -> Callable[[bytes], bytes]:
-    """Give a function that replaces secrets in bytes: plain, reversed, base64, URL-encoded, JSON-escaped or hex."""
+    """Return a function that replaces secrets in bytes: plain, reversed, base64, URL-encoded, JSON-escaped or hex."""
     values = [secret.get_secret_value().strip() for secret in secrets if secret]
     # A very short value would tear holes into ordinary text.
-    dresses = sorted(
-        {d for value in values if len(value) >= _SHORTEST for d in _dresses(value)}, key=len, reverse=True
-    )
+    forms = sorted({d for value in values if len(value) >= _SHORTEST for d in _forms(value)}, key=len, reverse=True)
 
     def redact(data: bytes) -> bytes:
-        for dress in dresses:
-            if dress in data:
-                data = data.replace(dress, b"[secret]")
+        for form in forms:
+            if form in data:
+                data = data.replace(form, b"[secret]")
         return data
 
     return redact
@@ -67,7 +65,7 @@ def _clean_record(*arguments: Any, **named: Any) -> logging.LogRecord:
     return record
 
 
-def _dresses(value: str) -> Iterable[bytes]:
+def _forms(value: str) -> Iterable[bytes]:
     raw = value.encode()
     yield raw
     yield value[::-1].encode()
@@ -77,10 +75,10 @@ def _dresses(value: str) -> Iterable[bytes]:
     yield from (value.replace("\\", "\\" * 2**times).encode() for times in (1, 2, 3))
     # JSON in JSON in JSON escapes again and again; some writers escape the slash too.
     escaped = json.dumps(value)[1:-1]
-    for dress in (escaped, escaped.replace("/", "\\/")):
+    for form in (escaped, escaped.replace("/", "\\/")):
         for _ in range(4):
-            yield dress.encode()
-            dress = json.dumps(dress)[1:-1]
+            yield form.encode()
+            form = json.dumps(form)[1:-1]
     # In base64 a value has three faces, by where it begins; the characters at its ends belong to its neighbours too.
     for lead in range(3):
         encoded = base64.b64encode(b"\0" * lead + raw)
