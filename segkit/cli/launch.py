@@ -13,7 +13,7 @@ from rich.text import Text
 
 from segkit.analysis.report import REPORT
 from segkit.cli.db import left_out
-from segkit.cli.options import ProductSource, RunOptions, RunParameters
+from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
 from segkit.cli.progress import watched
 from segkit.cli.terminal import new_console, pairs, print_table, write_json
 from segkit.core.catalogue.gate import Catalogue
@@ -28,7 +28,7 @@ from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.plan import dollars, plan_run, readable_plan
-from segkit.pipeline.prepare import choose_parameters, open_catalogue, prepare_run, refused_file
+from segkit.pipeline.prepare import change_requests, choose_parameters, open_catalogue, prepare_run, refused_file
 from segkit.pipeline.segment import run_stages
 from segkit.runs.create import new_run_id
 from segkit.runs.integrity import is_finished, lost_logs
@@ -78,10 +78,15 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
         _show_plan(plan, chosen)
 
 
-def resume_and_show(name: str, options: RunOptions, max_unassigned: int | None, take_over: bool) -> None:
+def resume_and_show(
+    name: str, changes: RequestChanges, options: RunOptions, max_unassigned: int | None, take_over: bool
+) -> None:
     """Continue a run and show its summary."""
     settings = options.applied(load_settings())
     run = open_run(name, options.runs_dir or settings.storage_root, settings)
+    if not is_finished(run):
+        run = change_requests(run, settings, **asdict(changes))
+        _warn_of_another_address(run, settings)
     options.console.print(run.id)
     _report_lost_logs(run)
     _report_open_calls(run)
@@ -127,6 +132,14 @@ def _numbers(ids: list[str]) -> list[int]:
     if wrong := [text for text in ids if not is_integer(text)]:
         raise ProductsError(f"not ids of amazon_products (BIGINT): {shortened(wrong)}", "give its column `id`")
     return list(map(int, ids))
+
+
+def _warn_of_another_address(run: Run, settings: Settings) -> None:
+    """Report that the settings name another endpoint than the run, which goes on with its own."""
+    own, named = run.parameters.endpoint, settings.openai_base_url
+    if own != named and run.parameters.model != "offline" and "openai_base_url" in settings.model_fields_set:
+        command = f"segkit resume {run.id} --endpoint {named}"
+        typer.echo(f"the run asks {own}, though OPENAI_BASE_URL is {named}; to change it: {command}", err=True)
 
 
 def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Settings) -> None:

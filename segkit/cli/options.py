@@ -75,6 +75,65 @@ MaxUnassigned = Annotated[
 ]
 
 
+Temperature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="T",
+        help="Sampling temperature from 0 to 2; `none` leaves it out, for models that take none.",
+        show_default="0.2",
+        rich_help_panel=_METHOD,
+    ),
+]
+ResponseFormat = Annotated[
+    Literal["json_schema", "json_object", "text"] | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="json_schema, or json_object or text for servers without schemas.",
+        show_default="json_schema",
+        rich_help_panel=_METHOD,
+    ),
+]
+MaxOutputTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1_000_000,
+        help="Most tokens of one answer.",
+        show_default="derived from the question",
+        rich_help_panel=_METHOD,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestChanges:
+    """What `segkit resume` may change of a run: how its requests are worded, never what is asked."""
+
+    temperature: Temperature = None
+    response_format: ResponseFormat = None
+    max_output_tokens: MaxOutputTokens = None
+    products_per_prompt: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Cut questions about more products than this; what is answered stays answered.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask the same model at another address.",
+            show_default="the run's own",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductSource:
     """Where the products of a run come from, and which of them are taken."""
@@ -212,39 +271,12 @@ class RunParameters:
             rich_help_panel=_METHOD,
         ),
     ] = None
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            metavar="T",
-            min=0,
-            max=2,
-            help="Sampling temperature.",
-            show_default="0.2",
-            rich_help_panel=_METHOD,
-        ),
-    ] = None
+    temperature: Temperature = None
     seed: Annotated[
         int, typer.Option(metavar="N", help="Decides which products share a prompt.", rich_help_panel=_METHOD)
     ] = 0
-    response_format: Annotated[
-        Literal["json_schema", "json_object", "text"] | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="json_schema, or json_object or text for servers without schemas.",
-            show_default="json_schema",
-            rich_help_panel=_METHOD,
-        ),
-    ] = None
-    max_output_tokens: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Most tokens of one answer.",
-            show_default="the model's own limit",
-            rich_help_panel=_METHOD,
-        ),
-    ] = None
+    response_format: ResponseFormat = None
+    max_output_tokens: MaxOutputTokens = None
     max_unassigned: MaxUnassigned = None
 
     def given(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from segkit.cli.options import (
     Json,
     MaxUnassigned,
     ProductSource,
+    RequestChanges,
     RunName,
     RunOptions,
     RunParameters,
@@ -74,12 +75,20 @@ def plan(
 @app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)
 @grouped
 def resume(
-    name: RunName, options: RunOptions, max_unassigned: MaxUnassigned = None, take_over: TakeOver = False
+    name: RunName,
+    changes: RequestChanges,
+    options: RunOptions,
+    max_unassigned: MaxUnassigned = None,
+    take_over: TakeOver = False,
 ) -> None:
-    """Continue a run that was stopped or failed; answered questions are not asked again."""
+    """Continue a run that was stopped or failed; answered questions are not asked again.
+
+    What only shapes the requests may change: temperature, response format, limit of the output, products in a prompt,
+    endpoint. The changes are recorded in run.json.
+    """
     from segkit.cli import launch
 
-    launch.resume_and_show(name, options, max_unassigned, take_over)
+    launch.resume_and_show(name, changes, options, max_unassigned, take_over)
 
 
 @app.command(rich_help_panel=SEGMENT)

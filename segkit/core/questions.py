@@ -59,10 +59,16 @@ def part_name(part: str, number: int) -> str:
     return f"{part}.{number}" if part else str(number)
 
 
+# A small model that decodes under a schema repeats itself wherever the schema lets it go on for ever, so every list
+# and every text has an end. Validation allows longer names.
+_LONGEST_NAME, _LONGEST_DEFINITION = 100, 500
+_CONFIDENCE = {"type": "number", "minimum": 0, "maximum": 1}
+
+
 def extract_schema(ids: Sequence[str]) -> dict[str, Any]:
     """Make the JSON schema of an extract answer for just these products."""
     names = [*(f"C_{i}" for i in range(len(ids))), OUT_OF_SCOPE]
-    assignment = _object({"category": {"type": "string", "enum": names}, "confidence": {"type": "number"}})
+    assignment = _object({"category": {"type": "string", "enum": names}, "confidence": _CONFIDENCE})
     schema = _object(
         {"categories": _categories_schema(names[:-1]), "assignments": _object({i: _ref("assignment") for i in ids})}
     )
@@ -84,10 +90,10 @@ def refine_schema(product_ids: Sequence[str], category_ids: Sequence[str]) -> di
         {
             "product": {"type": "string", "enum": list(product_ids)},
             "category": {"type": "string", "enum": [*category_ids, OUT_OF_SCOPE]},
-            "confidence": {"type": "number"},
+            "confidence": _CONFIDENCE,
         }
     )
-    return _object({"reassignments": {"type": "array", "items": change}})
+    return _object({"reassignments": {"type": "array", "items": change, "maxItems": len(product_ids)}})
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
@@ -102,10 +108,10 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 def _categories_schema(names: Sequence[str]) -> dict[str, Any]:
     category = {
         "id": {"type": "string", "enum": list(names)},
-        "name": {"type": "string"},
-        "definition": {"type": "string"},
+        "name": {"type": "string", "minLength": 1, "maxLength": _LONGEST_NAME},
+        "definition": {"type": "string", "minLength": 1, "maxLength": _LONGEST_DEFINITION},
     }
-    return {"type": "array", "items": _object(category)}
+    return {"type": "array", "items": _object(category), "maxItems": len(names)}
 
 
 def _ref(name: str) -> dict[str, str]:

@@ -125,7 +125,8 @@ def _categories(found: Found, findings: Findings) -> dict[str, Category]:
     if not isinstance(given, list):
         findings.fault("validation", "categories is not a list")
         return {}
-    read = [category for entry in given if (category := _category(entry, findings))]
+    # An exact repetition counts once.
+    read = [category for entry in _distinct(given) if (category := _category(entry, findings))]
     doubled = _doubled([category.id for category in read])
     if doubled:
         findings.fault("validation", "category ids that stand more than once", doubled)
@@ -137,6 +138,11 @@ def _categories(found: Found, findings: Findings) -> dict[str, Category]:
             findings.fault("validation", "categories with the same name", [f"{c.id} {c.name!r}" for c in same])
     spoiled = set(doubled)
     return {same[0].id: same[0] for same in named.values() if len(same) == 1 and same[0].id not in spoiled}
+
+
+def _distinct(entries: list[Any]) -> list[Any]:
+    """Return the entries of a list without those that repeat an earlier one exactly."""
+    return list({repr(entry): entry for entry in reversed(entries)}.values())[::-1]
 
 
 def _category(entry: Any, findings: Findings) -> Category | None:

@@ -196,9 +196,7 @@ class QuestionAsker:
             orjson.dumps(body),
             200 + 40 * items,
             limit,
-            lambda step: (
-                (step.unknown and bool(self._parts(question))) or self._reworded(question, shape, step) is not None
-            ),
+            lambda step: self._can_mend(question, shape, step, urgent),
             urgent,
         )
 
@@ -341,7 +339,8 @@ class QuestionAsker:
 
     async def _unreached(self, question: Question, checked: CheckedAnswer | None, failed: NoAnswerError) -> Answer:
         """Give up a question that the endpoint did not answer; the stage ends before a later one is paid."""
-        await self.breaker.failed("down" if failed.down else "no_answer", f"{NO_ANSWER}{failed}")
+        kind = "empty" if failed.page else "down" if failed.down else "no_answer"
+        await self.breaker.failed(kind, f"{NO_ANSWER}{failed}")
         self.unreached.append(failed)
         return self._failed(question, checked, f"{NO_ANSWER}{failed}")
 
@@ -359,6 +358,12 @@ class QuestionAsker:
         if self.shape is shape:
             self.shape = reworded
             self._event("request_reworded", question, why=step.why, parameter=step.parameter)
+
+    def _can_mend(self, question: Question, shape: RequestShape, step: NextStep, urgent: bool) -> bool:
+        """Report whether a refusal may be mended by another wording or a smaller question."""
+        if step.unknown:
+            return self._accepted or urgent or bool(self._parts(question))
+        return self._reworded(question, shape, step) is not None
 
     def _reworded(self, question: Question, shape: RequestShape, step: NextStep) -> RequestShape | None:
         """Return the shape that takes the place of one that was refused; None where only the user can mend it."""

@@ -84,7 +84,7 @@ class NextStep:
     `parameter` and `keywords` name what an endpoint does not take, `option` is the option of `segkit resume` that
     mends it, `text` what the endpoint said. `unknown` marks a refusal that nobody understands, `idle` a connection
     that the server had closed, `down` an endpoint that is not there, `patient` one that will be there again (a model
-    that loads); `money` says whether the call was paid.
+    that loads), `page` an answer for people; `money` says whether the call was paid.
     """
 
     step: Step
@@ -99,6 +99,7 @@ class NextStep:
     idle: bool = False
     down: bool = field(default=False, compare=False)
     patient: bool = field(default=False, compare=False)
+    page: bool = field(default=False, compare=False)
     money: Money = field(default="not_paid", compare=False)
     text: str = field(default="", compare=False)
 
@@ -196,7 +197,7 @@ def _step(
             return NextStep("stop", f"{host} refuses the API key: {said}", hint)
         case "no_access":
             why = f"{host} does not give model {model!r} (HTTP {status}): {said}"
-            return NextStep("stop", why, "check --model and OPENAI_BASE_URL")
+            return NextStep("stop", why, "check --model and OPENAI_BASE_URL; another address: --endpoint URL")
     return _refused(status, meaning, error, said, host)
 
 
@@ -230,7 +231,7 @@ def _finished(finish: str) -> NextStep | None:
 def _good(response: Response) -> NextStep:
     if "html" in response.headers.get("content-type", "") or response.body.lstrip()[:1] == b"<":
         hint = "is this an OpenAI-compatible endpoint?"
-        return NextStep("again", "HTTP 200 with a page instead of JSON", hint, money="paid")
+        return NextStep("again", "HTTP 200 with a page instead of JSON", hint, money="paid", page=True)
     return NextStep("answer", money="paid")
 
 

@@ -75,11 +75,15 @@ _NOTHING = Response(0, {}, b"")
 
 
 class NoAnswerError(Exception):
-    """No answer after all tries. `down` says that the endpoint could not be reached or was not ready."""
+    """No answer after all tries.
 
-    def __init__(self, why: str, *, down: bool) -> None:
+    `down` says that the endpoint could not be reached or was not ready, `page` that it sends pages and no answers.
+    """
+
+    def __init__(self, why: str, *, down: bool, page: bool = False) -> None:
         super().__init__(why)
         self.down = down
+        self.page = page
 
 
 class MustSplitError(Exception):
@@ -204,8 +208,8 @@ class RetryingClient:
             if step.idle and not was_idle:
                 tries, was_idle = tries - 1, True  # a fresh connection, at once and for free
                 continue
-            if not step.patient and step.step == "again" and tries >= self._most_tries:
-                raise NoAnswerError(_joined(f"{step.why}, {tries} tries", step.hint), down=step.down)
+            if not step.patient and step.step == "again" and tries >= self._most_tries - step.page:
+                raise NoAnswerError(_joined(f"{step.why}, {tries} tries", step.hint), down=step.down, page=step.page)
             waited += await self._pause(request, step, tries, waited)
 
     async def settle(self, reply: ModelReply, usage: Usage, cost: Decimal | None) -> None:

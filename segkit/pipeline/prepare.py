@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ def input_facts(catalogue: Catalogue, source: str = "") -> dict[str, Any]:
 
 def choose_parameters(category: str, settings: Settings, *, needs_key: bool = True, **given: Any) -> Parameters:
     """Complete the parameters of a run from the settings; raise SettingsError for what cannot be used."""
+    none = _is_none(given)
     category, given = str(category), typed_parameters(given)
     if not one_line(category):
         raise SettingsError("the category is empty", 'say what the products are: --category "Dimmer Switches"')
@@ -144,6 +145,8 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
         "max_output_tokens": settings.segkit_max_output_tokens,
     }
     chosen: dict[str, Any] = defaults | given
+    if none:  # for models that refuse every temperature but their own
+        chosen["temperature"] = None
     unknown = sorted(set(chosen) - set(Parameters.__dataclass_fields__))
     if unknown:
         raise SettingsError(f"unknown parameters: {', '.join(unknown)}")
@@ -157,6 +160,33 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
             "endpoint": _endpoint(model, settings, needs_key),
         }
     )
+
+
+def change_requests(run: Run, settings: Settings, **given: Any) -> Run:
+    """Return a run whose requests are worded as `given`, where that differs from how they are worded now.
+
+    `given` may hold `temperature` (`none` leaves it out), `response_format`, `max_output_tokens`, `endpoint` and
+    `products_per_prompt`; what is None stays. Raises SettingsError for a value that cannot be used.
+    """
+    wanted = {name: value for name, value in given.items() if value is not None}
+    none = _is_none(wanted)
+    wanted = typed_parameters(wanted)
+    wanted |= {"temperature": None} if none else {}
+    _check_ranges(wanted)
+    if "endpoint" in wanted:
+        changed = settings.model_copy(update={"openai_base_url": str(wanted["endpoint"]).rstrip("/")})
+        wanted["endpoint"] = _endpoint(run.parameters.model, changed, True)
+    now = {**asdict(run.parameters), "products_per_prompt": run.most_products}
+    changes = {name: value for name, value in wanted.items() if value != now[name]}
+    return run.change_requests(changes) if changes else run
+
+
+def _is_none(given: dict[str, Any]) -> bool:
+    """Take a temperature of `none` out of what was given, and report whether there was one."""
+    found = isinstance(given.get("temperature"), str) and given["temperature"].strip().lower() == "none"
+    if found:
+        del given["temperature"]
+    return found
 
 
 def _check_ranges(chosen: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ import hashlib
 import io
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from segkit.core.prompts import prompt_hash
 from segkit.display import PLAIN_TEXT, html_table, html_text, visible
 from segkit.errors import RunError
 from segkit.runs.discovery import register_all, register_run
+from segkit.runs.events import log_event, timestamp
 from segkit.runs.mirror import LOCKS, fetch, is_filled
 from segkit.runs.ownership import is_owned
 from segkit.runs.status import Status, read_status
@@ -54,6 +56,21 @@ class Run:
     def most_products(self) -> int:
         """The most products that a prompt may have since a resume asked for fewer; 0 where none did."""
         return int(self._changes.get("products_per_prompt") or 0)
+
+    def change_requests(self, changes: Mapping[str, Any]) -> Run:
+        """Record what a resume changes of the requests of this run, with the time, and return the run as it is then.
+
+        Parameters that shape only the request may change (temperature, response format, limit of the output,
+        endpoint), and `products_per_prompt` may ask for smaller questions: the batches stay as they are.
+        """
+        entry = {"at": timestamp(), "to": dict(changes)}
+        document = {**self.document, "request_changes": [*self.document.get("request_changes", []), entry]}
+        try:
+            write_atomic(self.folder / "run.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        except OSError as error:
+            raise disk_error(self.folder, error) from None
+        log_event(self.folder, "requests_changed", **changes)
+        return replace(self, document=document)
 
     @property
     def _changes(self) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Case:
     port: int = 0
     contains: str | None = None
     key: str = ""
+    request: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def answer(self) -> dict[str, Any]:
@@ -190,6 +191,43 @@ def body(case: Case, text: str, status: int = 200, content_type: str = "applicat
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
+
+
+@fault("reply")
+def reply(
+    case: Case, body: Any, status: int = 200, above: int = 0, where: str = "", headers: dict[str, str] | None = None
+) -> Reply:
+    """Send any JSON with any status, to questions of more than so many ids, and with this field in the request."""
+    if len(case.question.ids) <= above or (where and where not in json.dumps(case.request)):
+        raise NotApplicable
+    answered = as_reply(body, status)
+    answered.headers |= headers or {}
+    return answered
+
+
+@fault("dressed")
+def dressed(
+    case: Case,
+    before: str = "",
+    after: str = "",
+    finish_reason: str = "stop",
+    above: int = 0,
+    fraction: float = 1.0,
+    message: dict[str, Any] | None = None,
+    **figures: Any,
+) -> Reply:
+    """The right answer (or a part of it) between two texts; in `message`, `$TEXT` and `$JSON` stand for it."""
+    if len(case.question.ids) <= above:
+        raise NotApplicable
+    text = before + case.text[: int(len(case.text) * fraction)] + after
+    values = {"$TEXT": case.text, "$JSON": case.answer}
+    sent = envelope(case, text, finish_reason)
+    for name, value in (message or {}).items():
+        held = value[0] if isinstance(value, list) and value else value
+        replaced = values.get(held, held) if isinstance(held, str) else held
+        sent["choices"][0]["message"][name] = [replaced] if isinstance(value, list) and value else replaced
+    return as_reply({**sent, **figures})
+
 
 # name: status, type, code, message
 REFUSALS: dict[str, tuple[int, str, str | None, str]] = {

@@ -124,7 +124,7 @@ class Server:
     def judge(self, request: Request, entry: dict[str, Any]) -> Reply:
         """Read the question and find the reply: refused, over the limit, faulty, or right."""
         body = parsed(request.body)
-        case = Case(read_question(body), entry["n"], self.port, key=request.key)
+        case = Case(read_question(body), entry["n"], self.port, key=request.key, request=body)
         self.describe(request, case, entry)
         if not entry["authorized"] and self.options["api_key"] is not None:
             return self.spoil(case, make_trigger("401"), entry)
