@@ -25,12 +25,12 @@ _TOKENS = {"input": "input_tokens", "cached": "cached_tokens", "output": "output
 class Metrics:
     """Counts requests, and sums up runs when it is asked."""
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
+    def __init__(self, runs_dir: Path) -> None:
+        self._runs_dir = runs_dir
         self._registry = CollectorRegistry()
         labels = ("method", "route", "status")
-        name, told = "segkit_http_request_seconds", "How long answers took, whole."
-        self._requests = Histogram(name, told, labels, buckets=_BUCKETS, registry=self._registry)
+        name, text = "segkit_http_request_seconds", "How long answers took, whole."
+        self._requests = Histogram(name, text, labels, buckets=_BUCKETS, registry=self._registry)
         self._lock = threading.Lock()
         self._bytes, self._counted = 0, 0.0
         self._ended: dict[str, tuple[int, Status]] = {}
@@ -56,7 +56,7 @@ class Metrics:
 
     def _status(self, run_id: str) -> Status:
         """Read a run's status, again only when it was written again."""
-        path = self._place / run_id / "status.json"
+        path = self._runs_dir / run_id / "status.json"
         try:
             changed = path.stat().st_mtime_ns
         except OSError:
@@ -69,9 +69,9 @@ class Metrics:
     def _storage(self) -> Iterator[Metric]:
         with self._lock:
             if time.monotonic() - self._counted > _SECONDS or not self._counted:
-                self._bytes, self._counted = _size(self._place), time.monotonic()
+                self._bytes, self._counted = _size(self._runs_dir), time.monotonic()
         yield GaugeMetricFamily("segkit_storage_bytes", "Bytes of all runs on disk.", value=self._bytes)
-        free = shutil.disk_usage(self._place).free
+        free = shutil.disk_usage(self._runs_dir).free
         yield GaugeMetricFamily("segkit_storage_free_bytes", "Bytes free on the disk of the runs.", value=free)
 
 
@@ -108,10 +108,10 @@ def _counter(title: str, help_text: str, key: str, sums: Mapping[str, StageFigur
     return family
 
 
-def _size(place: Path) -> int:
+def _size(runs_dir: Path) -> int:
     """Count the bytes below a folder; what vanishes meanwhile does not count."""
     total = 0
-    for folder, _, names in os.walk(place):
+    for folder, _, names in os.walk(runs_dir):
         for name in names:
             try:
                 total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 (Path takes five times as long)

@@ -70,7 +70,7 @@ def test_a_run_in_s3_is_told_by_two_machines(
             assert not (there.place / "runs" / busy / "stop").exists()
             bucket.replace(f"{busy}/status.json", orjson.dumps(working | {"state": "failed", "reason": "it broke"}))
             bucket.remove(f"{busy}/{OWNER}")
-            assert settled(other, busy)["reason"] == "it broke", "what became of it there is seen here"
+            assert settled(other, busy)["detail"] == "it broke", "what became of it there is seen here"
         with here.client("ann") as client, there.client() as other:
             s3.order = lambda method, key: 403 if method == "PUT" and "products" in key else None
             told = client.post(START, json=wish(7, 8), headers={"idempotency-key": "k"})

@@ -17,9 +17,9 @@ pre { background: #f4f5f7; padding: .6rem .8rem; overflow-x: auto } small { colo
 def page(openapi: dict[str, Any], address: str) -> str:
     """Write the routes of an OpenAPI document as HTML, with an example of each for a shell."""
     parts = [
-        _route(openapi, path, method, told, address)
+        _route(openapi, path, method, operation, address)
         for path, methods in openapi["paths"].items()
-        for method, told in methods.items()
+        for method, operation in methods.items()
     ]
     return (
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>segkit</title>"
@@ -32,13 +32,13 @@ def page(openapi: dict[str, Any], address: str) -> str:
 
 def curl(openapi: dict[str, Any], path: str, method: str, address: str) -> str:
     """Write the example of a route as a command line."""
-    told = openapi["paths"][path][method]
+    operation = openapi["paths"][path][method]
     words = ["curl -s", f'"{address}{path.replace("{run_id}", "$RUN")}"']
-    if told.get("security"):
+    if operation.get("security"):
         words.append('-H "Authorization: Bearer $TOKEN"')
     if method == "post":
         words.append("-X POST")
-    if body := told.get("requestBody"):
+    if body := operation.get("requestBody"):
         words.append("-H 'Content-Type: application/json'")
         words.append(f"-d '{orjson.dumps(_example(openapi, body)).decode()}'")
     return " ".join(words)
@@ -51,9 +51,9 @@ def _example(openapi: dict[str, Any], body: dict[str, Any]) -> Any:
     return openapi["components"]["schemas"][name]["examples"][0]
 
 
-def _route(openapi: dict[str, Any], path: str, method: str, told: dict[str, Any], address: str) -> str:
-    codes = ", ".join(sorted(told["responses"]))
+def _route(openapi: dict[str, Any], path: str, method: str, operation: dict[str, Any], address: str) -> str:
+    codes = ", ".join(sorted(operation["responses"]))
     return (
-        f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(told.get('description', ''))}</p>"
+        f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(operation.get('description', ''))}</p>"
         f"<pre>{escape(curl(openapi, path, method, address))}</pre><p><small>answers {codes}</small></p>"
     )
