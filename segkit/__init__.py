@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segkit.errors import SegkitError
     from segkit.evaluation.compare import compare
     from segkit.evaluation.evaluate import evaluate
+    from segkit.pipeline.assign import assign_products, assign_report, assign_run
     from segkit.pipeline.plan import estimate_run
     from segkit.pipeline.prepare import prepare_run
     from segkit.pipeline.repeats import stability
@@ -35,6 +36,9 @@ _HOMES = {
     "Parameters": "core.models",
     "Run": "runs.run",
     "SegkitError": "errors",
+    "assign_products": "pipeline.assign",
+    "assign_report": "pipeline.assign",
+    "assign_run": "pipeline.assign",
     "compare": "evaluation.compare",
     "consolidate_taxonomy": "pipeline.stages",
     "evaluate": "evaluation.evaluate",
@@ -54,29 +58,7 @@ _HOMES = {
     "stability": "pipeline.repeats",
     "sync_run": "database.sync",
 }
-__all__ = [
-    "Parameters",
-    "Run",
-    "SegkitError",
-    "compare",
-    "consolidate_taxonomy",
-    "estimate_run",
-    "evaluate",
-    "extract_taxonomy",
-    "finish_run",
-    "load_products",
-    "open_run",
-    "planned_calls",
-    "prepare_run",
-    "products_from_postgres",
-    "read_postgres",
-    "refine_assignments",
-    "segment",
-    "set_up_notebook",
-    "skipped_products",
-    "stability",
-    "sync_run",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -25,9 +25,11 @@ _NAMED = 8  # how many names a cell lists before it counts the rest
 
 def batch_plan(run: Run) -> pd.DataFrame:
     """Count the calls that each stage needs when every answer is valid at once (`stage`, `calls`, `each holds`)."""
-    parameters = run.parameters
-    products = run.products
+    parameters, products = run.parameters, run.new_products
     known, calls = first_runs(products[~untitled(products)]), planned_calls(products, parameters)
+    if parameters.taxonomy:
+        holds = [_sizes(batches_of(known, parameters.seed, parameters.products_per_assignment))]
+        return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
     holds = [
         _sizes(batches_of(known, parameters.seed, parameters.products_per_prompt)),
         f"the categories of at most {parameters.taxonomies_per_consolidation} batches",

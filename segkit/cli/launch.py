@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from segkit.analysis.report import REPORT
@@ -25,6 +26,7 @@ from segkit.core.prompts import load_prompts
 from segkit.core.text import shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, StoppedError
+from segkit.pipeline.assign import assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.plan import dollars, plan_run, readable_plan
@@ -62,6 +64,18 @@ def extend_and_show(name: str, source: ProductSource, options: RunOptions, yes: 
     runs_dir = options.runs_dir or settings.storage_root
     finished = open_run(name, runs_dir, settings)
     run = extend_run(finished, read_catalogue(source, settings), runs_dir=runs_dir, settings=settings)
+    _work_with_consent(run, options, yes, settings)
+
+
+def assign_and_show(
+    name: str, source: ProductSource, parameters: Mapping[str, Any], options: RunOptions, yes: bool
+) -> None:
+    """Make a run that puts products into the taxonomy of a finished one, work on it, and show what came of it."""
+    settings = options.applied(load_settings())
+    runs_dir = options.runs_dir or settings.storage_root
+    finished = open_run(name, runs_dir, settings)
+    catalogue = read_catalogue(source, settings)
+    run = assign_run(finished, catalogue, runs_dir=runs_dir, settings=settings, **parameters)
     _work_with_consent(run, options, yes, settings)
 
 
@@ -160,10 +174,33 @@ def _work_and_show(
             summary = run_notebooks(
                 run, settings=settings, sync=options.sync, max_unassigned=max_unassigned, take_over=take_over
             )
+    report = assign_report(run) if run.parameters.taxonomy else {}
     if options.as_json:
-        write_json({**summary, "folder": str(run.folder), "report": str(run.folder / REPORT)})
+        write_json({**summary, **report, "folder": str(run.folder), "report": str(run.folder / REPORT)})
     else:
         options.console.print(summary_table(run, summary, settings, synced=options.sync))
+        _show_assignments(options.console, report)
+
+
+def _show_assignments(console: Console, report: Mapping[str, Any]) -> None:
+    """Show what became of the new products of a run with a given taxonomy, and which categories it proposes."""
+    if not report:
+        return
+    p_value = report["drift_p_value"]
+    rows = {
+        "new products": f"{report['products']:,}: {report['assigned']:,} assigned, "
+        f"{report['out_of_scope']:,} out of scope, {report['none_fits']:,} fit no category",
+        "old rows": f"{report['old_rows']:,}, {'unchanged' if report['old_rows_unchanged'] else 'CHANGED'}",
+        "drift": "not tested" if p_value is None else f"p = {p_value:.4f}{', a drift' if p_value < 0.05 else ''}",
+        **{f"proposed {each['key']}": _proposal(each) for each in report["proposed"]},
+    }
+    console.print(pairs(rows))
+    if report["proposed"]:
+        console.print(f"accept them: segkit taxonomy accept {report['run_id']}")
+
+
+def _proposal(proposal: Mapping[str, Any]) -> str:
+    return f"{proposal['category_name']} ({_counted(proposal['products'], 'product')})"
 
 
 def _ask_for_consent(run: Run, settings: Settings) -> None:

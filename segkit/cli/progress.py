@@ -20,6 +20,7 @@ _NAMES = {
     "segmentation": "extract",
     "consolidate_taxonomy": "consolidate",
     "refine_assignments": "refine",
+    "assign_products": "assign",
 }
 
 

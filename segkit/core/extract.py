@@ -84,7 +84,7 @@ def extracted(answers: Sequence[Answer[BatchFindings]], products: pd.DataFrame) 
         {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
         for product in products.loc[untitled(products), "product_id"]
     ]
-    return _category_frame(categories), _assignment_frame(assignments)
+    return _category_frame(categories), assignment_frame(assignments)
 
 
 def _extracted_rows(
@@ -116,7 +116,8 @@ def _category_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype({"batch": "int64", "part": "str", "name": "str", "definition": "str"})
 
 
-def _assignment_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def assignment_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Make the table of assignments, sorted by product, from a row each."""
     columns = ["product_id", "batch", "part", "category", "confidence", "reason", "cache_key"]
     frame = pd.DataFrame(rows, columns=columns)
     frame = frame.assign(**{name: frame[name].astype(object).fillna("") for name in ("reason", "cache_key")})

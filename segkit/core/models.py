@@ -9,6 +9,8 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 OUT_OF_SCOPE = "OUT_OF_SCOPE"
+#: The answer of the stage `assign` for a product of the product category that no category covers.
+NONE_FITS = "NONE_FITS"
 #: What a stage reads out of an answer: BatchFindings, MergedCategories, or reassignments by local id.
 T = TypeVar("T", default=Any)
 #: How the reason begins why a product is unassigned, where its question has no answer yet.
@@ -19,6 +21,7 @@ STAGES = {
     "extract_taxonomy": "segmentation",
     "consolidate_taxonomy": "consolidate_taxonomy",
     "refine_assignments": "refine_assignments",
+    "assign_products": "assign_products",
 }
 
 
@@ -168,3 +171,6 @@ class Parameters:
     extends: str = ""
     repeat: int = 0
     consensus: int = 0
+    taxonomy: str = ""
+    products_per_assignment: int = 40
+    smallest_proposal: int = 5

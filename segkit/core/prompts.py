@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -17,22 +17,26 @@ PLACEHOLDERS = {
     "extract_taxonomy": ("product_category", "products"),
     "consolidate_taxonomy": ("product_category", "taxonomies"),
     "refine_assignments": ("product_category", "subcategories", "products"),
+    "assign_products": ("product_category", "subcategories", "products"),
     "shared_retry": ("errors", "previous_answer", "missing"),
 }
+#: The prompts of a run that finds its own taxonomy, and of one that is given one.
+EXTRACTING = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments", "shared_retry")
+ASSIGNING = ("assign_products", "extract_taxonomy", "consolidate_taxonomy", "shared_retry")
 MOST_BYTES = 200_000
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PLACEHOLDER = re.compile(r"\$(?:\{(?P<braced>[^}\n]*)\}?|(?P<named>[A-Za-z_][A-Za-z0-9_]*)|(?P<escaped>\$)|)")
 
 
-def load_prompts(name: str = "v0", folder: Path | None = None) -> dict[str, str]:
-    """Read the four prompts of a set, by key (`extract_taxonomy`, …, `shared_retry`).
+def load_prompts(name: str = "v0", folder: Path | None = None, keys: Sequence[str] = EXTRACTING) -> dict[str, str]:
+    """Read prompts of a set, by key (`extract_taxonomy`, …, `shared_retry`).
 
     `./prompts` is looked into first, then the prompts that segkit ships. Raises PromptError naming file and line
     for a misspelt or missing placeholder.
     """
     if not _SET_NAME.fullmatch(name):
         raise PromptError(f"prompt set {name[:80]!r} is no plain name", "use letters, digits, - and _, like v0")
-    return {key: _load(key, name, folder) for key in PLACEHOLDERS}
+    return {key: _load(key, name, folder) for key in keys}
 
 
 def prompt_file(key: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the questions of the three stages share: filled-in prompts, lines with ids, halving, and answer schemas.
+"""What the questions of the stages share: filled-in prompts, lines with ids, halving, and answer schemas.
 
 A schema is made for the very prompt that it goes with: it allows only the ids of that prompt.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segkit.core.models import OUT_OF_SCOPE, CheckedAnswer, Prompt
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, CheckedAnswer, Prompt
 from segkit.core.prompts import fill, retry_section
 from segkit.core.text import one_line
 
@@ -94,6 +94,14 @@ def refine_schema(product_ids: Sequence[str], category_ids: Sequence[str]) -> di
         }
     )
     return _object({"reassignments": {"type": "array", "items": change, "maxItems": len(product_ids)}})
+
+
+def assign_schema(product_ids: Sequence[str], category_ids: Sequence[str]) -> dict[str, Any]:
+    """Make the JSON schema of an assign answer for just these products and categories."""
+    names = [*category_ids, NONE_FITS, OUT_OF_SCOPE]
+    assignment = _object({"category": {"type": "string", "enum": names}, "confidence": {"type": "number"}})
+    schema = _object({"assignments": _object({i: _ref("assignment") for i in product_ids})})
+    return {**schema, "$defs": {"assignment": assignment}}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

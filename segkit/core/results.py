@@ -21,7 +21,31 @@ def final_tables(
     Categories that no product stands in are dropped; one that refinement emptied stays with a count of 0, since the
     first pass still speaks of it.
     """
-    taxonomies = _taxonomies(assignments, taxonomy)
+    return _tables(products, assignments, _taxonomies(assignments, taxonomy))
+
+
+def kept_tables(
+    products: pd.DataFrame, assignments: pd.DataFrame, taxonomy: pd.DataFrame, earlier: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """Make the same tables under a taxonomy that keeps its numbers.
+
+    `taxonomy` is a frame of `core.taxonomy.keys`; of it stand in the results what is active and what a product is in.
+    The rows of the products in `earlier` are taken over with its `taxonomy_id` and `refined_taxonomy_id`.
+    """
+    used = {*assignments["category"], *assignments["refined_category"]}
+    is_used = taxonomy["category_name"].isin(used) & (taxonomy["state"] != "proposed")
+    is_shown = is_used | (taxonomy["state"] == "active")
+    columns = ["id", "category_name", "definition", "product_count", "key"]
+    new = assignments[~assignments["product_id"].isin(earlier["product_id"])]
+    tables = _tables(products, new, taxonomy.loc[is_shown, columns].reset_index(drop=True))
+    refined = earlier[["product_id", "refined_taxonomy_id"]].rename(columns={"refined_taxonomy_id": "taxonomy_id"})
+    old = {"segments": earlier[["product_id", "taxonomy_id", "confidence"]], "refined_segments": refined}
+    for name, rows in old.items():
+        tables[name] = pd.concat([rows, tables[name]]).sort_values("product_id", ignore_index=True)
+    return {**tables, "ledger": _ledger(products, assignments)}
+
+
+def _tables(products: pd.DataFrame, assignments: pd.DataFrame, taxonomies: pd.DataFrame) -> dict[str, pd.DataFrame]:
     ids = dict(zip(taxonomies["category_name"], taxonomies["id"], strict=True))
     placed = assignments[assignments["category"] != ""]
     final = "refined_confidence" if "refined_confidence" in assignments.columns else "confidence"
@@ -45,7 +69,9 @@ def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.D
     rows.sort(key=lambda row: (row[0] == OUT_OF_SCOPE, -row[2], row[0]))
     frame = pd.DataFrame(rows, columns=["category_name", "definition", "product_count"])
     frame.insert(0, "id", range(1, len(frame) + 1))
-    return frame.astype({"id": "int64", "category_name": "str", "definition": "str", "product_count": "int64"})
+    frame["key"] = [f"C-{number}" for number in frame["id"]]
+    texts = dict.fromkeys(("category_name", "definition", "key"), "str")
+    return frame.astype({"id": "int64", "product_count": "int64", **texts})
 
 
 def assignments_table(products: pd.DataFrame, lineage: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:

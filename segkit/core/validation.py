@@ -11,6 +11,7 @@ from typing import Any
 
 from segkit.core.json_text import Found, MalformedError, Pairs, find_object, holds_invalid
 from segkit.core.models import (
+    NONE_FITS,
     OUT_OF_SCOPE,
     BatchFindings,
     Category,
@@ -60,7 +61,8 @@ def check_extract(
     sources = dict(before.sources) if before else {}
     found = _find(content, ("categories", "assignments"), findings)
     categories = _categories(found, findings) if found else {}
-    stated = _assignments(found, categories, findings) if found else {}
+    names = {category.id: fold_name(category.name) for category in categories.values()}
+    stated = _assignments(found, names, "the answer's valid categories", findings) if found else {}
     stated = _of_this_batch(stated, others | set(ids), findings)
     joined = _join(done, categories, stated, frozenset(ids), findings)
     sources |= {product: source for product in joined.assignments if product not in sources}
@@ -68,6 +70,37 @@ def check_extract(
     if found and missing:
         findings.fault("completeness", "products without a valid assignment", missing)
     return CheckedAnswer(joined, tuple(findings.faults), missing, tuple(findings.warnings), sources)
+
+
+def check_assign(
+    content: str,
+    product_ids: Sequence[str],
+    category_ids: Sequence[str],
+    source: str,
+    before: CheckedAnswer | None = None,
+    others: frozenset[str] = frozenset(),
+) -> CheckedAnswer:
+    """Check an assign answer for `product_ids` and join it with what earlier attempts stated.
+
+    Its value is the placements by `P_i`, each with an id of the prompt, NONE_FITS or OUT_OF_SCOPE. As in
+    `check_extract` an item that is valid by itself counts, and a product that is left out is missing.
+    """
+    findings = Findings()
+    done: dict[str, Placement] = dict(before.value) if before else {}
+    sources = dict(before.sources) if before else {}
+    found = _find(content, ("assignments",), findings)
+    names = {i: i for i in (*category_ids, NONE_FITS)}
+    stated = _assignments(found, names, "the subcategories of the prompt", findings) if found else {}
+    stated = _of_this_batch(stated, others | set(product_ids), findings)
+    for product, placed in stated.items():
+        first = done.setdefault(product, placed) if product in product_ids else done.get(product, placed)
+        if first.category != placed.category:
+            findings.warn(f"{product} was {first.category!r} and is now {placed.category!r}; the first stays")
+    sources |= {product: source for product in done if product not in sources}
+    missing = tuple(product for product in product_ids if product not in done)
+    if found and missing:
+        findings.fault("completeness", "products without a valid assignment", missing)
+    return CheckedAnswer(done, tuple(findings.faults), missing, tuple(findings.warnings), sources)
 
 
 def check_consolidate(content: str, ids: Sequence[str], source: str) -> CheckedAnswer[MergedCategories]:
@@ -161,7 +194,8 @@ def _category(entry: Any, findings: Findings) -> Category | None:
     return Category(identifier.strip(), clean_name(name), definition)  # type: ignore[union-attr,arg-type]
 
 
-def _assignments(found: Found, categories: Mapping[str, Category], findings: Findings) -> dict[str, Placement]:
+def _assignments(found: Found, names: Mapping[str, str], whose: str, findings: Findings) -> dict[str, Placement]:
+    """Read the valid assignments; `names` gives for each id that is allowed the name a placement holds."""
     given = found.value.get("assignments", {})
     if not isinstance(given, Pairs):
         findings.fault("validation", "assignments is not an object with the products' ids as keys")
@@ -171,7 +205,7 @@ def _assignments(found: Found, categories: Mapping[str, Category], findings: Fin
     conflicts: set[str] = set()
     wrong: dict[str, list[str]] = {}
     for product, entry in entries:
-        placed, why = _placed(entry, categories, findings, product)
+        placed, why = _placed(entry, names, whose, findings, product)
         if placed is None:
             wrong.setdefault(why, []).append(product)
         elif product in stated and stated[product].category != placed.category:
@@ -187,7 +221,7 @@ def _assignments(found: Found, categories: Mapping[str, Category], findings: Fin
 
 
 def _placed(
-    entry: Any, categories: Mapping[str, Category], findings: Findings, product: str
+    entry: Any, names: Mapping[str, str], whose: str, findings: Findings, product: str
 ) -> tuple[Placement | None, str]:
     if not isinstance(entry, dict):
         return None, "assignments that are not objects with category and confidence"
@@ -197,9 +231,9 @@ def _placed(
     if not isinstance(category, str):
         return None, "assignments whose category is not a text"
     category = category.strip()
-    if category != OUT_OF_SCOPE and category not in categories:
-        return None, f"category {short(category)} is not among the answer's valid categories"
-    name = category if category == OUT_OF_SCOPE else fold_name(categories[category].name)
+    if category != OUT_OF_SCOPE and category not in names:
+        return None, f"category {short(category)} is not among {whose}"
+    name = category if category == OUT_OF_SCOPE else names[category]
     return Placement(name, _confidence(entry.get("confidence"), findings, product)), ""
 
 

@@ -38,7 +38,7 @@ def extend_run(
     run_id, known = new_run_id(), earlier.products
     came = {product: first_run or earlier.id for product, first_run in first_runs(known).items()}
     catalogue = products if isinstance(products, Catalogue) else load_catalogue(products)
-    added = _with_ids_of(known, catalogue.products.drop(columns=FIRST_RUN, errors="ignore"))
+    added = with_ids_of(known, catalogue.products.drop(columns=FIRST_RUN, errors="ignore"))
     product_lines(added.head(1), earlier.parameters.product_line)
     kept = known[~known["product_id"].isin(added["product_id"])].drop(columns=FIRST_RUN, errors="ignore")
     frame = pd.concat([kept, added]).sort_values("product_id", ignore_index=True)
@@ -51,7 +51,7 @@ def extend_run(
     return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings)
 
 
-def _with_ids_of(known: pd.DataFrame, added: pd.DataFrame) -> pd.DataFrame:
+def with_ids_of(known: pd.DataFrame, added: pd.DataFrame) -> pd.DataFrame:
     """Return added products whose ids are of the kind of the earlier ones: texts stay texts, also all-number ones."""
     texts, more = "source_id" in known.columns, "source_id" in added.columns
     if texts and not more:

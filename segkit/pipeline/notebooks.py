@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 STAGE_NOTEBOOKS = ("00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments")
+ASSIGN_NOTEBOOKS = ("00_prepare_run", "35_assign_products")
 REVIEW, SYNC = "40_review_run", "50_sync_postgres"
 
 
@@ -69,13 +70,17 @@ def stages_to_do(run: Run) -> list[str]:
     if lost:
         log_event(run.folder, "logs_lost", count=len(lost), files=lost[:20])
     everything, left = bool(lost) or not _stages_are_done(run), []
-    for name in STAGE_NOTEBOOKS:
+    for name in _notebooks_of(run):
         why = unfinished(copy_of(run, name)) if copy_of(run, name).exists() else ""
         if why:
             log_event(run.folder, "notebook_executed_again", notebook=name, why=f"{name} {why}")
         if why or everything:
             left.append(name)
     return left
+
+
+def _notebooks_of(run: Run) -> tuple[str, ...]:
+    return ASSIGN_NOTEBOOKS if run.parameters.taxonomy else STAGE_NOTEBOOKS
 
 
 def _execute(run: Run, name: str, kernel: AsyncKernelManager, settings: Settings) -> None:
@@ -86,5 +91,6 @@ def _execute(run: Run, name: str, kernel: AsyncKernelManager, settings: Settings
 def _stages_are_done(run: Run) -> bool:
     """Tell whether every question of every stage has its answer, so that only what follows them is left."""
     stages = run.status.stages
-    known = {STAGES[name] for name in ("extract_taxonomy", "refine_assignments")} <= stages.keys()
+    names = ("assign_products",) if run.parameters.taxonomy else ("extract_taxonomy", "refine_assignments")
+    known = {STAGES[name] for name in names} <= stages.keys()
     return known and run.has_result("ledger") and not any(stage.failed for stage in stages.values())

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from segkit.analysis.report import write_report
+from segkit.pipeline.assign import assign_products
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.session import at_work, raise_if_failed, release
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
@@ -16,6 +17,8 @@ from segkit.pipeline.summary import decide_state, finish
 from segkit.runs.integrity import is_finished
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
+
+_STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
 
 
 def segment(
@@ -52,7 +55,7 @@ def run_stages(
             release(run)
         return run.status.summary
     with at_work(run, settings, sync=False, take_over=take_over):
-        for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
+        for stage in (assign_products,) if run.parameters.taxonomy else _STAGES:
             stage(run, settings)
         decide_state(run, max_unassigned)
         write_report(run)

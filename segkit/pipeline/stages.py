@@ -28,10 +28,14 @@ def extract_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame
     Gives the categories found (`batch`, `part`, `name`, `definition`); the assignments are the run's result
     `batch_assignments`. Raises ModelError or StoppedError when asking had to end; all answers are kept.
     """
-    products = run.products
+    return find_categories(run, run.products, settings or load_settings())
+
+
+def find_categories(run: Run, products: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Ask for the categories of every batch of some products; the results are those of `extract_taxonomy`."""
     questions = extract_questions(products, run.prompts, run.parameters)
     with live_progress(run, STAGES["extract_taxonomy"]):
-        answers = ask_all(run, "extract_taxonomy", questions, settings or load_settings())
+        answers = ask_all(run, "extract_taxonomy", questions, settings)
     categories, assignments = extracted(answers, products)
     run.save_result("batch_categories", categories)
     run.save_result("batch_assignments", assignments)

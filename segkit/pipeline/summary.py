@@ -6,7 +6,7 @@ from typing import Any
 
 from segkit.analysis import logs
 from segkit.analysis.report import REPORT, write_report
-from segkit.core.models import NO_ANSWER, OUT_OF_SCOPE
+from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
 from segkit.errors import RunError
 from segkit.runs import mirror
 from segkit.runs.events import log_event
@@ -20,7 +20,9 @@ def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
     """Decide from the ledger what state the run is in, and write its summary."""
     ledger = run.result("ledger")
     counts = ledger["state"].value_counts()
-    unassigned = int(counts.get("unassigned", 0))
+    # That a product fits no category is an answer of the model, and leaves nothing to be asked again.
+    fits_none = int((ledger["reason"].str.startswith(NONE_FITS) & (ledger["state"] == "unassigned")).sum())
+    unassigned = int(counts.get("unassigned", 0)) - fits_none
     allowed = run.parameters.max_unassigned if max_unassigned is None else max_unassigned
     whole = len(ledger) == run.document["input"]["products"] and ledger["product_id"].is_unique
     reason = "" if whole else "the ledger does not hold every product once"

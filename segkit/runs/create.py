@@ -45,8 +45,12 @@ def create_run(
     source: Mapping[str, Any],
     settings: Settings,
     caps: Mapping[str, Any] | None = None,
+    archived: Mapping[str, pd.DataFrame] | None = None,
 ) -> Run:
-    """Make the folder of a run in one piece, whole or not at all; where runs live in S3, it is uploaded."""
+    """Make the folder of a run in one piece, whole or not at all; where runs live in S3, it is uploaded.
+
+    `archived` are tables that the run starts from, by name: its taxonomy, and the rows of an earlier run.
+    """
     final = runs_dir / run_id
     if not RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id[:80]!r} is no run id", "run ids look like RUN_20250618T120301Z_8d24")
@@ -57,6 +61,8 @@ def create_run(
         _sweep(runs_dir)
         making.mkdir(parents=True, mode=0o700)
         _fill(making, run_id, parameters, products, prompts, source, caps or {})
+        for name, table in (archived or {}).items():
+            (making / f"{name}.parquet").write_bytes(table.to_parquet(index=False))
         making.rename(final)
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)

@@ -39,7 +39,13 @@ LOCKS = ("run.lock", "calls.lock")
 #: Files that describe this copy of a run and are never uploaded.
 OF_THE_PLACE = {LOCATION, STORED, OWNER, "stop", *LOCKS}
 WORKERS = 24
-NEVER_CHANGED = ("products.parquet", "prompts/", *(f"{folder}/" for folder in STAGES.values()))
+NEVER_CHANGED = (
+    "products.parquet",
+    "taxonomy.parquet",
+    "earlier.parquet",
+    "prompts/",
+    *(f"{folder}/" for folder in STAGES.values()),
+)
 
 
 def location(folder: Path) -> str:

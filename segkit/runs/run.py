@@ -90,6 +90,19 @@ class Run:
             raise self._changed("products.parquet")
         return _frame(io.BytesIO(data))
 
+    def archived(self, name: str) -> pd.DataFrame:
+        """Read a table that the run started from: its `taxonomy`, or the rows of an `earlier` run (maybe none)."""
+        return _frame(self.file(f"{name}.parquet"))
+
+    @property
+    def new_products(self) -> pd.DataFrame:
+        """The products that the run places itself: all, but for those whose rows it took over from an earlier run."""
+        products = self.products
+        if not self.parameters.taxonomy:
+            return products
+        is_new = ~products["product_id"].isin(self.archived("earlier")["product_id"])
+        return products[is_new].reset_index(drop=True)
+
     @property
     def prompts(self) -> dict[str, str]:
         """The prompts of the run by stage; raises RunError when they are not those it was made with."""

@@ -108,10 +108,13 @@ class Status:
     def processed_products(self) -> int:
         """The number of products that are worked off, also while the run works.
 
-        A product is placed by extraction and judged again by refinement: each counts half.
+        A product is placed by extraction and judged again by refinement: each counts half. One that is put into a
+        given taxonomy counts whole.
         """
         if self.summary:
             return self.processed
+        if assign := self.stages.get(STAGES["assign_products"]):
+            return int((self.products or 0) * assign.share_done)
         halves = (self.stages.get(STAGES[name]) for name in ("extract_taxonomy", "refine_assignments"))
         return int((self.products or 0) * sum(stage.share_done for stage in halves if stage) / 2)
 

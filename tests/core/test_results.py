@@ -60,7 +60,7 @@ def test_the_columns_other_programs_rely_on() -> None:
     for rows in ([], [("Rotary", "Slide"), ("", "")]):
         found = tables(rows)
         assert {name: list(table.columns) for name, table in found.items()} == {
-            "taxonomies": ["id", "category_name", "definition", "product_count"],
+            "taxonomies": ["id", "category_name", "definition", "product_count", "key"],
             "segments": ["product_id", "taxonomy_id", "confidence"],
             "refined_segments": ["product_id", "taxonomy_id", "confidence"],
             "ledger": ["product_id", "state", "reason"],

@@ -534,8 +534,8 @@ def test_results_have_their_documented_fields(quiet: Service, ann: httpx.Client)
             "status": "completed",
             "synced": False,
             "taxonomies": [
-                {"id": 1, "category_name": "Kettles", "definition": "For tea", "product_count": 1},
-                {"id": 2, "category_name": "Rest", "definition": "All", "product_count": 4},
+                {"id": 1, "category_name": "Kettles", "definition": "For tea", "product_count": 1, "key": "C-1"},
+                {"id": 2, "category_name": "Rest", "definition": "All", "product_count": 4, "key": "C-2"},
             ],
             "segments": [
                 {"product_id": 100, "taxonomy_id": 1, "confidence": 0.5},

@@ -16,8 +16,9 @@ from zlib import crc32
 import orjson
 
 EXTRACT, CONSOLIDATE, REFINE = "extract_taxonomy", "consolidate_taxonomy", "refine_assignments"
-STAGES = (EXTRACT, CONSOLIDATE, REFINE)
-OUT_OF_SCOPE = "OUT_OF_SCOPE"
+ASSIGN = "assign_products"
+STAGES = (EXTRACT, CONSOLIDATE, REFINE, ASSIGN)
+OUT_OF_SCOPE, NONE_FITS = "OUT_OF_SCOPE", "NONE_FITS"
 MOST_EXTRACTED, MOST_CONSOLIDATED = 8, 40
 
 ID_LINE = re.compile(r"^\[([A-Z]+_\d+)\] (.*)$", re.MULTILINE)
@@ -97,13 +98,17 @@ def asked_schema(body: dict[str, Any]) -> tuple[str | None, dict[str, Any] | Non
     return inner.get("name"), inner.get("schema") or {}
 
 
-def stage_of(lines: Iterable[str]) -> str | None:
-    """Tell the stage by the ids alone: only a consolidate prompt has `A_0`, only a refine prompt then has S_j."""
+def stage_of(lines: dict[str, str]) -> str | None:
+    """Tell the stage by the id lines: a consolidate prompt has `A_0`, refine and assign prompts then have `S_j`.
+
+    A refine prompt also shows where each product is now.
+    """
     ids = list(lines)
     if "A_0" in ids:  # asked first: the 16th taxonomy of a consolidate prompt is P, the 19th is S
         return CONSOLIDATE
     if any(i.startswith("S_") for i in ids):
-        return REFINE
+        placed = [PLACED.match(line) for i, line in lines.items() if i.startswith("P_")]
+        return REFINE if all(placed) else ASSIGN
     return EXTRACT if any(i.startswith("P_") for i in ids) else None
 
 
@@ -144,7 +149,7 @@ def resolved(node: Any, root: dict[str, Any]) -> Any:
 
 def correct_answer(question: Question) -> dict[str, Any] | None:
     """The right answer to a question, made anew at each call so that a fault may spoil it; None without a stage."""
-    answers = {EXTRACT: extract, CONSOLIDATE: consolidate, REFINE: refine}
+    answers = {EXTRACT: extract, CONSOLIDATE: consolidate, REFINE: refine, ASSIGN: assign}
     return answers[question.stage](question) if question.stage else None
 
 
@@ -185,6 +190,14 @@ def refine(question: Question) -> dict[str, Any]:
         {"product": i, "category": last, "confidence": 0.9} for i in moved if last and question.placed_in(i) != last
     ]
     return {"reassignments": reassignments}
+
+
+def assign(question: Question) -> dict[str, Any]:
+    """The subcategory that is named as a title ends; `unrelated` titles are out of scope, the others fit none."""
+    named = {fold(line.split(": ", 1)[0]): i for i, line in question.lines.items() if i.startswith("S_")}
+    ends = {i: named.get(fold(title_name(question.title(i))), NONE_FITS) for i in question.ids}
+    ends |= {i: OUT_OF_SCOPE for i in question.ids if "unrelated" in question.title(i).casefold()}
+    return {"assignments": {i: {"category": category, "confidence": 0.9} for i, category in ends.items()}}
 
 
 def title_name(title: str) -> str:

@@ -12,7 +12,7 @@ from functools import reduce
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE
 from segkit.core.text import fold_name, name_fault
 from segkit.llm.offline.grouping import Group, Unit, core_words, fits, group, narrow, read_units, settle
 from segkit.llm.offline.words import (
@@ -37,6 +37,7 @@ _NAMELESS = "General Merchandise"
 _FEWEST, _MOST = 8, 40  # categories that a merge may keep, between these as many as one batch needs
 _NARROW = 20  # and in a shop category about one thing
 _MARGIN, _RATIO = 0.1, 1.15  # a better fit must be better by both
+_LIKE = 0.25  # the least likeness to a category of a product in it
 
 
 class Described(NamedTuple):
@@ -59,7 +60,8 @@ def answer(prompt: str) -> str:
     if not products or len(products) + len(subcategories) < len(lines):
         reply = _consolidate(lines, category, dict(_ALSO.findall(prompt)))
     elif subcategories:
-        reply = _refine(products, subcategories, category)
+        placed = all(_shown(text, subcategories) for text in products.values())
+        reply = (_refine if placed else _assign)(products, subcategories, category)
     else:
         reply = _extract(products, category)
     return json.dumps(reply, ensure_ascii=False)
@@ -225,9 +227,7 @@ def _refine(products: Mapping[str, str], subcategories: Mapping[str, str], categ
     units = read_units({key: title for key, (title, _) in shown.items()})
     taxonomy = [_category_unit(key, text) for key, text in subcategories.items()]
     found = fits(units, {key: current for key, (_, current) in shown.items()}, taxonomy)
-    told = [clause for line in subcategories.values() for clause in read_title(line.partition(_EXAMPLES)[0])]
-    known = frozenset(word.stem for clause in told for word in clause if word.weight > 0.5)
-    strange = _out_of_scope(units, core_words(units, category), known, 1.6) if category else set()
+    strange = _out_of_scope(units, core_words(units, category), _kinds(subcategories), 1.6) if category else set()
     changes: list[dict[str, Any]] = []
     for unit in units:
         current, scores = shown[unit.key][1], found[unit.key]
@@ -240,6 +240,29 @@ def _refine(products: Mapping[str, str], subcategories: Mapping[str, str], categ
             sure = round(min(0.95, 0.55 + 0.5 * (scores[best] - scores.get(current, 0.0))), 2)
             changes.append({"product": unit.key, "category": best, "confidence": sure})
     return {"reassignments": changes}
+
+
+def _assign(titles: Mapping[str, str], subcategories: Mapping[str, str], category: str) -> dict[str, Any]:
+    """Put each product into the category whose line it is most like, if it is like one at all."""
+    units = read_units(titles)
+    taxonomy = [_category_unit(key, text) for key, text in subcategories.items()]
+    found = fits(units, dict.fromkeys(titles, ""), taxonomy)
+    strange = _out_of_scope(units, core_words(units, category), _kinds(subcategories), 1.6) if category else set()
+    assignments: dict[str, dict[str, Any]] = {}
+    for key, scores in found.items():
+        best = max(scores, key=lambda each: scores[each])
+        if scores[best] >= _LIKE:
+            sure = round(min(0.95, 0.55 + 0.5 * scores[best]), 2)
+            assignments[key] = {"category": best, "confidence": sure}
+        else:
+            assignments[key] = {"category": OUT_OF_SCOPE if key in strange else NONE_FITS, "confidence": 0.6}
+    return {"assignments": {key: assignments[key] for key in titles}}
+
+
+def _kinds(subcategories: Mapping[str, str]) -> frozenset[str]:
+    """Return the words that name the kinds of products in the lines of subcategories."""
+    clauses = [clause for line in subcategories.values() for clause in read_title(line.partition(_EXAMPLES)[0])]
+    return frozenset(word.stem for clause in clauses for word in clause if word.weight > 0.5)
 
 
 def _shown(text: str, subcategories: Mapping[str, str]) -> tuple[str, str] | None:

@@ -99,10 +99,14 @@ def _table(folder: Path, name: str, files: ExitStack) -> pq.ParquetFile | None:
 def _categories(folder: Path) -> pa.Table:
     """Read the categories of a run; their ids are their numbers in it."""
     path = folder / "results" / "taxonomies.parquet"
-    names = ("id", "category_name", "definition", "product_count")
+    names = ("id", "category_name", "definition", "product_count", "key")
     if not path.exists():
         return pa.table({name: pa.array([], pa.string()) for name in names})
-    return pq.read_table(path).select(names)
+    table = pq.read_table(path)
+    if "key" not in table.column_names:  # of a run that was made before categories had keys
+        keys = [f"C-{number}" for number in table["id"].to_pylist()]
+        table = table.append_column("key", pa.array(keys, pa.string()))
+    return table.select(names)
 
 
 def _segments(

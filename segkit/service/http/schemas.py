@@ -167,6 +167,7 @@ class Taxonomy(BaseModel):
     category_name: str
     definition: str
     product_count: int
+    key: Annotated[str, Field(description="Keeps its meaning in the runs that follow.", examples=["C-1"])]
     number: Annotated[int | None, Field(description="Its number in the run folder, where `synced`.")] = None
 
 

@@ -1,0 +1,50 @@
+"""`segkit assign` and `segkit taxonomy`: putting products into a taxonomy that is given, and editing it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from segkit.cli.options import SEGMENT, ProductSource, RunOptions, Yes, grouped
+from segkit.cli.terminal import GroupedCommand
+
+app = typer.Typer()
+
+
+@app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)
+@grouped
+def assign(
+    source: ProductSource,
+    options: RunOptions,
+    taxonomy: Annotated[
+        str, typer.Option("--taxonomy", metavar="RUN", help="A finished run, whose categories stay as they are.")
+    ] = "latest",
+    model: Annotated[str, typer.Option("--model", "-m", help="Another model.", show_default="that of the run")] = "",
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", metavar="N", min=1, max=100, help="Products in one prompt.", show_default="40"),
+    ] = None,
+    smallest_proposal: Annotated[
+        int | None,
+        typer.Option(
+            "--smallest-proposal",
+            metavar="N",
+            min=1,
+            help="How many products that fit nowhere make a category worth proposing.",
+            show_default="5",
+        ),
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Put new products into the categories of a finished run, as a new run.
+
+    Rows of products that the finished run has placed stay as they are. What fits no category is extracted on its own;
+    a kind with enough products is proposed as a category, which `segkit taxonomy accept` makes one.
+
+    Example: segkit assign new_products.csv --taxonomy latest
+    """
+    from segkit.cli import launch
+
+    given = {"model": model, "products_per_assignment": batch_size, "smallest_proposal": smallest_proposal}
+    launch.assign_and_show(taxonomy, source, given, options, yes)

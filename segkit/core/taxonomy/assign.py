@@ -1,0 +1,117 @@
+"""The stage that puts products into a given taxonomy, as two pure functions: products → questions → assignments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from segkit.core.batching import batches_of
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.titles import untitled
+from segkit.core.extract import NO_TITLE, assignment_frame
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, Answer, Category, CheckedAnswer, Parameters, Prompt, Question
+from segkit.core.questions import Wording, assign_schema, halves, id_lines, part_name, product_context
+from segkit.core.validation import check_assign
+
+
+def assign_questions(
+    products: pd.DataFrame, taxonomy: Sequence[Category], prompts: Mapping[str, str], parameters: Parameters
+) -> list[Question]:
+    """Make the questions of the stage: every product that has a title stands in exactly one batch.
+
+    `taxonomy` holds the categories to choose from, with their local ids `S_0`, `S_1`, ….
+    """
+    titled = products[~untitled(products)]
+    lines = dict(zip(titled["product_id"], product_lines(titled, parameters.product_line), strict=True))
+    wording = Wording(prompts, parameters.category)
+    batches = batches_of(first_runs(titled), parameters.seed, parameters.products_per_assignment)
+    return [
+        _assign_question(wording, taxonomy, number, [(product, lines[product]) for product in batch])
+        for number, batch in enumerate(batches, start=1)
+    ]
+
+
+def _assign_question(
+    wording: Wording, taxonomy: Sequence[Category], batch: int, products: Sequence[tuple[int, str]], part: str = ""
+) -> Question:
+    categories = {category.id: f"{category.name}: {category.definition}" for category in taxonomy}
+    lines = {f"P_{i}": line for i, (_, line) in enumerate(products)}
+    schema = assign_schema(list(lines), list(categories))
+    first = wording.ask("assign_products", schema, subcategories=id_lines(categories), products=id_lines(lines))
+
+    def missing(checked: CheckedAnswer | None) -> tuple[str, ...]:
+        return checked.missing if checked and checked.missing else tuple(lines)
+
+    def check(content: str, source: str, before: CheckedAnswer | None) -> CheckedAnswer:
+        return check_assign(content, missing(before), list(categories), source, before, frozenset(lines))
+
+    def again(checked: CheckedAnswer, content: str) -> Prompt:
+        wanted = {i: lines[i] for i in missing(checked)}
+        return wording.ask_again(
+            first, assign_schema(list(wanted), list(categories)), checked, content, id_lines(wanted)
+        )
+
+    def cut_up(checked: CheckedAnswer | None, trouble: str) -> list[Question]:
+        rest = [products[int(i[2:])] for i in missing(checked)]
+        # What a broken-off answer left out is a smaller question already; all else is halved to find the culprit.
+        shrunk = trouble == "truncated" and len(rest) < len(products)
+        parts = [rest] if shrunk else halves(rest)
+        return [
+            _assign_question(wording, taxonomy, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)
+        ]
+
+    context = product_context(wording, products, lines)
+    return Question("assign_products", batch, first, context, check, again, cut_up, part, itemwise=True)
+
+
+def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
+    """Return one row a product, sorted by product.
+
+    The columns are `product_id`, `batch`, `part`, `category` (a name of the taxonomy, OUT_OF_SCOPE, NONE_FITS, or
+    empty), `confidence`, `reason` where there is no category, and `cache_key` of the interaction that stated it.
+    """
+    names = {category.id: category.name for category in taxonomy}
+    rows = []
+    for answer in answers:
+        checked = answer.checked or CheckedAnswer({}, missing=tuple(answer.question.context["expected_ids"]))
+        ids, place = (
+            answer.question.context["product_ids"],
+            {
+                "batch": answer.question.batch,
+                "part": answer.question.part,
+            },
+        )
+        rows += [
+            {
+                "product_id": ids[int(i[2:])],
+                **place,
+                "category": names.get(placed.category, placed.category),
+                "confidence": placed.confidence,
+                "cache_key": checked.sources[i],
+            }
+            for i, placed in checked.value.items()
+        ]
+        if answer.reason:
+            rows += [
+                {"product_id": ids[int(i[2:])], **place, "category": "", "reason": answer.reason}
+                for i in checked.missing
+            ]
+    rows += [
+        {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
+        for product in products.loc[untitled(products), "product_id"]
+    ]
+    return assignment_frame(rows)
+
+
+def counts_of(assignments: pd.DataFrame) -> dict[str, int]:
+    """Count assignments by how they ended: `assigned`, `out_of_scope`, `none_fits` and `unanswered`."""
+    category = assignments["category"]
+    ends = {
+        "out_of_scope": category == OUT_OF_SCOPE,
+        "none_fits": category == NONE_FITS,
+        "unanswered": category == "",
+    }
+    counts = {name: int(is_so.sum()) for name, is_so in ends.items()}
+    return {"assigned": len(assignments) - sum(counts.values()), **counts}

@@ -1,0 +1,138 @@
+"""A taxonomy that lives through runs: its categories keep their keys, also when others come and go.
+
+A taxonomy is a frame with a row a category:
+
+    key            `C-1`, `C-2`, …: given once, and never to another category
+    id             its number in the results of a run
+    category_name, definition, includes, excludes
+    state          `active`; `proposed` until a person accepts it; `retired` when no product is put into it any more
+    product_count  the products in it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from segkit.core.models import OUT_OF_SCOPE, Category
+from segkit.core.results import OUT_OF_SCOPE_DEFINITION
+from segkit.core.text import fold_name, one_line
+
+COLUMNS = {
+    "key": "str",
+    "id": "int64",
+    "category_name": "str",
+    "definition": "str",
+    "includes": "str",
+    "excludes": "str",
+    "state": "str",
+    "product_count": "int64",
+}
+
+
+def taxonomy_frame(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Make a taxonomy of rows; texts that are missing are empty, and counts zero."""
+    empty = {name: 0 if kind == "int64" else "" for name, kind in COLUMNS.items()} | {"state": "active"}
+    return pd.DataFrame([{**empty, **row} for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def of_results(taxonomies: pd.DataFrame) -> pd.DataFrame:
+    """Make a taxonomy of the result `taxonomies` of a run, which gives its categories their first keys.
+
+    One that refinement has emptied is retired: the first pass still speaks of it, but nothing is put into it.
+    """
+    return taxonomy_frame(
+        [
+            {
+                **{str(name): value for name, value in row.items()},
+                "key": row.get("key") or key_of(row["id"]),
+                "state": "active" if row["product_count"] or row["category_name"] == OUT_OF_SCOPE else "retired",
+            }
+            for row in taxonomies.to_dict("records")
+        ]
+    )
+
+
+def key_of(number: int) -> str:
+    """Return the key of the category that was the n-th to be made."""
+    return f"C-{number}"
+
+
+def next_number(taxonomy: pd.DataFrame) -> int:
+    """Return the number that no category has had, neither as its id nor in its key."""
+    numbers = [int(key[2:]) for key in taxonomy["key"] if key.startswith("C-") and key[2:].isdigit()]
+    return max([0, *numbers, *map(int, taxonomy["id"])]) + 1
+
+
+def choices(taxonomy: pd.DataFrame) -> list[Category]:
+    """Return the categories that products can be put into, as a prompt shows them: `S_0`, `S_1`, … by key."""
+    active = taxonomy[(taxonomy["state"] == "active") & (taxonomy["category_name"] != OUT_OF_SCOPE)]
+    rows = active.sort_values("id")[["category_name", "definition", "includes", "excludes"]]
+    return [
+        Category(f"S_{i}", name, _shown(definition, includes, excludes))
+        for i, (name, definition, includes, excludes) in enumerate(rows.itertuples(index=False, name=None))
+    ]
+
+
+def _shown(definition: str, includes: str, excludes: str) -> str:
+    also = [f"Includes: {includes}"] if includes else []
+    return one_line("; ".join([definition, *also, *([f"Excludes: {excludes}"] if excludes else [])]), 2000)
+
+
+def with_proposals(
+    taxonomy: pd.DataFrame, found: Sequence[Category], sizes: Mapping[str, int], smallest: int
+) -> pd.DataFrame:
+    """Add the categories found among products that fit nowhere, as proposals, each with a key of its own.
+
+    `sizes` counts the products of each by name; one with fewer than `smallest` is no proposal. Nor is one of the
+    name of an active category: that a model first finds a product to fit nowhere and then names it like a category is
+    a contradiction, and a person has to see it. An earlier proposal that is found again keeps its key; the others
+    are retired.
+    """
+    folded = taxonomy["category_name"].map(fold_name)
+    active = set(folded[taxonomy["state"] == "active"])
+    wanted = {
+        fold_name(category.name): category
+        for category in sorted(found, key=lambda category: (-sizes.get(category.name, 0), category.name))
+        if sizes.get(category.name, 0) >= smallest and fold_name(category.name) not in active
+    }
+    grown = taxonomy.copy()
+    for row in grown.index[grown["state"] == "proposed"]:
+        again = wanted.pop(folded[row], None)
+        grown.loc[row, "state"] = "proposed" if again else "retired"
+        grown.loc[row, "product_count"] = sizes[again.name] if again else 0
+    first = next_number(grown)
+    rows = [
+        {
+            "key": key_of(number),
+            "id": number,
+            "category_name": category.name,
+            "definition": category.definition,
+            "state": "proposed",
+            "product_count": sizes[category.name],
+        }
+        for number, category in enumerate(wanted.values(), start=first)
+    ]
+    return pd.concat([grown, taxonomy_frame(rows)], ignore_index=True) if rows else grown
+
+
+def counted(taxonomy: pd.DataFrame, final: pd.Series) -> pd.DataFrame:
+    """Return the taxonomy with the products of each category counted; proposals keep what they would get.
+
+    `final` holds the name of the category of each product, or nothing. For products out of scope there has to be a
+    category too.
+    """
+    counts = final.value_counts()
+    if OUT_OF_SCOPE in counts.index and OUT_OF_SCOPE not in set(taxonomy["category_name"]):
+        number = next_number(taxonomy)
+        row = {
+            "key": key_of(number),
+            "id": number,
+            "category_name": OUT_OF_SCOPE,
+            "definition": OUT_OF_SCOPE_DEFINITION,
+        }
+        taxonomy = pd.concat([taxonomy, taxonomy_frame([row])], ignore_index=True)
+    is_proposed = taxonomy["state"] == "proposed"
+    products = taxonomy["category_name"].map(counts).fillna(0).astype("int64")
+    return taxonomy.assign(product_count=taxonomy["product_count"].where(is_proposed, products))

@@ -1,0 +1,203 @@
+"""Putting products into a taxonomy that is given: the run, its stage, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
+from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.load import load_catalogue
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, Category
+from segkit.core.prompts import ASSIGNING, load_prompts
+from segkit.core.results import kept_tables
+from segkit.core.taxonomy.assign import assign_questions, assigned
+from segkit.core.taxonomy.drift import drift_p_value
+from segkit.core.taxonomy.keys import choices, counted, of_results, with_proposals
+from segkit.errors import ProductsError, RunError
+from segkit.llm.ask import ask_all
+from segkit.pipeline.extend import with_ids_of
+from segkit.pipeline.prepare import choose_parameters, input_facts
+from segkit.pipeline.stages import consolidate_taxonomy, consolidated_assignments, find_categories
+from segkit.runs.create import create_run, new_run_id
+from segkit.runs.run import Run
+from segkit.settings import Settings, load_settings
+
+_LINEAGE = ["product_id", "batch", "part", "batch_category", "category", "confidence", "reason", "cache_key"]
+_LINEAGE += ["refined_category", "refined_by"]
+_CHOSEN_ANEW = ("endpoint", "extends", "taxonomy")
+
+
+def assign_run(
+    earlier: Run,
+    products: pd.DataFrame | Catalogue,
+    *,
+    runs_dir: str | Path = "",
+    source: str = "",
+    settings: Settings | None = None,
+    **parameters: Any,
+) -> Run:
+    """Make a run that puts more products into the categories of a finished run, which stay as they are.
+
+    Its products are those of both; what the earlier run has placed keeps its rows, also where `products` holds it
+    again. `parameters` replace those of the earlier run. Raises RunError when that run is not finished, ProductsError
+    when there is nothing to add.
+    """
+    if not earlier.has_result("ledger"):
+        raise RunError(f"{earlier.id} is not finished, so it has no taxonomy yet", f"segkit resume {earlier.id}")
+    settings, run_id = settings or load_settings(), new_run_id()
+    catalogue = products if isinstance(products, Catalogue) else load_catalogue(products)
+    frame = _joined(earlier, catalogue.products, run_id)
+    given = {name: value for name, value in asdict(earlier.parameters).items() if name not in _CHOSEN_ANEW}
+    chosen = choose_parameters(
+        settings=settings,
+        **{**given, **{name: value for name, value in parameters.items() if value not in (None, "")}},
+        taxonomy=earlier.id,
+    )
+    product_lines(frame.head(1), chosen.product_line)
+    origin = input_facts(replace(catalogue, products=frame), source)
+    archived = {"taxonomy": living_taxonomy(earlier), "earlier": placed_rows(earlier)}
+    prompts = load_prompts(chosen.prompts, keys=ASSIGNING)
+    place = Path(runs_dir or earlier.folder.parent)
+    return create_run(place, run_id, chosen, frame, prompts, origin, settings, archived)
+
+
+def living_taxonomy(run: Run) -> pd.DataFrame:
+    """Return the taxonomy of a finished run, with the keys of its categories (see `core.taxonomy.keys`)."""
+    return run.result("categories") if run.has_result("categories") else of_results(run.result("taxonomies"))
+
+
+def placed_rows(run: Run) -> pd.DataFrame:
+    """Return the lineage of the products that a finished run has put into a category or out of scope.
+
+    `taxonomy_id` and `refined_taxonomy_id` are those of its results.
+    """
+    lineage = run.result("lineage")[_LINEAGE]
+    placed = lineage[lineage["refined_category"] != ""]
+    for name, column in (("segments", "taxonomy_id"), ("refined_segments", "refined_taxonomy_id")):
+        rows = run.result(name)[["product_id", "taxonomy_id"]].rename(columns={"taxonomy_id": column})
+        placed = placed.merge(rows, on="product_id", validate="1:1")
+    return placed
+
+
+def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Ask for the category of every new product; then find categories for those that fit none, and write the results.
+
+    Returns the assignments of the new products, as `core.taxonomy.assign.assigned` makes them. Raises ModelError or
+    StoppedError when asking had to end; all answers are kept.
+    """
+    settings = settings or load_settings()
+    taxonomy, new = run.archived("taxonomy"), run.new_products
+    shown = choices(taxonomy)
+    questions = assign_questions(new, shown, run.prompts, run.parameters) if shown else []
+    placed = assigned(ask_all(run, "assign_products", questions, settings), new, shown)
+    left = new[new["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
+    is_enough = len(left) >= run.parameters.smallest_proposal
+    find_categories(run, left if is_enough else left.head(0), settings)
+    found = consolidate_taxonomy(run, settings)
+    ends = consolidated_assignments(run).set_index("product_id")["category"]
+    names = [Category("", name, definition) for name, definition in found.itertuples(index=False, name=None)]
+    sizes = {str(name): int(count) for name, count in ends.value_counts().items()}
+    grown = with_proposals(taxonomy, names, sizes, run.parameters.smallest_proposal)
+    _save(run, placed, grown, ends)
+    return placed
+
+
+def _save(run: Run, placed: pd.DataFrame, taxonomy: pd.DataFrame, ends: pd.Series) -> None:
+    """Write the results of the run; the ledger comes last, for where it stands the stage has done all its work."""
+    fits = (placed["category"] != "") & (placed["category"] != NONE_FITS)
+    category = placed["category"].where(fits, "")
+    reasons = [
+        reason if stated != NONE_FITS else _reason(taxonomy, str(ends.get(product, "")))
+        for product, stated, reason in placed[["product_id", "category", "reason"]].itertuples(index=False, name=None)
+    ]
+    own = placed.assign(
+        category=category, batch_category=category, refined_category=category, refined_by="",
+        reason=pd.array(reasons, dtype="str"),
+    )  # fmt: skip
+    earlier = run.archived("earlier")
+    lineage = pd.concat([earlier[_LINEAGE], own[_LINEAGE]]).sort_values("product_id", ignore_index=True)
+    lineage = lineage.astype(dict.fromkeys(("part", "refined_by", "reason", "cache_key"), "str"))
+    taxonomy = counted(taxonomy, lineage["refined_category"])
+    tables = {"assignments": placed, "categories": taxonomy, "lineage": lineage}
+    for name, table in {**tables, **kept_tables(run.products, lineage, taxonomy, earlier)}.items():
+        run.save_result(name, table)
+
+
+def _reason(taxonomy: pd.DataFrame, found: str) -> str:
+    """Word why a product that fits no category is left: proposed, of a kind that is too rare, or contradictory."""
+    proposed = taxonomy[(taxonomy["state"] == "proposed") & (taxonomy["category_name"] == found)]
+    if len(proposed):
+        return f"{NONE_FITS}: it would go into {proposed['key'].iloc[0]}, which is proposed"
+    if found == OUT_OF_SCOPE:
+        return f"{NONE_FITS}: but extraction finds it out of scope"
+    if found in set(taxonomy.loc[taxonomy["state"] == "active", "category_name"]):
+        return f"{NONE_FITS}: but extraction names it {found!r}, as a category that exists"
+    return f"{NONE_FITS}: too few of its kind for a category"
+
+
+def assign_report(run: Run) -> dict[str, Any]:
+    """Report what a run of this kind did: the counts of its new products, proposals, old rows, and drift.
+
+    `old_rows_unchanged` compares the rows of the products that were placed before, in the results of this run, with
+    those that it started from, by their SHA-256. `drift_p_value` is that of `core.taxonomy.drift`.
+    """
+    placed, taxonomy = run.result("assignments"), run.result("categories")
+    is_none, is_out = placed["category"] == NONE_FITS, placed["category"] == OUT_OF_SCOPE
+    proposed = taxonomy[taxonomy["state"] == "proposed"]
+    old = run.archived("earlier")
+    before, after = _fingerprints(run, old)
+    batches = old[old["batch"] > 0].rename(columns={"refined_category": "final"})[["batch", "final"]]
+    return {
+        "run_id": run.id,
+        "taxonomy": run.parameters.taxonomy,
+        "products": len(placed),
+        "assigned": int((~is_none & ~is_out & (placed["category"] != "")).sum()),
+        "out_of_scope": int(is_out.sum()),
+        "none_fits": int(is_none.sum()),
+        "unanswered": int((placed["category"] == "").sum()),
+        "proposed": [
+            {"key": key, "category_name": name, "products": int(count)}
+            for key, name, count in proposed[["key", "category_name", "product_count"]].itertuples(index=False)
+        ],
+        "old_rows": len(old),
+        "old_rows_unchanged": before == after,
+        "old_rows_sha256": after,
+        "calls": run.status.calls,
+        "drift_p_value": drift_p_value(
+            batches.rename(columns={"final": "category"}), placed.loc[placed["category"] != "", ["batch", "category"]]
+        ),
+    }
+
+
+def _fingerprints(run: Run, old: pd.DataFrame) -> tuple[str, str]:
+    """Hash the rows of the products placed before: as the run got them, and as they are in its results."""
+    columns = ["product_id", "taxonomy_id", "confidence", "refined_taxonomy_id"]
+    refined = run.result("refined_segments").rename(columns={"taxonomy_id": "refined_taxonomy_id"})
+    now = run.result("segments").merge(refined, on="product_id")
+    now = now[now["product_id"].isin(old["product_id"])]
+    hashes = [
+        hashlib.sha256(rows[columns].sort_values("product_id").to_csv(index=False).encode()).hexdigest()
+        for rows in (old, now)
+    ]
+    return hashes[0], hashes[1]
+
+
+def _joined(earlier: Run, products: pd.DataFrame, run_id: str) -> pd.DataFrame:
+    """Join the products of an earlier run with those that are new, each marked with the run in which it came."""
+    known = earlier.products
+    products = with_ids_of(known, products.drop(columns=FIRST_RUN, errors="ignore"))
+    placed = set(placed_rows(earlier)["product_id"])
+    came = {product: first or earlier.id for product, first in first_runs(known).items() if product in placed}
+    old = known[known["product_id"].isin(placed)].drop(columns=FIRST_RUN, errors="ignore")
+    left = known[~known["product_id"].isin(placed | set(products["product_id"]))]
+    added = products[~products["product_id"].isin(placed)]
+    if added.empty:
+        raise ProductsError(f"{earlier.id} has placed all of these products", f"segkit show {earlier.id}")
+    frame = pd.concat([old, left, added]).drop(columns=FIRST_RUN, errors="ignore")
+    frame = frame.sort_values("product_id", ignore_index=True)
+    return frame.assign(**{FIRST_RUN: [came.get(int(product), run_id) for product in frame["product_id"]]})
