@@ -38,8 +38,9 @@ def kept_tables(
     columns = ["id", "category_name", "definition", "product_count", "key"]
     new = assignments[~assignments["product_id"].isin(earlier["product_id"])]
     tables = _tables(products, new, taxonomy.loc[is_shown, columns].reset_index(drop=True))
-    refined = earlier[["product_id", "refined_taxonomy_id"]].rename(columns={"refined_taxonomy_id": "taxonomy_id"})
-    old = {"segments": earlier[["product_id", "taxonomy_id", "confidence"]], "refined_segments": refined}
+    columns = ["product_id", "taxonomy_id", "confidence"]
+    refined = earlier[["product_id", "refined_taxonomy_id", "refined_confidence"]].set_axis(columns, axis=1)
+    old = {"segments": earlier[columns], "refined_segments": refined}
     for name, rows in old.items():
         tables[name] = pd.concat([rows, tables[name]]).sort_values("product_id", ignore_index=True)
     return {**tables, "ledger": _ledger(products, assignments)}

@@ -28,7 +28,7 @@ from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
 
 _LINEAGE = ["product_id", "batch", "part", "batch_category", "category", "confidence", "reason", "cache_key"]
-_LINEAGE += ["refined_category", "refined_by"]
+_LINEAGE += ["refined_category", "refined_by", "refined_confidence"]
 _CHOSEN_ANEW = ("endpoint", "extends", "taxonomy")
 
 
@@ -76,8 +76,10 @@ def placed_rows(run: Run) -> pd.DataFrame:
 
     `taxonomy_id` and `refined_taxonomy_id` are those of its results.
     """
-    lineage = run.result("lineage")[_LINEAGE]
-    placed = lineage[lineage["refined_category"] != ""]
+    lineage = run.result("lineage")
+    if "refined_confidence" not in lineage.columns:  # of a segkit that did not keep what refinement stated
+        lineage["refined_confidence"] = lineage["confidence"]
+    placed = lineage.loc[lineage["refined_category"] != "", _LINEAGE]
     for name, column in (("segments", "taxonomy_id"), ("refined_segments", "refined_taxonomy_id")):
         rows = run.result(name)[["product_id", "taxonomy_id"]].rename(columns={"taxonomy_id": column})
         placed = placed.merge(rows, on="product_id", validate="1:1")
@@ -116,7 +118,8 @@ def _save(run: Run, placed: pd.DataFrame, taxonomy: pd.DataFrame, ends: pd.Serie
         for product, stated, reason in placed[["product_id", "category", "reason"]].itertuples(index=False, name=None)
     ]
     own = placed.assign(
-        category=category, batch_category=category, refined_category=category, refined_by="",
+        category=category, batch_category=category, refined_category=category,
+        refined_confidence=placed["confidence"], refined_by="",
         reason=pd.array(reasons, dtype="str"),
     )  # fmt: skip
     earlier = run.archived("earlier")
@@ -176,8 +179,9 @@ def assign_report(run: Run) -> dict[str, Any]:
 
 def _fingerprints(run: Run, old: pd.DataFrame) -> tuple[str, str]:
     """Hash the rows of the products placed before: as the run got them, and as they are in its results."""
-    columns = ["product_id", "taxonomy_id", "confidence", "refined_taxonomy_id"]
-    refined = run.result("refined_segments").rename(columns={"taxonomy_id": "refined_taxonomy_id"})
+    columns = ["product_id", "taxonomy_id", "confidence", "refined_taxonomy_id", "refined_confidence"]
+    names = {"taxonomy_id": "refined_taxonomy_id", "confidence": "refined_confidence"}
+    refined = run.result("refined_segments").rename(columns=names)
     now = run.result("segments").merge(refined, on="product_id")
     now = now[now["product_id"].isin(old["product_id"])]
     hashes = [
