@@ -14,6 +14,7 @@ from segkit.core.catalogue.load import load_products
 from segkit.core.extract import NO_TITLE, extract_questions, extracted
 from segkit.core.models import OUT_OF_SCOPE, Answer, CheckedAnswer, Parameters, Question
 from segkit.core.prompts import load_prompts
+from segkit.core.questions import consolidate_schema, extract_schema, refine_schema
 
 PROMPTS = load_prompts()
 
@@ -211,3 +212,23 @@ def test_a_real_catalogue_in_even_batches() -> None:
     asked = extract_questions(frame, PROMPTS, given_parameters)
     assert [question.context["batch_size"] for question in asked] == [36] * 6 + [35] * 2
     assert [q.prompt for q in extract_questions(frame[::-1], PROMPTS, given_parameters)] == [q.prompt for q in asked]
+
+
+def test_the_schema_of_an_answer_has_an_end() -> None:
+    """A small model that decodes under a schema repeats itself in any list and any text that has none."""
+    product_ids, category_ids = [f"P_{i}" for i in range(7)], ["S_0", "S_1"]
+    for schema in (
+        extract_schema(product_ids),
+        consolidate_schema(["A_0"]),
+        refine_schema(product_ids, category_ids),
+    ):
+        waiting = [schema]
+        while waiting:
+            node = waiting.pop()
+            waiting += [inner for inner in node.values() if isinstance(inner, dict)]
+            if node.get("type") == "array":
+                assert node["maxItems"] in (1, 7)
+            if node.get("type") == "string" and "enum" not in node:
+                assert 0 < node["maxLength"] <= 500
+            if node.get("type") == "number":
+                assert (node["minimum"], node["maximum"]) == (0, 1)
