@@ -26,6 +26,7 @@ from segkit.core.prompts import load_prompts
 from segkit.core.text import shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, StoppedError
+from segkit.llm.prices import require_price
 from segkit.pipeline.assign import assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
@@ -47,7 +48,8 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     if not parameters.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     settings = options.applied(load_settings())
-    choose_parameters(settings=settings, **asdict(parameters))
+    chosen = choose_parameters(settings=settings, **asdict(parameters))
+    require_price(chosen.model, chosen.endpoint, settings)
     run = prepare_run(
         read_catalogue(source, settings),
         run_id=new_run_id(),

@@ -134,6 +134,14 @@ def largest_cost_usd(
     return None if None in costs else max(cost for cost in costs if cost is not None)
 
 
+def require_price(model: str, endpoint: str, settings: Settings) -> None:
+    """Raise SettingsError where the cost of a run is capped and the price of its model is not known."""
+    capped = settings.segkit_max_cost_usd is not None
+    if capped and call_cost_usd(Usage(input=1, output=1), model, endpoint, settings) is None:
+        hint = "give its price in the file that SEGKIT_PRICES names, or cap the calls: --max-calls N"
+        raise SettingsError(f"the price of {model} is not known, so no cap can be kept", hint)
+
+
 def has_own_price(model: str, prices: Path | None) -> bool:
     """Report whether the user's price table has a model."""
     return bool(prices) and model in _own_prices(prices)

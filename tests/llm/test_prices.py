@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from segkit.core.models import Usage
 from segkit.errors import SettingsError
-from segkit.llm.prices import cost_usd, largest_cost_usd, read_usage, stated_cost
+from segkit.llm.prices import cost_usd, largest_cost_usd, read_usage, require_price, stated_cost
 from segkit.settings import Settings
 
 OPENAI = "https://api.openai.com/v1"
@@ -82,6 +82,14 @@ def test_what_is_written_to_a_prompt_cache_is_priced_as_that() -> None:
     assert written > fresh
     settings = Settings(_env_file=None)
     assert largest_cost_usd(10**5, 0, "claude-sonnet-4-5", anthropic, settings) == written
+
+
+def test_a_cap_needs_a_price_before_a_run_is_made() -> None:
+    capped = Settings(_env_file=None, segkit_max_cost_usd=Decimal(1))
+    require_price("gpt-4o", GATEWAY, capped)
+    require_price("my-own-model-7b", GATEWAY, Settings(_env_file=None))
+    with pytest.raises(SettingsError, match="price of my-own-model-7b is not known"):
+        require_price("my-own-model-7b", GATEWAY, capped)
 
 
 # Usage as providers state it, and the tokens that are billed: input, of it cached and written, output.
