@@ -20,6 +20,7 @@ from segkit.cli.terminal import new_console, pairs, print_table, write_json
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids, is_integer, parse_ids
 from segkit.core.catalogue.lines import renamed_line
+from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import cut_titles, untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import load_prompts
@@ -128,6 +129,8 @@ def _report_catalogue(catalogue: Catalogue, settings: Settings) -> None:
     typer.echo(f"{catalogue.source}: {catalogue.understood}", err=True)
     if len(catalogue.refused):
         typer.echo(f"{_counted(len(catalogue.refused), 'row')} left out; see {refused_file(settings)}", err=True)
+    if unread := unread_prices(catalogue.products):
+        typer.echo(f"{_counted(len(unread), 'price')} cannot be read: {shortened(unread, 5)}", err=True)
     if cut := cut_titles(catalogue.products):
         typer.echo(f"{_counted(cut, 'title')} of more than 1,000 characters; a model sees the first 1,000", err=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg.sql import SQL, Identifier
 
+from segkit.core.catalogue.prices import PRICE, decimal_sign, plain_price
 from segkit.core.text import shortened
 from segkit.database.binary_format import binary_rows
 from segkit.database.connection import Connection, column_list, connect, frame_from, translated_errors
@@ -122,10 +124,13 @@ def _add_products(connection: Connection, path: Path) -> None:
         texts = [name for name in _TEXTS if name in file.schema_arrow.names]
         _make(connection, "segkit_products", ["id", *_TEXTS])
         statement = SQL("COPY segkit_products ({}) FROM STDIN").format(column_list(["id", *texts]))
+        prices = file.read(columns=[PRICE]).column(0).to_pylist() if PRICE in texts else []
+        plain = {PRICE: partial(plain_price, decimal=decimal_sign(prices))}
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
             for batch in file.iter_batches(_ROWS, columns=["product_id", *texts]):
                 for id_, *values in _rows_of(batch, texts):
-                    copy.write_row((id_, *map(_text, values)))
+                    named = zip(texts, values, strict=True)
+                    copy.write_row((id_, *(plain.get(name, _text)(value) for name, value in named)))
     connection.execute(
         "INSERT INTO amazon_products (id, title, brand, price_usd, category) SELECT id, title, brand,"
         r" CASE WHEN price_usd ~ '^-?\d+(\.\d+)?$' THEN price_usd::numeric END, category"

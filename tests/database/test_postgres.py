@@ -485,6 +485,18 @@ def test_a_title_with_nul_does_not_stop_a_run(url: str, tmp_path: Path) -> None:
     assert load_products(url, [1])["title"].tolist() == ["a\ufffd\\N\tb"]
 
 
+def test_prices_are_read_as_people_write_them(url: str, tmp_path: Path) -> None:
+    """`1.299,00 €` is a number in Postgres; what is no price stays missing there."""
+    products = pd.read_parquet(make_run(tmp_path) / "products.parquet")
+    prices = ["12,99 €", "1.299,00", "on request"]
+    products["price_usd"] = [prices[i % 3] for i in range(len(products))]
+    products.to_parquet(tmp_path / "products.parquet")
+    load_run(tmp_path, url, interactions())
+    loaded = load_products(url, products["product_id"].head(3).tolist())["price_usd"]
+    assert loaded.iloc[:2].astype(float).tolist() == [12.99, 1299.0]
+    assert pd.isna(loaded.iloc[2])
+
+
 def test_a_database_that_became_read_only_is_told(url: str, server: str, tmp_path: Path) -> None:
     """What a replica does, or a provider whose quota is used up; an unchanged run needs no writing."""
     alter = f"ALTER DATABASE {url.rpartition('/')[2]} {{}} default_transaction_read_only"
