@@ -24,7 +24,7 @@ from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import cut_titles, untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import load_prompts
-from segkit.core.text import shortened
+from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.llm.prices import require_price
@@ -279,6 +279,10 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
     }
     if synced and settings.segkit_missing_products == "skip":
         rows |= left_out(skipped_products(run, settings))
+    if summary["problems"]:
+        rows["not as asked"] = shortened(
+            [one_line(problem, 120) for problem in summary["problems"]], most=3, separator="; "
+        )
     if summary["model"] == "offline":
         rows["note"] = "offline groups products by words; it is no language model"
     return pairs(rows)

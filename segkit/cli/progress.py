@@ -13,9 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from segkit.runs.run import Run
+from segkit.analysis.live import progress_line
+from segkit.runs.run import Run, is_stopping
 from segkit.runs.status import StageFigures, Status, read_status
 
+_LINE_EVERY = 60.0  # seconds without a line where nobody sees a table
+_STOPPING = "stopping: waiting for the answers in flight; a second Ctrl-C discards them"
 _NAMES = {
     "segmentation": "extract",
     "consolidate_taxonomy": "consolidate",
@@ -28,7 +31,8 @@ _NAMES = {
 def watched(run: Run) -> Iterator[None]:
     """Show the progress of a run on standard error while the block works on it.
 
-    A terminal gets a live table, anything else a line for each notebook.
+    A terminal gets a live table, anything else a line for each notebook and one a minute. While a run that was asked
+    to stop waits for the answers in flight, both say so.
     """
     done = threading.Event()
     follow = _follow_live if sys.stderr.isatty() else _follow_lines
@@ -74,13 +78,19 @@ def _follow_live(run: Run, done: threading.Event) -> None:
     began = time.monotonic()
     with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
         while not done.wait(0.2):
-            live.update(progress_table(read_status(run.folder), time.monotonic() - began), refresh=True)
+            title = _STOPPING if is_stopping(run) else ""
+            live.update(progress_table(read_status(run.folder), time.monotonic() - began, title), refresh=True)
 
 
 def _follow_lines(run: Run, done: threading.Event) -> None:
-    began, told = time.monotonic(), ""
+    began = last = time.monotonic()
+    shown = ""
     while not done.wait(0.2):
-        notebook = read_status(run.folder).notebook
-        if notebook and notebook != told:
-            print(f"{time.monotonic() - began:6.1f} s  {notebook}", file=sys.stderr, flush=True)
-            told = notebook
+        status, now = read_status(run.folder), time.monotonic()
+        line = _STOPPING if is_stopping(run) else status.notebook
+        if not line or (line == shown and now - last < _LINE_EVERY):
+            continue
+        figures = status.stages.get(status.stage)
+        detail = f": {progress_line(figures, figures.seconds)}" if line == shown and figures else ""
+        print(f"{now - began:6.1f} s  {line}{detail}", file=sys.stderr, flush=True)
+        shown, last = line, now

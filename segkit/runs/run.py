@@ -197,6 +197,11 @@ def open_run(name: str, runs_dir: str | Path = "runs", settings: Settings | None
     return Run(place / run_id, _document(place / run_id))
 
 
+def is_stopping(run: Run) -> bool:
+    """Report whether somebody asked the process that works on a run to stop."""
+    return (run.folder / "stop").exists()
+
+
 def _latest(runs_dir: Path, settings: Settings | None, *, completed: bool) -> str:
     """Return the id of the run that was made last, whatever moment its id names."""
     ids = run_ids(runs_dir, settings)

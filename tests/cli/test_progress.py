@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
-from segkit.cli.progress import progress_table
-from segkit.runs.status import as_status
+from segkit.cli.progress import progress_table, watched
+from segkit.runs.run import Run
+from segkit.runs.status import as_status, update_status
 
 STAGE = {
     "planned": 25,
@@ -50,3 +54,18 @@ def test_an_unknown_cost_is_not_shown_as_zero() -> None:
 
 def test_nothing_is_known_at_the_start() -> None:
     assert "starting" in drawn({})
+
+
+def test_a_run_that_waits_for_answers_says_so(new_run: Callable[..., Run], capfd: pytest.CaptureFixture[str]) -> None:
+    """Where nobody sees a table, a line for each notebook, and what a second Ctrl-C would do."""
+    run = new_run(2, model="offline")
+    with watched(run):
+        update_status(run.folder, notebook="10_extract_taxonomy")
+        time.sleep(0.6)
+        (run.folder / "stop").touch()
+        time.sleep(0.6)
+    lines = [line.split("s  ", 1)[1] for line in capfd.readouterr().err.splitlines()]
+    assert lines == [
+        "10_extract_taxonomy",
+        "stopping: waiting for the answers in flight; a second Ctrl-C discards them",
+    ]
