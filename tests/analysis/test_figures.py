@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from segkit.analysis import figures
+from segkit.analysis import figures, style
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.runs.run import Run
 from segkit.runs.status import update_status
@@ -138,3 +138,18 @@ def test_time_and_tokens_name_the_stages_that_began(new_run: Callable[..., Run])
 def test_figures_need_no_pyplot(tmp_path: Path) -> None:
     code = "import sys; import segkit.analysis.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("name", "package"), [("日本語のポット", "fonts-noto-cjk"), ("กาต้มน้ำ", "fonts-noto-core")])
+def test_letters_without_a_font_are_said_with_what_brings_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    """As on a computer that has no fonts but those of matplotlib."""
+    monkeypatch.setattr(style, "_FALLBACKS", ())
+    figure, axes = style.plain_figure(2.0, "Sizes")
+    style.label_rows(axes, [name])
+    figure._repr_png_()
+    assert f"install the package {package}" in figure.get_supxlabel()
+    usual, axes = style.plain_figure(2.0, "Größe: Émail — Ж")
+    usual._repr_png_()
+    assert usual.get_supxlabel() == ""
