@@ -24,6 +24,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "max_retries": (1, 20),
     "max_output_tokens": (1, 1_000_000),
     "max_unassigned": (0, 2**63 - 1),
+    "ask_twice": (0, 100_000),
     "max_calls": (0, 2**63 - 1),
     "max_cost_usd": (0, 1_000_000),
     "concurrency": (1, 4096),
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
     segkit_backoff_seconds: float = Field(0.5, ge=0)
     segkit_transport: Literal["http", "sdk"] = "http"
     segkit_response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
+    segkit_ask_twice: int = within("ask_twice", 200)
     segkit_cache: bool = True
     segkit_prices: Path | None = None
     segkit_prices_of: str = ""

@@ -209,9 +209,20 @@ def summary(run: Run) -> pd.DataFrame:
         "categories": int(named.sum()),
         **{name.replace("_", " "): int(states.get(name, 0)) for name in ("assigned", "out_of_scope", "unassigned")},
         "moved by refinement": len(moved_products(run)),
+        "asked twice": repeatability(run),
         **_spent(status.total),
     }
     return _facts({name: value for name, value in told.items() if value != ""})
+
+
+def repeatability(run: Run) -> str:
+    """Describe how far a run repeats itself, by the products that were asked twice."""
+    found = run.status.document.get("asked_twice")
+    if not isinstance(found, dict):
+        return "" if run.parameters.ask_twice else "not asked"
+    low, high = found["share_low"], found["share_high"]
+    counted = f"{found['differently']:,} of {found['products']:,} placed differently"
+    return f"{counted}: {found['share']:.0%} (of all products {low:.0%} to {high:.0%}, with 95 % confidence)"
 
 
 def _spent(total: StageFigures) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from segkit.analysis.report import REPORT
+from segkit.analysis.tables import repeatability
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
 from segkit.cli.progress import watched
@@ -270,6 +271,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "categories": f"{summary['categories']:,}",
         "out of scope": f"{summary['out_of_scope']:,}",
         "unassigned": f"{summary['unassigned']:,}",
+        "asked twice": repeatability(run),
         "calls": f"{summary['calls']:,} (and {summary['cached']:,} from the cache, {summary['retries']:,} retries)",
         "tokens": tokens + unmetered,
         "cost": cost,

@@ -278,6 +278,16 @@ class RunParameters:
     response_format: ResponseFormat = None
     max_output_tokens: MaxOutputTokens = None
     max_unassigned: MaxUnassigned = None
+    ask_twice: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Products (at most a fifth) that are asked twice, to see how far the run repeats itself; 0 is off.",
+            show_default="200",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Return what was typed, without the category."""

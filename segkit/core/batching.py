@@ -99,5 +99,17 @@ def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, i
     return {
         "segmentation": sum(batches),
         "consolidate_taxonomy": sum(size > 1 for sizes in rounds for size in sizes),
-        "refine_assignments": sum(batches_by_first_run(products, parameters.products_per_refinement)),
+        "refine_assignments": refinement_calls(products, parameters),
     }
+
+
+def refinement_calls(products: pd.DataFrame, parameters: Parameters) -> int:
+    """Count the calls of the last stage, with those that ask some products twice."""
+    twice = asked_twice(int((~untitled(products)).sum()), parameters)
+    once = sum(batches_by_first_run(products, parameters.products_per_refinement))
+    return once + -(-twice // parameters.products_per_refinement)
+
+
+def asked_twice(products: int, parameters: Parameters) -> int:
+    """Return how many of so many products are asked twice: at most `ask_twice`, and a fifth of them."""
+    return min(parameters.ask_twice, products // 5)

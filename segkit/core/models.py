@@ -151,7 +151,8 @@ class Parameters:
     """Whatever shapes the result of a run; stored in `run.json` and in `segmentation_runs`.
 
     A `repeat` other than 0 asks anew where the cache would answer, once for each number; `consensus` is the number of
-    runs that a run was made from without asking a model.
+    runs that a run was made from without asking a model. `ask_twice` is how many products are asked twice at most, to
+    see how far the run repeats itself (0 in runs of earlier releases).
     """
 
     category: str
@@ -174,3 +175,4 @@ class Parameters:
     taxonomy: str = ""
     products_per_assignment: int = 40
     smallest_proposal: int = 5
+    ask_twice: int = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from segkit.core.batching import batches_of
-from segkit.core.catalogue.gate import first_runs
+from segkit.core.batching import asked_twice, batches_of, shuffled
+from segkit.core.catalogue.gate import FIRST_RUN, first_runs
 from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.titles import untitled
 from segkit.core.models import (
     OUT_OF_SCOPE,
     Answer,
@@ -22,6 +24,8 @@ from segkit.core.models import (
 from segkit.core.questions import Wording, halves, id_lines, part_name, product_context, refine_schema
 from segkit.core.validation import check_refine
 
+_SECOND_TIME = 1_000_003  # added to the seed: other products and other batches than anywhere else
+
 Move = tuple[str, str, float | None]  # the category a product is moved to, the answer's cache key, the confidence
 
 
@@ -31,10 +35,12 @@ def refine_questions(
     taxonomy: Sequence[Category],
     prompts: Mapping[str, str],
     parameters: Parameters,
+    start: int = 1,
 ) -> list[Question[Reassignments]]:
     """Make the questions of the last stage: every assigned product with its category, and all categories.
 
-    `assignments` has `product_id` and `category` (a name of the taxonomy or OUT_OF_SCOPE).
+    `assignments` has `product_id` and `category` (a name of the taxonomy or OUT_OF_SCOPE). Batches are numbered from
+    `start`.
     """
     placed = dict(zip(assignments["product_id"], assignments["category"], strict=True))
     assigned = products[products["product_id"].isin(list(placed))]
@@ -43,9 +49,32 @@ def refine_questions(
     return [
         _refine_question(wording, taxonomy, number, [(p, lines[p], placed[p]) for p in batch])
         for number, batch in enumerate(
-            batches_of(first_runs(assigned), parameters.seed, parameters.products_per_refinement), start=1
+            batches_of(first_runs(assigned), parameters.seed, parameters.products_per_refinement), start=start
         )
     ]
+
+
+def second_questions(
+    products: pd.DataFrame,
+    assignments: pd.DataFrame,
+    taxonomy: Sequence[Category],
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    start: int,
+) -> list[Question[Reassignments]]:
+    """Make the questions that ask some products a second time, drawn at random and in batches of their own.
+
+    They see the same category and the same taxonomy as before, but stand beside other products: what is placed
+    differently then is the luck of the prompt.
+    """
+    count = asked_twice(int((~untitled(products)).sum()), parameters)
+    chosen = set(shuffled(assignments["product_id"].tolist(), parameters.seed + _SECOND_TIME)[:count])
+    # The products of all first runs share these batches: nothing that is kept depends on them.
+    drawn = products[products["product_id"].isin(list(chosen))].drop(columns=FIRST_RUN, errors="ignore")
+    again = assignments[assignments["product_id"].isin(list(chosen))]
+    return refine_questions(
+        drawn, again, taxonomy, prompts, replace(parameters, seed=parameters.seed + _SECOND_TIME), start
+    )
 
 
 def _refine_question(

@@ -189,7 +189,8 @@ def wilson(successes: float, count: float, unit: str = "products", confidence: f
     z, rate = float(stats.norm.ppf(0.5 + confidence / 2)), successes / count
     middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
-    return Estimate(rate, max(0.0, middle - half), min(1.0, middle + half), round(count), unit)
+    low, high = middle - half if successes else 0.0, middle + half if successes < count else 1.0
+    return Estimate(rate, low, high, round(count), unit)
 
 
 def clustered_rate(

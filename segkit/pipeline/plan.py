@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pandas as pd
 
-from segkit.core.batching import batches_by_first_run, consolidation_rounds
+from segkit.core.batching import asked_twice, batches_by_first_run, consolidation_rounds, refinement_calls
 from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import extract_questions
 from segkit.core.models import Parameters, Usage
@@ -106,8 +106,10 @@ def _consolidate(
 
 def _refine(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters) -> dict[str, float | str]:
     titled = int((~untitled(products)).sum())
-    calls = sum(batches_by_first_run(products, parameters.products_per_refinement))
-    titles = products.loc[~untitled(products), "title"].str.len().sum()
+    calls = refinement_calls(products, parameters)
+    titles = float(products.loc[~untitled(products), "title"].str.len().sum())
+    twice = 1 + asked_twice(titled, parameters) / max(1, titled)
+    titled, titles = round(titled * twice), titles * twice
     text = [
         calls * (len(prompts["refine_assignments"]) + _OF_MERGE[i] * _CATEGORY[i] * _PLAIN) + titles + titled * 40
         for i in (0, 1)

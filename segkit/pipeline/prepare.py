@@ -142,6 +142,7 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
         "products_per_refinement": settings.segmentation_products_per_refinement,
         "max_retries": settings.segmentation_max_retries,
         "response_format": settings.segkit_response_format,
+        "ask_twice": settings.segkit_ask_twice,
         "max_output_tokens": settings.segkit_max_output_tokens,
     }
     chosen: dict[str, Any] = defaults | given

@@ -16,9 +16,9 @@ from segkit.core.results import final_tables
 from segkit.errors import SettingsError
 from segkit.evaluation.agreement import OF_REPEATS, is_repeat
 from segkit.evaluation.stability import Stability, consensus_of, stability_of
-from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.plan import plan_run
 from segkit.pipeline.prepare import choose_parameters, prepare_run
+from segkit.pipeline.segment import run_stages
 from segkit.pipeline.summary import decide_state, finish
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.integrity import is_finished
@@ -160,12 +160,12 @@ def plan_of(runs: Sequence[Run], settings: Settings) -> pd.DataFrame:
     )
 
 
-def complete(runs: Sequence[Run], settings: Settings, *, sync: bool = False, watch: Watch | None = None) -> None:
+def complete(runs: Sequence[Run], settings: Settings, *, watch: Watch | None = None) -> None:
     """Work on runs until all are finished; what is answered already is not asked again."""
     for run in runs:
         if not is_finished(run):
             with watch(run) if watch else nullcontext():
-                run_notebooks(run, settings=settings, sync=sync)
+                run_stages(run, settings=settings)
 
 
 def stability(

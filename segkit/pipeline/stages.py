@@ -13,12 +13,14 @@ from segkit.core.catalogue.gate import first_runs
 from segkit.core.consolidate import Merge, Taxonomy, merge_round, merged, taxonomies_of
 from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import OUT_OF_SCOPE, STAGES, Answer, Category
-from segkit.core.refine import refine_questions, refined
+from segkit.core.refine import refine_questions, refined, second_questions
 from segkit.core.results import final_tables
 from segkit.core.text import fold_name
+from segkit.evaluation.statistics import clustered_rate
 from segkit.llm.ask import ask_all
 from segkit.runs.events import log_event
 from segkit.runs.run import Run
+from segkit.runs.status import update_status
 from segkit.settings import Settings, load_settings
 
 
@@ -79,13 +81,43 @@ def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFra
     taxonomy = _taxonomy(run)
     placed = assignments[assignments["category"] != ""]
     questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else []
+    given = (products, placed, taxonomy, run.prompts, run.parameters)
+    second = second_questions(*given, len(questions) + 1) if questions else []
     with live_progress(run, STAGES["refine_assignments"]):
-        answers = ask_all(run, "refine_assignments", questions, settings)
-    lineage = refined(answers, assignments, taxonomy)
+        answers = ask_all(run, "refine_assignments", [*questions, *second], settings)
+    firsts = [answer for answer in answers if answer.question.batch <= len(questions)]
+    lineage = refined(firsts, assignments, taxonomy)
+    if second:
+        _save_repeatability(run, lineage, answers[len(firsts) :], placed, taxonomy)
     # The ledger comes last: where it stands, the stage has done all its work.
     for name, table in {"lineage": lineage, **final_tables(products, lineage, taxonomy)}.items():
         run.save_result(name, table)
     return lineage
+
+
+def _save_repeatability(
+    run: Run, lineage: pd.DataFrame, answers: Sequence[Answer], placed: pd.DataFrame, taxonomy: Sequence[Category]
+) -> None:
+    """Save what the products that were asked twice said each time, and how many were placed differently."""
+    batches = {
+        product: answer.question.batch
+        for answer in answers
+        if answer.checked and answer.checked.valid
+        for product in answer.question.context["product_ids"]
+    }
+    asked = placed[placed["product_id"].isin(list(batches))]
+    again = refined(answers, asked, taxonomy).set_index("product_id")["refined_category"]
+    first = lineage.set_index("product_id")["refined_category"].reindex(again.index)
+    table = pd.DataFrame(
+        {"product_id": again.index, "category": first.to_numpy(), "second_category": again.to_numpy()}
+    )
+    table["batch"] = pd.array([batches[product] for product in table["product_id"]], dtype="int64")
+    run.save_result("asked_twice", table)
+    differs = (table["category"] != table["second_category"]).astype(float).tolist()
+    estimate = clustered_rate(differs, table["batch"].tolist())
+    if estimate.count:
+        share = estimate.as_json("share")
+        update_status(run.folder, asked_twice={"products": estimate.count, "differently": int(sum(differs)), **share})
 
 
 def consolidated_assignments(run: Run) -> pd.DataFrame:

@@ -70,6 +70,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "cost_usd": None if total.unpriced else str(total.cost_usd),
         "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
         "problems": total.problems,
+        "asked_twice": status.document.get("asked_twice"),
     }
 
 

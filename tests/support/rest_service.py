@@ -43,8 +43,11 @@ class Service:
         self.tokens = place / "tokens.json"
         base = dict(os.environ) if measured else unmeasured()
         kept = {name: value for name, value in base.items() if not name.startswith(_LEFT_OUT)}
+        kept["SEGKIT_ASK_TWICE"] = "0"
         self.environment = (
-            kept | {"SEGKIT_HOME": str(place / "home"), "STORAGE_ROOT": str(place / "runs")} | environment
+            kept
+            | {"SEGKIT_ASK_TWICE": "0", "SEGKIT_HOME": str(place / "home"), "STORAGE_ROOT": str(place / "runs")}
+            | environment
         )
         self.secrets: dict[str, str] = {}
 

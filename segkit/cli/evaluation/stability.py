@@ -54,7 +54,7 @@ def stability(
     first = _first(source, parameters, options, settings)
     runs = make_repeats(first, repeats, settings, read_variation(vary), fresh)
     confirm(runs, settings, options, yes)
-    complete(runs, settings, sync=False, watch=watched)
+    complete(runs, settings, watch=watched)
     found = stability_of(runs)
     if html:
         found.write_html(html)
