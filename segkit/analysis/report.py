@@ -286,6 +286,8 @@ def _moves(table: pd.DataFrame) -> str:
 
 def _merges(run: Run) -> str:
     """Draw for each category what the batches had called it: the wider a part, the more products."""
+    if not run.has_result("batch_categories"):
+        return "<p>The categories were given; no names were merged.</p>"
     paths = merge_paths(run)
     names = paths.groupby(["category", "batch_category"], as_index=False)["products"].sum()
     rows = []

@@ -53,7 +53,7 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     chosen = choose_parameters(settings=settings, **asdict(parameters))
     require_price(chosen.model, chosen.endpoint, settings)
     run = prepare_run(
-        read_catalogue(source, settings),
+        read_catalogue(source, settings, parameters.product_line or ""),
         run_id=new_run_id(),
         runs_dir=options.runs_dir or settings.storage_root,
         settings=settings,
@@ -67,7 +67,8 @@ def extend_and_show(name: str, source: ProductSource, options: RunOptions, yes: 
     settings = options.applied(load_settings())
     runs_dir = options.runs_dir or settings.storage_root
     finished = open_run(name, runs_dir, settings)
-    run = extend_run(finished, read_catalogue(source, settings), runs_dir=runs_dir, settings=settings)
+    catalogue = read_catalogue(source, settings, finished.parameters.product_line)
+    run = extend_run(finished, catalogue, runs_dir=runs_dir, settings=settings)
     _work_with_consent(run, options, yes, settings)
 
 
@@ -78,7 +79,7 @@ def assign_and_show(
     settings = options.applied(load_settings())
     runs_dir = options.runs_dir or settings.storage_root
     finished = open_run(name, runs_dir, settings)
-    catalogue = read_catalogue(source, settings)
+    catalogue = read_catalogue(source, settings, parameters.get("product_line") or finished.parameters.product_line)
     run = assign_run(finished, catalogue, runs_dir=runs_dir, settings=settings, **parameters)
     _work_with_consent(run, options, yes, settings)
 
@@ -87,7 +88,7 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
     """Show what a run of these products would take."""
     settings = RunOptions(concurrency=concurrency).applied(load_settings())
     chosen = choose_parameters(settings=settings, needs_key=False, **asdict(parameters))
-    catalogue = read_catalogue(source, settings)
+    catalogue = read_catalogue(source, settings, chosen.product_line)
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     plan = plan_run(catalogue.products, load_prompts(chosen.prompts), chosen, settings)
     if as_json:
@@ -111,13 +112,16 @@ def resume_and_show(
     _work_and_show(run, options, settings, max_unassigned, take_over)
 
 
-def read_catalogue(source: ProductSource, settings: Settings) -> Catalogue:
-    """Return the products that were asked for, and report how a file was understood."""
+def read_catalogue(source: ProductSource, settings: Settings, product_line: str = "") -> Catalogue:
+    """Return the products that were asked for, and report how a file was understood.
+
+    From Postgres come the columns that `product_line` names.
+    """
     ids = _ids(source)
     if source.from_postgres:
         if source.products or ids is None:
             raise ProductsError("--from-postgres takes a list of ids and no file", "--ids-file ids.txt")
-        return Catalogue(products_from_postgres(_numbers(ids), settings), source=source.name)
+        return Catalogue(products_from_postgres(_numbers(ids), settings, product_line), source=source.name)
     if not source.products:
         raise ProductsError("there are no products", "give a file, `sample`, or --from-postgres with --ids-file")
     catalogue = open_catalogue(source.products, source.catalogue_options(ids, refused_file(settings)))

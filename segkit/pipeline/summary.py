@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from segkit.analysis import logs
-from segkit.analysis.report import REPORT, write_report
+from segkit.analysis.report import REPORT, UNMEASURED, write_report
 from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
 from segkit.errors import RunError
+from segkit.evaluation.agreement import repeats_of
+from segkit.evaluation.stability import stability_of
 from segkit.runs import mirror
 from segkit.runs.events import log_event
 from segkit.runs.integrity import CHECKSUMS, changed_files, write_checksums
@@ -88,14 +91,23 @@ def finish_run(run: Run) -> dict[str, Any]:
 
 
 def renew_report(run: Run) -> None:
-    """Write the report of a run, and its checksums with it; raise RunError where other files of it have changed."""
+    """Write the report of a run, and its checksums with it; raise RunError where other files of it have changed.
+
+    Where the run has been repeated since, the report says how far the repeats agree.
+    """
     changed = [each for each in changed_files(run) if each.file != REPORT]
     if changed:
         raise RunError(f"{run.id}: {changed[0]}", f"see `segkit verify {run.id}`")
-    write_report(run)
+    write_report(run, _measured(run))
     if run.file(CHECKSUMS).exists():
         write_checksums(run)
     mirror.upload_all(run.folder)
+
+
+def _measured(run: Run) -> Sequence[str]:
+    """Say how far a run and its repeats agree; one with the same seed and number is the same answers again."""
+    different = {(each.parameters.seed, each.parameters.repeat): each for each in [*repeats_of(run), run]}
+    return stability_of(list(different.values())).sentences()[:3] if len(different) > 1 else (UNMEASURED,)
 
 
 def finish(run: Run, seconds: float) -> dict[str, Any]:

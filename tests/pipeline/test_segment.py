@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from catalogues import catalogue
 
+from segkit.analysis.report import UNMEASURED
 from segkit.errors import RunError, StageError
 from segkit.pipeline.segment import run_stages, segment
 from segkit.pipeline.summary import finish_run, renew_report
@@ -36,6 +37,20 @@ def test_a_report_can_be_made_again(place: Path) -> None:
     with pytest.raises(RunError, match="taxonomies"):
         renew_report(run)
     assert len(differences(run)) == 1
+
+
+def test_a_report_says_how_far_repeats_agree(place: Path) -> None:
+    """The same answers from the cache again are no repeat."""
+    folder = place / "runs"
+    run, _ = (segment(catalogue(12), "Kitchen Things", model="offline", runs_dir=folder) for _ in range(2))
+    renew_report(run)
+    assert UNMEASURED in (run.folder / "report.html").read_text(encoding="utf-8")
+    segment(catalogue(12), "Kitchen Things", model="offline", runs_dir=folder, seed=1)
+    renew_report(run)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert UNMEASURED not in page
+    assert "AMI between runs" in page
+    assert "(2 runs)" in page
 
 
 def test_products_without_a_title_fail_a_run_of_one_call(place: Path) -> None:

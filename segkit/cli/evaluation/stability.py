@@ -85,7 +85,7 @@ def _first(source: ProductSource, parameters: RunParameters, options: RunOptions
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     given = asdict(parameters)
     return first_run(
-        read_catalogue(source, settings).products,
+        read_catalogue(source, settings, parameters.product_line or "").products,
         given.pop("category"),
         settings,
         runs_dir=folder,
