@@ -51,14 +51,22 @@ class Recorder:
         A request in another wording (another temperature, limit or endpoint) counts too, where `led_on` says that
         its answer led to something: what is answered stays answered when only the wording changes.
         """
-        if logs := self._own.get(key):
-            return logs.pop(0)
+        while logs := self._own.get(key):
+            logged = logs.pop(0)
+            if not self._has_more_time(logged) or led_on(logged):
+                return logged
         logs = self._by_prompt.get(prompt, [])
         for number, logged in enumerate(logs):
             if logged.metadata["cache_key"] not in self._asked and led_on(logged):
                 return logs.pop(number)
         self._asked.add(key)
         return None
+
+    def _has_more_time(self, logged: Interaction) -> bool:
+        """Report whether a request that ran out of time may take longer now."""
+        facts = logged.metadata
+        limit = float(facts.get("timeout_seconds", 0))
+        return bool(facts["outcome"] == "timeout") and self._settings.segkit_timeout_seconds > limit
 
     def knows(self, prompt: str) -> bool:
         """Report whether this run has logged a request with this prompt."""

@@ -350,6 +350,8 @@ class RetryingClient:
             return
         facts = {**request.facts, "duration_ms": reply.duration_ms, "money": step.money, "why": step.why}
         facts |= {"outcome": step.trouble or "no_answer", "timestamp": interactions.started_at(reply.intent)}
+        if step.trouble == "timeout":
+            facts["timeout_seconds"] = self._settings.segkit_timeout_seconds
         body = reply.response.body.decode(errors="replace")
         tail = {"response": body, "metadata": facts}
         interactions.finish(reply.intent, tail, compress=self._settings.segkit_compress_logs)

@@ -318,6 +318,22 @@ def test_a_time_out_names_the_setting_and_never_sends_the_same_again(
     assert len(set(digests)) == len(digests) <= 16
 
 
+def test_what_ran_out_of_time_is_asked_again_once_there_is_more_of_it(
+    endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_TIMEOUT_SECONDS", "0.3")
+    endpoint.rule("hang")
+    run = new_run(6)
+    for sizes in ({6, 3}, {2, 1}):  # what ran out of time is not asked again as it was
+        with pytest.raises(EndpointError, match="SEGKIT_TIMEOUT_SECONDS"):
+            extract_taxonomy(run)
+        assert {len(entry["asked"]) for entry in endpoint.ledger()} <= sizes
+        endpoint.reset(configuration=False)
+    endpoint.reset()
+    monkeypatch.setenv("SEGKIT_TIMEOUT_SECONDS", "20")
+    assert placed(run) == 6
+
+
 def test_thoughts_that_take_the_whole_limit_get_a_larger_one_once(endpoint: Endpoint, new_run: NewRun) -> None:
     choice = {"message": {"content": "", "reasoning_content": "hm"}, "finish_reason": "length"}
     endpoint.queue("reply", body={"model": "m", "choices": [choice], "usage": {"completion_tokens": 99}})
