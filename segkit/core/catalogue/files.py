@@ -111,6 +111,8 @@ def _under_header(shown: str, rows: list[list[Any]], options: CatalogueOptions) 
     header = options.header_row - 1 if options.header_row else (fits or filled)[0]
     if header >= len(rows):
         raise ProductsError(f"{shown} has {len(rows)} rows", f"--header-row {options.header_row} is not one of them")
+    width = max(map(len, rows))
+    rows = [[*row, *[None] * (width - len(row))] for row in rows]
     names = ["" if value is None else str(value).strip() for value in rows[header]]
     body = [row for row in rows[header + 1 :] if any(value is not None for value in row)]
     kept = [i for i, name in enumerate(names) if name or any(row[i] is not None for row in body)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +111,9 @@ def _require(frame: pd.DataFrame, options: CatalogueOptions, source: str) -> Non
             continue
         if shape := known_shape(columns):
             raise ProductsError(f"no column {name!r}", f"this is {shape.name}: {shape.command(source)}")
+        if len(columns) == 1 and (sign := re.search(r"[^\w\s.()-]", columns[0])):
+            hint = f"if {sign[0]!r} separates the fields: --delimiter {shlex.quote(sign[0])}"
+            raise ProductsError(f"no column {name!r} but one column {columns[0][:80]!r}", hint)
         near = get_close_matches(name, columns, n=1) or [c for c in columns if c.casefold() == name.casefold()]
         option = "" if name not in options.wanted else "--id-column, --title-column: "
         hint = f"did you mean {near[0]}? " if near else ""

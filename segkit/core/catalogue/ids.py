@@ -8,11 +8,12 @@ import unicodedata
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
 
+from segkit.core.catalogue.lines import is_missing
 from segkit.core.catalogue.titles import is_placeholder
 from segkit.core.text import shortened
 from segkit.errors import ProductsError
@@ -22,7 +23,6 @@ MOST_CHARACTERS = 255
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _DECIMAL = re.compile(r"-?[0-9]+\.0+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_FLOATS = "decimal numbers, as pandas writes a column of integers with a gap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def given_ids(products: pd.DataFrame) -> pd.Series:
 
 def _read(value: Any) -> tuple[str, str]:
     """Return an id as a text, and a reason if it cannot be used."""
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):
+    if is_missing(value):
         return "", "there is no id"
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
@@ -120,7 +120,7 @@ def _read(value: Any) -> tuple[str, str]:
         return str(int(value)), ""
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         return str(int(value)), ""
-    if isinstance(value, float):
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
         return "", f"{float(value)} is a decimal number"
     return "", f"{str(value)[:60]} is no id but a value of type {type(value).__name__}"
 

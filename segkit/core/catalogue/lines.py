@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from html import unescape
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -46,8 +48,14 @@ def renamed_line(product_line: str, names: Mapping[str, str]) -> str:
 
 def text_of(value: Any) -> str:
     """Return a value of a catalogue as a text; what is missing is empty."""
-    missing = value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
-    return "" if missing else str(value)
+    return "" if is_missing(value) else str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Report whether a cell holds nothing: None, NaN, or the marks of pandas for it."""
+    return (
+        value is None or value is pd.NA or value is pd.NaT or (isinstance(value, Real | Decimal) and value != value)
+    )
 
 
 def _parts(template: str, columns: Sequence[str]) -> list[tuple[str, str]]:

@@ -169,7 +169,7 @@ def _header(text: str, delimiter: str, options: CatalogueOptions, *, tabs: bool)
         first = 0
     for number, line in enumerate(lines):
         for candidate in candidates:
-            if set(options.wanted) <= set(next(csv.reader([line], delimiter=candidate), [])):
+            if set(options.wanted) <= {name.strip() for name in next(csv.reader([line], delimiter=candidate), [])}:
                 return candidate, first + number
     _, rest = _split_lines(text[:_SAMPLE], first)
     return max(candidates, key=lambda candidate: _agreement(rest, candidate)), first
@@ -208,7 +208,7 @@ def _without_empty_ends(names: Sequence[str], rows: list[list[str]]) -> tuple[li
     if dropped:
         names = [name for i, name in enumerate(names) if i not in dropped]
         rows = [[value for i, value in enumerate(row) if i not in dropped] for row in rows]
-    return [name if name.strip() else f"column {i}" for i, name in enumerate(names, start=1)], rows
+    return [name.strip() or f"column {i}" for i, name in enumerate(names, start=1)], rows
 
 
 def _require_distinct(name: str, names: Sequence[str], line: int) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from decimal import Decimal
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
 
+from segkit.core.catalogue.lines import is_missing
 from segkit.core.text import MAX_TITLE, one_line
 
 # fmt: off
@@ -46,14 +47,15 @@ def title_of(value: Any) -> tuple[str, str]:
     """Return a title as a text, and a reason if it cannot be used; numbers and bytes are written out."""
     if isinstance(value, str):
         return value, ""
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):
+    if is_missing(value):
         return "", ""
     if isinstance(value, bytes):
         try:
             return value.decode(), ""
         except UnicodeDecodeError:
             return "", "the title is bytes that are not UTF-8"
-    if isinstance(value, Integral | float | Decimal) and not isinstance(value, bool):
-        whole = isinstance(value, float) and value.is_integer()
-        return str(int(value) if whole else value), ""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return str(int(value)), ""
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        return f"{value:.0f}" if float(value).is_integer() else str(value), ""
     return "", f"the title is no text but a value of type {type(value).__name__}"
