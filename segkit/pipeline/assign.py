@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from segkit.analysis.live import live_progress
 from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
-from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, Category
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Category
 from segkit.core.prompts import ASSIGNING, load_prompts
 from segkit.core.results import kept_tables
 from segkit.core.taxonomy.assign import assign_questions, assigned
@@ -96,7 +97,9 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     taxonomy, new = run.archived("taxonomy"), run.new_products
     shown = choices(taxonomy)
     questions = assign_questions(new, shown, run.prompts, run.parameters) if shown else []
-    placed = assigned(ask_all(run, "assign_products", questions, settings), new, shown)
+    with live_progress(run, STAGES["assign_products"]):
+        answers = ask_all(run, "assign_products", questions, settings)
+    placed = assigned(answers, new, shown)
     left = new[new["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
     is_enough = len(left) >= run.parameters.smallest_proposal
     find_categories(run, left if is_enough else left.head(0), settings)
