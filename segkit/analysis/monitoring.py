@@ -20,8 +20,8 @@ _KINDS = {"input_tokens": (BLUE, "input"), "output_tokens": (ORANGE, "output")}
 
 def completion_by_day(runs_dir: str | Path, days: int = _DAYS) -> Figure:
     """Show how many runs of each day completed, failed, or are not finished."""
-    told = query("FROM run_outcomes", runs_dir)
-    by_day = told.groupby("day")[list(_STATES)].sum().sort_index().tail(days)
+    outcomes = query("FROM run_outcomes", runs_dir)
+    by_day = outcomes.groupby("day")[list(_STATES)].sum().sort_index().tail(days)
     return _stacked_days("Runs by day and outcome", by_day, {name: (color, name) for name, color in _STATES.items()})
 
 

@@ -39,11 +39,11 @@ def batch_plan(run: Run) -> pd.DataFrame:
 
 
 def inputs(run: Run) -> pd.DataFrame:
-    """Tell where the products came from and how many there are."""
-    told = run.document["input"]
-    where = ", ".join(f"{column} = {value}" for column, value in told["where"].items())
-    facts = {"run": run.id, "category": run.parameters.category, "source": told["source"], "where": where}
-    facts |= {"products": told["products"], "without a title": told["untitled"]}
+    """Return where the products came from and how many there are."""
+    source = run.document["input"]
+    where = ", ".join(f"{column} = {value}" for column, value in source["where"].items())
+    facts = {"run": run.id, "category": run.parameters.category, "source": source["source"], "where": where}
+    facts |= {"products": source["products"], "without a title": source["untitled"]}
     return _facts({name: value for name, value in facts.items() if value != ""})
 
 
@@ -55,19 +55,19 @@ def prompts_used(run: Run) -> pd.DataFrame:
 
 
 def environment(run: Run) -> pd.DataFrame:
-    """Tell what the run was made with: its parameters, and the versions of Python, segkit and its packages."""
+    """Return the parameters of a run and the versions of Python, segkit and its packages."""
     document = run.document
-    told = {**document["parameters"], "segkit": document["segkit_version"], "python": document["python"]}
-    told |= {
+    facts = {**document["parameters"], "segkit": document["segkit_version"], "python": document["python"]}
+    facts |= {
         **document["packages"],
         "git_commit": document["git_commit"],
         "input_sha256": document["input"]["sha256"],
     }
-    return _facts(told)
+    return _facts(facts)
 
 
 def batch_categories(run: Run) -> pd.DataFrame:
-    """Tell for each batch how many products it held and which categories were found in it."""
+    """Return for each batch how many products it held and which categories were found in it."""
     assignments = run.result("batch_assignments")
     asked = assignments[assignments["batch"] > 0]
     products = asked.groupby("batch").agg(products=("product_id", "size"))
@@ -83,7 +83,7 @@ def first_assignments(run: Run) -> pd.DataFrame:
 
 
 def merge_tree(run: Run) -> pd.DataFrame:
-    """Tell what consolidation merged: a row a category, with the categories of the batches that went into it.
+    """Return what consolidation merged: a row a category, with the categories of the batches that went into it.
 
     Gives `category`, `products` (before refinement), `merged` (how many went in) and `batch_categories` (their
     names, with the number of batches that named them so), the largest first.
@@ -93,9 +93,9 @@ def merge_tree(run: Run) -> pd.DataFrame:
         batches=("batch", "nunique"), products=("products", "sum")
     )
     counts = counts.sort_values(["category", "batches", "products"], ascending=[True, False, False])
-    counts["told"] = counts["batch_category"] + counts["batches"].map(lambda n: f" (×{n})" if n > 1 else "")
+    counts["label"] = counts["batch_category"] + counts["batches"].map(lambda n: f" (×{n})" if n > 1 else "")
     tree = counts.groupby("category").agg(
-        products=("products", "sum"), merged=("batches", "sum"), batch_categories=("told", _listed)
+        products=("products", "sum"), merged=("batches", "sum"), batch_categories=("label", _listed)
     )
     return tree.reset_index().sort_values(["products", "category"], ascending=[False, True], ignore_index=True)
 
@@ -193,12 +193,12 @@ def stage_figures(run: Run) -> pd.DataFrame:
 
 
 def summary(run: Run) -> pd.DataFrame:
-    """Sum up a run in one column: what it was told, what came of it, what it took."""
+    """Return a run in one column: its parameters, its results, and what it took."""
     parameters, status = run.parameters, run.status
     states = run.result("ledger")["state"].value_counts()
     taxonomies = run.result("taxonomies")
     named = (taxonomies["category_name"] != OUT_OF_SCOPE) & (taxonomies["product_count"] > 0)
-    told = {
+    facts = {
         "run": run.id,
         "category": parameters.category,
         "model": OFFLINE if parameters.model == "offline" else parameters.model,
@@ -210,9 +210,9 @@ def summary(run: Run) -> pd.DataFrame:
         **{name.replace("_", " "): int(states.get(name, 0)) for name in ("assigned", "out_of_scope", "unassigned")},
         "moved by refinement": len(moved_products(run)),
         "asked twice": repeatability(run),
-        **_spent(status.total),
+        **spending(status.total),
     }
-    return _facts({name: value for name, value in told.items() if value != ""})
+    return _facts({name: value for name, value in facts.items() if value != ""})
 
 
 def repeatability(run: Run) -> str:
@@ -225,9 +225,9 @@ def repeatability(run: Run) -> str:
     return f"{counted}: {found['share']:.0%} (of all products {low:.0%} to {high:.0%}, with 95 % confidence)"
 
 
-def _spent(total: StageFigures) -> dict[str, Any]:
+def spending(total: StageFigures) -> dict[str, Any]:
     """Describe the calls, tokens and money of all stages, and where a server did not report them."""
-    unmetered = f" (not told for {total.unmetered:,} calls)" if total.unmetered else ""
+    unmetered = f" (not reported for {total.unmetered:,} calls)" if total.unmetered else ""
     unpriced = f" (unknown for {total.unpriced:,} calls)" if total.unpriced else ""
     return {
         "calls": total.calls,
@@ -255,9 +255,9 @@ def _sizes(batches: Sequence[Sequence[int]]) -> str:
     return f"{' or '.join(map(str, sizes)) or 'no'} products"
 
 
-def _facts(told: dict[str, Any]) -> pd.DataFrame:
-    values = [f"{value:,}" if isinstance(value, int) else str(value) for value in told.values()]
-    return pd.DataFrame({"fact": [name.replace("_", " ") for name in told], "value": values})
+def _facts(facts: dict[str, Any]) -> pd.DataFrame:
+    values = [f"{value:,}" if isinstance(value, int) else str(value) for value in facts.values()]
+    return pd.DataFrame({"fact": [name.replace("_", " ") for name in facts], "value": values})
 
 
 def _listed(names: Iterable[str]) -> str:

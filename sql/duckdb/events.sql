@@ -5,7 +5,7 @@ WITH parsed AS (
 )
 SELECT
     TRY_CAST(fact ->> 'time' AS TIMESTAMPTZ) AS created_at,
-    CASE run_id WHEN '' THEN 'service' ELSE 'run' END AS told_by,
+    CASE run_id WHEN '' THEN 'service' ELSE 'run' END AS source,
     coalesce(nullif(run_id, ''), fact ->> 'run_id') AS run_id,
     fact ->> 'event' AS event,
     TRY_CAST(fact ->> 'pid' AS BIGINT) AS pid,

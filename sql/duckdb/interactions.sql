@@ -1,7 +1,7 @@
 -- One row an attempt: who asked what, when, how long it took, what it cost and what came of it.
 --
--- `logs` holds what the logs of open runs tell of themselves (file_path, bytes, context, metadata), `compacted` the
--- rows of finished runs. What a server did not tell is NULL, never 0; only what surely was not paid costs 0.
+-- `logs` holds the logs of open runs (file_path, bytes, context, metadata), `compacted` the
+-- rows of finished runs. What a server did not report is NULL, never 0; only what surely was not paid costs 0.
 CREATE OR REPLACE VIEW logged AS
 WITH facts AS (
     SELECT

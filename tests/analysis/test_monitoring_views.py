@@ -48,8 +48,8 @@ def test_events_of_runs_and_of_the_service_have_one_shape(runs: list[Run], place
     log_event(runs[0].folder, "run_started")
     with (service / "events.jsonl").open("ab") as file:
         file.write(b'{"time":"2026-01-01T00:00:00Z","event":"caf\xc3')
-    frame = query("SELECT told_by, run_id, event, owner, pid FROM events ORDER BY told_by")
-    assert frame[["told_by", "run_id", "event"]].to_numpy().tolist() == [
+    frame = query("SELECT source, run_id, event, owner, pid FROM events ORDER BY source")
+    assert frame[["source", "run_id", "event"]].to_numpy().tolist() == [
         ["run", runs[0].id, "run_started"],
         ["service", runs[0].id, "run_ordered"],
     ]

@@ -91,9 +91,9 @@ def test_the_summary_says_that_offline_is_no_language_model(sample: Run) -> None
 
 
 def test_unknown_usage_and_cost_are_said_to_be_unknown(sample: Run) -> None:
-    spent = tables._spent(replace(sample.status.total, unmetered=2, unpriced=3, cost_usd=Decimal("0.25")))
+    spent = tables.spending(replace(sample.status.total, unmetered=2, unpriced=3, cost_usd=Decimal("0.25")))
     assert spent["cost"] == "$0.2500 (unknown for 3 calls)"
-    assert spent["tokens"].endswith("(not told for 2 calls)")
+    assert spent["tokens"].endswith("(not reported for 2 calls)")
 
 
 def test_the_path_of_a_product_names_every_step_and_its_log(sample: Run) -> None:

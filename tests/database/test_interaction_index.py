@@ -16,6 +16,7 @@ BY_RUN = (
     "product_taxonomies",
     "product_segments",
     "refined_product_segments",
+    "product_moves",
     "llm_interaction_index",
 )
 QUESTIONS = [
@@ -28,6 +29,7 @@ QUESTIONS = [
     "SELECT * FROM refined_product_segments WHERE taxonomy_id = 70",
     "SELECT * FROM llm_interaction_index WHERE cache_key = md5('70')",
     "SELECT * FROM current_product_segments WHERE product_id = 5",
+    "SELECT * FROM product_keys WHERE source_id = 'SKU-7'",
     f"SELECT * FROM category_shares WHERE run_id = '{RUN}'",
     f"SELECT taxonomy_id, count(*) FROM product_segments WHERE run_id = '{RUN}' GROUP BY 1",
 ]
@@ -50,6 +52,8 @@ def many_runs(postgres_url: str) -> psycopg.Connection[Any]:
         f"INSERT INTO run_products SELECT 'RUN_' || r, p {pairs}",
         f"INSERT INTO product_segments SELECT 'RUN_' || r, p, r * 100 + p % 100, 0.5 {pairs}",
         f"INSERT INTO refined_product_segments SELECT 'RUN_' || r, p, r * 100 + p % 100 {pairs}",
+        f"INSERT INTO product_moves SELECT 'RUN_' || r, p, 0.5 {pairs}",
+        "INSERT INTO product_keys SELECT p, 'SKU-' || p FROM generate_series(1, 20000) AS p",
         "INSERT INTO llm_interaction_index (run_id, cache_key) SELECT 'RUN_' || r, md5((r * 1000 + p)::text) "
         + pairs,
         "ANALYZE",
