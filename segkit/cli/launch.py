@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,10 +29,10 @@ from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.llm.prices import require_price
-from segkit.pipeline.assign import assign_report, assign_run
+from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
-from segkit.pipeline.plan import dollars, plan_run, readable_plan
+from segkit.pipeline.plan import dollars, plan_of, plan_run, readable_plan
 from segkit.pipeline.prepare import change_requests, choose_parameters, open_catalogue, prepare_run, refused_file
 from segkit.pipeline.segment import run_stages
 from segkit.runs.create import new_run_id
@@ -81,6 +81,14 @@ def assign_and_show(
     finished = open_run(name, runs_dir, settings)
     catalogue = read_catalogue(source, settings, parameters.get("product_line") or finished.parameters.product_line)
     run = assign_run(finished, catalogue, runs_dir=runs_dir, settings=settings, **parameters)
+    _work_with_consent(run, options, yes, settings)
+
+
+def accept_and_show(name: str, keys: Sequence[str], options: RunOptions, yes: bool) -> None:
+    """Make a run in which proposals of a finished one are categories, work on it, and show what came of it."""
+    settings = options.applied(load_settings())
+    runs_dir = options.runs_dir or settings.storage_root
+    run = accept_proposals(open_run(name, runs_dir, settings), keys, runs_dir=runs_dir, settings=settings)
     _work_with_consent(run, options, yes, settings)
 
 
@@ -215,8 +223,8 @@ def _proposal(proposal: Mapping[str, Any]) -> str:
 
 def _ask_for_consent(run: Run, settings: Settings) -> None:
     """Report what goes where, and what it may cost, before anything is sent."""
-    total = plan_run(run.products, run.prompts, run.parameters, settings).iloc[-1]
-    titles, where = run.document["input"]["products"], f"{run.parameters.model} at {run.parameters.endpoint}"
+    total = plan_of(run, settings).iloc[-1]
+    titles, where = len(run.new_products), f"{run.parameters.model} at {run.parameters.endpoint}"
     most = "at most" if run.parameters.extends else "about"
     question = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {dollars(total)}?"
     if not typer.confirm(question, default=True, err=True):

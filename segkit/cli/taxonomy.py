@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from segkit.cli.options import SEGMENT, ProductSource, RunOptions, Yes, grouped
+from segkit.cli.options import SEGMENT, ProductSource, RunName, RunOptions, Yes, grouped
 from segkit.cli.terminal import GroupedCommand
 
 app = typer.Typer()
+taxonomy_app = typer.Typer(help="The categories of a run that lives on.", no_args_is_help=True)
+app.add_typer(taxonomy_app, name="taxonomy", rich_help_panel=SEGMENT)
 
 
 @app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)
@@ -48,3 +50,22 @@ def assign(
 
     given = {"model": model, "products_per_assignment": batch_size, "smallest_proposal": smallest_proposal}
     launch.assign_and_show(taxonomy, source, given, options, yes)
+
+
+@taxonomy_app.command(cls=GroupedCommand)
+@grouped
+def accept(
+    name: RunName,
+    options: RunOptions,
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of proposals, such as C-14; all without any.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Make proposed categories of a run categories, as a new run; their products are not asked about again.
+
+    Example: segkit taxonomy accept latest C-14
+    """
+    from segkit.cli import launch
+
+    launch.accept_and_show(name, keys or [], options, yes)

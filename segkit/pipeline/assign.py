@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,46 @@ def assign_run(
     archived = {"taxonomy": living_taxonomy(earlier), "earlier": placed_rows(earlier)}
     prompts = load_prompts(chosen.prompts, keys=ASSIGNING)
     place = Path(runs_dir or earlier.folder.parent)
-    return create_run(place, run_id, chosen, frame, prompts, origin, settings, archived)
+    return create_run(place, run_id, chosen, frame, prompts, origin, settings, archived=archived)
+
+
+def accept_proposals(
+    earlier: Run, keys: Sequence[str] = (), *, runs_dir: str | Path = "", settings: Settings | None = None
+) -> Run:
+    """Make a run in which proposed categories of a finished run are categories, with the products that found them.
+
+    `keys` names some of the proposals; without any, all are accepted. Nothing is asked about the products of an
+    accepted proposal; those that still fit nowhere are asked about once more. Raises RunError for a key that is no
+    proposal of the run.
+    """
+    settings, run_id, taxonomy = settings or load_settings(), new_run_id(), living_taxonomy(earlier)
+    proposed = set(taxonomy.loc[taxonomy["state"] == "proposed", "key"])
+    unknown = sorted(set(keys) - proposed)
+    if unknown or not proposed:
+        known = f"its proposals are {', '.join(sorted(proposed))}" if proposed else "see `segkit show`"
+        raise RunError(f"{earlier.id} proposes no {', '.join(unknown) or 'category'}", known)
+    is_accepted = taxonomy["key"].isin(set(keys) or proposed) & (taxonomy["state"] == "proposed")
+    rows = pd.concat([placed_rows(earlier), _accepted_rows(earlier, taxonomy[is_accepted])], ignore_index=True)
+    frame = earlier.products
+    came = {**first_runs(frame), **dict.fromkeys(set(frame["product_id"]) - set(rows["product_id"]), run_id)}
+    frame = frame.assign(**{FIRST_RUN: [came[int(product)] for product in frame["product_id"]]})
+    archived = {"taxonomy": taxonomy.assign(state=taxonomy["state"].mask(is_accepted, "active")), "earlier": rows}
+    parameters = replace(earlier.parameters, taxonomy=earlier.id)
+    place, origin = Path(runs_dir or earlier.folder.parent), dict(earlier.document["input"])
+    return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings, archived=archived)
+
+
+def _accepted_rows(run: Run, accepted: pd.DataFrame) -> pd.DataFrame:
+    """Return the lineage of the products that would go into accepted proposals, as the batches state it."""
+    ends = consolidated_assignments(run)
+    ids = dict(zip(accepted["category_name"], accepted["id"], strict=True))
+    rows = ends[ends["category"].isin(list(ids))]
+    rows = rows.assign(
+        batch_category=rows["category"], refined_category=rows["category"], refined_by="",
+        refined_confidence=rows["confidence"],
+    )[_LINEAGE]  # fmt: skip
+    numbers = rows["category"].map(ids).astype("int64")
+    return rows.assign(taxonomy_id=numbers, refined_taxonomy_id=numbers)
 
 
 def living_taxonomy(run: Run) -> pd.DataFrame:

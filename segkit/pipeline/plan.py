@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 import pandas as pd
@@ -11,7 +11,9 @@ import pandas as pd
 from segkit.core.batching import asked_twice, batches_by_first_run, consolidation_rounds, refinement_calls
 from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import extract_questions
-from segkit.core.models import Parameters, Usage
+from segkit.core.models import Category, Parameters, Usage
+from segkit.core.taxonomy.assign import assign_questions
+from segkit.core.taxonomy.keys import choices
 from segkit.llm.prices import call_cost_usd
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
@@ -30,18 +32,25 @@ Interval = tuple[float, float]
 
 
 def plan_run(
-    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters, settings: Settings
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    settings: Settings,
+    taxonomy: Sequence[Category] = (),
 ) -> pd.DataFrame:
     """Plan a run: a row a stage and one for all, with exact `calls` and `low`/`high` of tokens, cost and seconds.
 
     Calls are exact when every answer is valid at once. Tokens of the first stage come from its rendered prompts, the
     others from how many categories batches usually have. Cost is None where the price is not known.
     """
-    rows = [
-        _extract(products, prompts, parameters),
-        _consolidate(products, prompts, parameters),
-        _refine(products, prompts, parameters),
-    ]
+    if parameters.taxonomy:
+        rows = [_assign(products, prompts, parameters, taxonomy)]
+    else:
+        rows = [
+            _extract(products, prompts, parameters),
+            _consolidate(products, prompts, parameters),
+            _refine(products, prompts, parameters),
+        ]
     frame = pd.DataFrame([{**row, **_money_and_time(row, parameters, settings)} for row in rows])
     total = {"stage": "all", **{name: _total(frame[name]) for name in frame.columns if name != "stage"}}
     return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
@@ -49,7 +58,13 @@ def plan_run(
 
 def estimate_run(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     """Return the plan of a run for reading: calls, tokens, dollars and seconds of each stage, and of all."""
-    return readable_plan(plan_run(run.products, run.prompts, run.parameters, settings or load_settings()))
+    return readable_plan(plan_of(run, settings or load_settings()))
+
+
+def plan_of(run: Run, settings: Settings) -> pd.DataFrame:
+    """Plan what a run that is made already will take, as `plan_run` does."""
+    taxonomy = choices(run.archived("taxonomy")) if run.parameters.taxonomy else []
+    return plan_run(run.new_products, run.prompts, run.parameters, settings, taxonomy)
 
 
 def readable_plan(plan: pd.DataFrame) -> pd.DataFrame:
@@ -78,6 +93,15 @@ def dollars(row: pd.Series) -> str:
 
 def _between(plan: pd.DataFrame, name: str) -> list[str]:
     return [f"{low:,}-{high:,}" for low, high in zip(plan[f"{name}_low"], plan[f"{name}_high"], strict=True)]
+
+
+def _assign(
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters, taxonomy: Sequence[Category]
+) -> dict[str, float | str]:
+    questions = assign_questions(products, taxonomy, prompts, parameters)
+    text = sum(len(question.prompt.text) for question in questions)
+    titled = sum(len(question.context["expected_ids"]) for question in questions)
+    return _row("assign_products", len(questions), (text, text), (titled * _ASSIGNMENT[0], titled * _ASSIGNMENT[1]))
 
 
 def _extract(products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters) -> dict[str, float | str]:

@@ -12,7 +12,7 @@ from endpoint import Endpoint
 from segkit.analysis import tables
 from segkit.core.batching import planned_calls
 from segkit.errors import ProductsError, RunError
-from segkit.pipeline.assign import assign_products, assign_report, assign_run
+from segkit.pipeline.assign import accept_proposals, assign_products, assign_report, assign_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state
 from segkit.runs.run import Run
@@ -127,6 +127,28 @@ def test_a_year_of_deliveries_changes_no_old_row(finished: Run) -> None:
         assert run.result("taxonomies")["key"].tolist() == ["C-1", "C-2", "C-3", "C-4"]
     assert run.status.calls == 1
     assert len(run.products) == 320
+
+
+def test_an_accepted_proposal_is_a_category(finished: Run, endpoint: Endpoint) -> None:
+    """Its products are not asked about again, old rows stay, and the next delivery goes into it."""
+    run = worked(assign_run(finished, titles(["blender"], 9, 2000)))
+    before, asked = rows_of(run, finished.products["product_id"]), endpoint.count()
+    accepted = worked(accept_proposals(run))
+    assert endpoint.count() == asked
+    assert rows_of(accepted, finished.products["product_id"]) == before
+    taxonomies = accepted.result("taxonomies").set_index("key")
+    assert taxonomies.loc["C-5", ["category_name", "product_count"]].tolist() == ["Blenders", 9]
+    later = worked(assign_run(accepted, titles(["blender"], 3, 4000)))
+    assert assign_report(later)["assigned"] == 3
+    assert later.result("taxonomies").set_index("key").loc["C-5", "product_count"] == 12
+
+
+def test_only_a_proposal_can_be_accepted(finished: Run) -> None:
+    run = worked(assign_run(finished, titles(["blender"], 9, 2000)))
+    with pytest.raises(RunError, match=r"proposes no C-1"):
+        accept_proposals(run, ["C-1"])
+    with pytest.raises(RunError, match="proposes no category"):
+        accept_proposals(finished)
 
 
 def test_a_product_out_of_scope_is_one(finished: Run) -> None:
