@@ -68,6 +68,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/database.py
 	$(BIN)/python tests/benchmarks/offline_quality.py
 	$(BIN)/python tests/benchmarks/service.py
+	$(BIN)/python tests/benchmarks/trust.py
 
 lock: $(READY)  ## Make both lock files anew from pyproject.toml
 	$(COMPILE) --all-extras -o requirements.lock

@@ -30,7 +30,7 @@ def verify(
     from segkit.llm.cache import damaged_entries
     from segkit.pipeline.migrate import remote_differences
     from segkit.runs import mirror
-    from segkit.runs.integrity import differences, logged_keys
+    from segkit.runs.integrity import CHECKSUMS, differences, logged_keys
     from segkit.settings import load_settings
 
     run = opened_run(name, runs_dir)
@@ -40,6 +40,8 @@ def verify(
         mirror.restore_stored(run.folder)
     found = differences(run) + damaged_entries(load_settings().segkit_home, logged_keys(run))
     found += remote_differences(run) if remote else []
+    if not found and not run.file(CHECKSUMS).exists():
+        found = ["not finished, nothing to compare with; every log matches the checksum in it"]
     if as_json:
         write_json({"run_id": run.id, "differences": found})
     else:

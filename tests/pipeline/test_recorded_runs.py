@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from segkit.analysis import logs, tables
+from segkit.cli.main import main
 from segkit.errors import SettingsError
 from segkit.pipeline.notebooks import run_notebooks
+from segkit.pipeline.replay import replay
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.integrity import differences, is_finished
 from segkit.runs.run import Run, list_runs, open_run
@@ -44,6 +46,11 @@ def test_it_opens(recorded: Run) -> None:
 def test_it_is_what_was_written(recorded: Run) -> None:
     assert differences(recorded) == []
     assert is_finished(recorded)
+
+
+def test_it_replays(recorded: Run) -> None:
+    """Also where it was made by an earlier version of the offline model, which is not asked."""
+    assert replay(recorded).identical
 
 
 def test_nothing_is_left_to_do_for_resume(recorded: Run) -> None:
@@ -83,3 +90,13 @@ def test_an_unfinished_run_of_another_offline_model_says_so(recorded: Run) -> No
     """Two versions of the model must not answer in one run."""
     with pytest.raises(SettingsError, match=r"offline@32550951.*another version"):
         extract_taxonomy(unfinished(recorded))
+
+
+def test_without_checksums_there_is_nothing_to_verify_by(recorded: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its logs have checksums of their own and are checked; the exit code is 1 all the same."""
+    (recorded.folder / "checksums.sha256").unlink()
+    update_status(recorded.folder, seal="")
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", recorded.id])
+    assert ended.value.code == 1
+    assert "not finished, nothing to compare with" in capsys.readouterr().out

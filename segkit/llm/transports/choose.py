@@ -6,8 +6,18 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from segkit.errors import SettingsError
-from segkit.llm.transports.base import Transport
+from segkit.llm.transports.base import NotSentError, Response, Transport
 from segkit.settings import Settings
+
+
+class NoTransport:
+    """The transport of a run that may make no call: the budget stops it before anything is sent."""
+
+    async def send(self, body: bytes) -> Response:
+        raise NotSentError("no call is allowed", passing=False)
+
+    async def close(self) -> None:
+        pass
 
 
 def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
@@ -15,6 +25,8 @@ def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
 
     Raises SettingsError when the endpoint needs a key and there is none.
     """
+    if settings.segkit_max_calls == 0:
+        return NoTransport()  # what the logs answer needs no key, and no offline model of the same version
     # Each import costs up to a second, and a run needs one of them.
     if model == "offline":
         from segkit.llm.transports.offline import OfflineTransport
