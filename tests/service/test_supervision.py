@@ -131,7 +131,7 @@ def test_the_tokens_of_a_file_are_listed_and_removed(service: Service) -> None:
             assert [line for line in lines if line.startswith("data: ")]
         assert ann.get(f"/api/segmentation/{run_id}/status").status_code == 401
         ended = until(lambda: (s := status(client, run_id))["status"] == "failed" and s)
-        assert "its token was withdrawn" in ended["reason"]
+        assert (ended["failure"], "its token was withdrawn" in ended["detail"]) == ("cancelled", True)
         assert command(service, "token", "--remove", "ann").returncode == 2
 
 
