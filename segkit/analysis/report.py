@@ -78,6 +78,10 @@ def _name(category: str) -> str:
     return {OUT_OF_SCOPE: "Out of scope", "": "Without a category"}.get(category, category)
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _share(count: int, total: int) -> str:
     """Return a share in per cent; a small one is never written as none."""
     share = 100 * count / total if total else 0.0
@@ -89,9 +93,11 @@ def _first_screen(run: Run, table: pd.DataFrame, sizes: pd.Series, trust: Sequen
     largest = ", ".join(f"{name} ({_share(int(n), len(table))})" for name, n in named.head(3).items())
     placed = int(named.sum())
     some = "all" if placed == len(table) else f"{placed:,}"
-    lede = f"{len(table):,} products, {some} of them in {len(named):,} segments. The largest: {largest}."
+    lede = (
+        f"{_count(len(table), 'product')}, {some} of them in {_count(len(named), 'segment')}. The largest: {largest}."
+    )
     if not len(named):
-        lede = f"{len(table):,} products; no segment of {run.parameters.category} was found."
+        lede = f"{_count(len(table), 'product')}; no segment of {run.parameters.category} was found."
     points = "".join(f"<li>{html_text(text, len(text))}</li>" for text in _trust(run, table, trust))
     return (
         f'<p class="lede" dir="auto">{html_text(lede, len(lede))}</p><div class="first">'
@@ -105,16 +111,16 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
     yield from trust
     out = int(states.get("out_of_scope", 0))
     warning = " That is much: the category may not fit the products." if total and out / total > _MANY_OUT else ""
-    yield f"{out:,} products ({_share(out, total)}) were judged to be no {run.parameters.category}.{warning}"
+    yield f"Out of scope, no {run.parameters.category}: {_count(out, 'product')} ({_share(out, total)}).{warning}"
     if left := int(states.get("unassigned", 0)):
         reasons = table.loc[table["state"] == "unassigned", "reason"].value_counts().head(3)
         why = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.items())
-        yield f"{left:,} products have no category: {why}."
+        yield f"Without a category: {_count(left, 'product')} ({why})."
     else:
         yield "Every product was read and has its place."
     yield from _about_confidence(table)
     moved = int((table["first_category"] != table["category"])[table["first_category"].notna()].sum())
-    yield f"The second reading moved {moved:,} products ({_share(moved, total)}) to another segment."
+    yield f"The second reading moved {_count(moved, 'product')} ({_share(moved, total)}) to another segment."
     if problems := run.status.total.problems:
         yield f"While it ran: {'; '.join(map(str, problems[:3]))}."
 
@@ -125,7 +131,7 @@ def _about_confidence(table: pd.DataFrame) -> Iterable[str]:
         yield "The model stated no confidence."
         return
     unsure = int((known < _UNSURE).sum())
-    low = f"{unsure:,} products are below {_UNSURE}" if unsure else f"no product is below {_UNSURE}"
+    low = f"below {_UNSURE} for {_count(unsure, 'product')}" if unsure else f"never below {_UNSURE}"
     yield f"The model's own confidence: median {known.median():.2f}, {low}. It is not a measured accuracy."
 
 

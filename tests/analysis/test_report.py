@@ -96,8 +96,8 @@ def test_the_first_screen_says_what_was_found_and_how_far_to_trust_it(sure: Run)
     before = page.text[: page.text.index("Segments")]
     sizes = sure.assignments["category"].value_counts()
     named = sizes.drop(["", OUT_OF_SCOPE], errors="ignore")
-    assert f"12 products, {named.sum()} of them in {len(named)} segments" in before
-    for sentence in ("1 products (8.3\u00a0%) were judged to be no Kitchen Things", "no title", UNMEASURED):
+    assert f"12 products, {named.sum()} of them in {len(named)} segment" in before
+    for sentence in ("Out of scope, no Kitchen Things: 1 product (8.3\u00a0%)", "no title", UNMEASURED):
         assert sentence in before
     assert page.tags.count("h1") == 1
 
