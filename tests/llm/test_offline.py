@@ -20,6 +20,7 @@ from segkit.core.text import fold_name, name_fault, one_line
 from segkit.core.validation import check_consolidate
 from segkit.errors import SettingsError
 from segkit.llm.offline.model import answer
+from segkit.llm.offline.words import plural
 from segkit.llm.transports.offline import OfflineTransport
 from segkit.pipeline.prepare import choose_parameters
 from segkit.settings import load_settings
@@ -141,7 +142,7 @@ def test_names_are_kinds_of_products() -> None:
     assert found[0] == found[1] == found[2] == found[10] == found[11] == "Electric Kettles"
     assert found[3] == found[4] == found[5] == "Gooseneck Kettles"
     assert found[8] == found[9] == "Travel Kettles"
-    assert "e.g. " in taxonomy["Electric Kettles"]
+    assert " such as " in taxonomy["Electric Kettles"]
     text = " ".join(taxonomy).casefold()
     assert not [word for word in ("acme", "borealis", "cindra", "dorwin", "black", "pack", "bk-200") if word in text]
 
@@ -185,6 +186,57 @@ def test_a_category_of_many_lists_stays_and_a_rare_one_joins_the_most_similar() 
     found = {one["id"]: one["name"] for one in reply["categories"]}
     assert sorted(found.values()) == sorted(f"{name} Kettles" for name in NAMES)
     assert found[reply["members"]["A_1"]] == "Travel Kettles"
+
+
+def test_what_serves_a_switch_is_none() -> None:
+    """Many boxes and plates do not vouch for each other; a switch that comes with a plate is one."""
+    switches = [
+        f"Brand{i} {kind} Light Switch with Wall Plate, White" for i in range(6) for kind in ("Toggle", "Rocker")
+    ]
+    others = [f"{i}-Gang Electrical Switch and Outlet Box" for i in range(1, 4)] + ["Toggle Wall Plate, White"] * 3
+    found = extract([*switches, *others], "Light Switches")[1]
+    assert set(found[len(switches) :]) == {"OUT_OF_SCOPE"}
+    assert "OUT_OF_SCOPE" not in found[: len(switches)]
+
+
+@pytest.mark.parametrize("word", ["ruled", "Bound", "washable", "Cordless", "Sensitive", "electrical"])
+def test_a_participle_or_an_adjective_names_no_kind(word: str) -> None:
+    taxonomy, _ = extract([f"Acme Notebook {word}, A5", f"Borealis Notebook {word}, A4", "Cindra Pen, blue"])
+    assert all(name.endswith(("Notebooks", "Pens")) for name in taxonomy)
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [
+        ("Mouse", "Mice"),
+        ("Toothbrush", "Toothbrushes"),
+        ("Water", "Water"),
+        ("Jewellery", "Jewellery"),
+        ("Pen", "Pens"),
+    ],
+)
+def test_plurals(one: str, many: str) -> None:
+    assert plural(one) == many
+
+
+def test_no_category_is_called_as_all_of_them() -> None:
+    titles = ["Acme Dimmer Switch", "Borealis Dimmer Switch", "Cindra Dimmer Switch", "Acme Smart Dimmer Switch"]
+    assert "Dimmer Switches" not in extract(titles, "Dimmer Switches")[0]
+
+
+def test_a_definition_is_a_sentence() -> None:
+    taxonomy, _ = extract(["Acme Electric Kettle with Whistle", "Borealis Electric Kettle with Whistle", *KETTLES])
+    sentence = re.compile(r"[A-Z].* such as [^,.]+(, [^,.]+)*\.")
+    assert [text for text in taxonomy.values() if not sentence.fullmatch(text)] == []
+    assert any(" whose titles mention " in text for text in taxonomy.values())
+
+
+def test_confidence_follows_the_evidence() -> None:
+    """One among many that its category names is surer than one that stands alone under another's word."""
+    given = [*KETTLES, "Thing of Brass"]
+    assignments = ask(extract_prompt(given))["assignments"]
+    sure = [one["confidence"] for one in assignments.values()]
+    assert sure[-1] < min(sure[:3])
 
 
 def test_of_a_list_of_things_each_is_a_kind() -> None:

@@ -37,7 +37,8 @@ class Unit(NamedTuple):
     """A product or category: its id, type phrase (head last), other words, and weight.
 
     The words of a category's name were chosen already, so they count twice (`times`). A category has the
-    `examples` of its definition, a product is its own. A product has `marks`: its words, brand and units too.
+    `examples` of its definition, a product is its own. A product has `marks`: its words, brand and units too; and
+    the nouns with which its clauses end (`ends`).
     """
 
     key: str
@@ -47,6 +48,7 @@ class Unit(NamedTuple):
     times: int = 1
     examples: tuple[str, ...] = ()
     marks: frozenset[str] = frozenset()
+    ends: frozenset[str] = frozenset()
 
 
 class Group(NamedTuple):
@@ -77,6 +79,7 @@ def _read_unit(
 ) -> Unit:
     """Take the first clause with a noun as the type phrase, up to its head; all other words are context."""
     marks = frozenset(mark(word) for clause in clauses for word in clause) - {""}
+    last = frozenset(word.stem for clause in clauses for word in nouns_of(clause, brands)[-1:])
     for number, clause in enumerate(clauses):
         nouns = nouns_of(clause, brands)
         head = _head(nouns, heads)
@@ -89,9 +92,9 @@ def _read_unit(
         end = max(place for place, word in enumerate(words) if word.stem == head.stem) + 1
         start = _lead(words[: end - 1], clauses[0], seen)
         others = [*words[:start], *words[end:], *(word for other in clauses if other is not clause for word in other)]
-        return Unit(key, tuple(words[start:end]), tuple(word for word in others if word.weight > 0), marks=marks)
+        return Unit(key, tuple(words[start:end]), tuple(w for w in others if w.weight > 0), 1.0, 1, (), marks, last)
     rest = tuple(word for clause in clauses for word in clause if word.weight > 0)
-    return Unit(key, rest[-1:], rest[:-1], marks=marks)
+    return Unit(key, rest[-1:], rest[:-1], 1.0, 1, (), marks, last)
 
 
 def _lead(words: Sequence[Word], clause: Clause, seen: Counter[str]) -> int:
@@ -219,9 +222,35 @@ def _attach(groups: Sequence[Group], kept: Sequence[int], least: float) -> tuple
     return gathered, left
 
 
-def _sum_bags(units: Iterable[Unit]) -> Bag:
+def join(groups: Sequence[Group], likeness: float, fewest: int) -> list[Group]:
+    """Join the two groups that are most alike until none are alike enough, or only `fewest` are left.
+
+    Large groups must be more alike than small ones, so that they do not swallow each other.
+    """
+    found = list(groups)
+    while len(found) > fewest:
+        bags = [_sum_bags(one.units, 1.5) for one in found]
+        rarity = rarities(bags)
+        vectors = [vector(words, rarity) for words in bags]
+        weights = [sum(unit.weight for unit in one.units) for one in found]
+        pairs = [(i, j) for i in range(len(found)) for j in range(i)]
+        likenesses = {
+            (i, j): dot(vectors[i], vectors[j]) * (1 - (weights[i] + weights[j]) / sum(weights)) for i, j in pairs
+        }
+        i, j = max(pairs, key=lambda pair: likenesses[pair])
+        if likenesses[i, j] < likeness:
+            break
+        kept, other = (i, j) if weights[i] > weights[j] else (j, i)
+        found[kept] = Group(found[kept].anchor, [*found[kept].units, *found[other].units])
+        del found[other]
+    return found
+
+
+def _sum_bags(units: Iterable[Unit], context: float = 0.7) -> Bag:
     total: Bag = defaultdict(float)
-    for stem, value in (pair for unit in units for pair in bag(unit, 3 * unit.weight, 2 * unit.weight, 0.7).items()):
+    for stem, value in (
+        pair for unit in units for pair in bag(unit, 3 * unit.weight, 2 * unit.weight, context).items()
+    ):
         total[stem] += value
     return total
 

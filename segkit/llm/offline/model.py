@@ -5,6 +5,7 @@ kind of product, and is deterministic. It needs nothing but the standard library
 """
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple
 
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE
 from segkit.core.text import fold_name, name_fault
-from segkit.llm.offline.grouping import Group, Unit, core_words, fits, group, narrow, read_units, settle
+from segkit.llm.offline.grouping import Group, Unit, core_words, fits, group, join, narrow, read_units, settle
 from segkit.llm.offline.words import (
+    ACCESSORIES,
     CONTAINERS,
     Bag,
     heaviest,
@@ -32,10 +34,11 @@ _ID_LINE = re.compile(r"^\[([A-Z]+)_([0-9]+)\][ \t]*(.*)$", re.MULTILINE)
 _ASSIGNED = re.compile(r"^(.*)→ (S_[0-9]+|OUT_OF_SCOPE) \(.*\)$")
 _CATEGORY = re.compile(r"^Product category:[ \t]*(\S.*)$", re.MULTILINE)
 _ALSO = re.compile(r"^List ([A-Z]+) also has: (.*)$", re.MULTILINE)
-_TRAITS, _EXAMPLES = "; typical words: ", "; e.g. "
+_TRAITS, _EXAMPLES = " whose titles mention ", " such as "
 _NAMELESS = "General Merchandise"
 _FEWEST, _MOST = 8, 40  # categories that a merge may keep, between these as many as one batch needs
-_NARROW = 20  # and in a shop category about one thing
+_NARROW = 12  # and in a shop category about one thing
+_ALIKE, _ENOUGH = 0.12, 4  # categories this much alike are joined while there are more than enough
 _MARGIN, _RATIO = 0.1, 1.15  # a better fit must be better by both
 _LIKE = 0.25  # the least likeness to a category of a product in it
 
@@ -72,11 +75,15 @@ def _extract(titles: Mapping[str, str], category: str) -> dict[str, Any]:
     strange = _out_of_scope(units, core_words(units, category))
     core = narrow(units, category)
     groups = group([unit for unit in units if unit.key not in strange], core)
-    described = _describe(groups, shop_name(category, core))
+    described = _describe(groups, shop_name(category, core), category)
     placed: dict[str, dict[str, Any]] = {key: {"category": OUT_OF_SCOPE, "confidence": 0.6} for key in strange}
-    for index, one in enumerate(described):
+    homes = {unit.key: f"C_{index}" for index, one in enumerate(described) for unit in one.units}
+    lines = [_category_unit(f"C_{index}", f"{one.name}: {one.definition}") for index, one in enumerate(described)]
+    found = fits([unit for unit in units if unit.key in homes], homes, lines)
+    for one in described:
         for unit in one.units:
-            placed[unit.key] = {"category": f"C_{index}", "confidence": _confidence(unit, one)}
+            home = homes[unit.key]
+            placed[unit.key] = {"category": home, "confidence": _confidence(unit, one, found[unit.key], home)}
     return {"categories": _listed("C", described), "assignments": {key: placed[key] for key in titles}}
 
 
@@ -84,11 +91,13 @@ def _listed(letter: str, found: Sequence[Described]) -> list[dict[str, str]]:
     return [{"id": f"{letter}_{i}", "name": one.name, "definition": one.definition} for i, one in enumerate(found)]
 
 
-def _confidence(unit: Unit, described: Described) -> float:
-    """More of the name's words in the type phrase, and company in the category, make it surer."""
+def _confidence(unit: Unit, described: Described, scores: Mapping[str, float], home: str) -> float:
+    """Rate an assignment by the name in the type phrase, by company, and by the margin to the next category."""
     named = {word.stem for clause in read_title(described.name) for word in clause}
     share = len(named & {word.stem for word in unit.phrase}) / max(1, len(named))
-    return round(0.5 + 0.35 * min(1.0, share) + (0.1 if len(described.units) > 1 else 0.0), 2)
+    margin = scores[home] - max((score for key, score in scores.items() if key != home), default=0.0)
+    support = max(0.0, share + 0.3 * math.log(len(described.units)) + 0.5 * margin)
+    return round(0.95 - 0.55 / math.pow(1 + support, 1.5), 2)
 
 
 def _out_of_scope(
@@ -99,7 +108,8 @@ def _out_of_scope(
     Beside that, little else in the title may be familiar (at most `most`, less if a core word is in it): a mark
     counts for one if every tenth other title has it. If many are strange, the core is no measure and none is.
     """
-    nouns = {unit.key: [word.stem for word in unit.phrase if word.weight > 0.5] for unit in units}
+    accessories = _accessories(units, core)
+    nouns = {unit.key: [word.stem for word in unit.phrase if word.weight > 0.4] for unit in units}
     kinds = Counter(stem for stems in nouns.values() for stem in set(stems) - CONTAINERS)
     marks = Counter(stem for unit in units for stem in unit.marks)
     found = set()
@@ -113,22 +123,40 @@ def _out_of_scope(
         near = any(part in word.stem for part in core for word in unit.context)
         if len(unit.marks) > 1 and familiar <= (most / 2 if cored or near else most):
             found.add(unit.key)
-    return found if core and len(found) <= 1 + 0.15 * len(units) else set()
+    return accessories | (
+        found - accessories if core and len(found - accessories) <= 1 + 0.15 * len(units) else set()
+    )
 
 
-def _describe(groups: Iterable[Group], shop: str = "") -> list[Described]:
-    """Name and define groups; those that would get the same name become one."""
+def _accessories(units: Sequence[Unit], core: frozenset[str]) -> set[str]:
+    """Find products that only serve those of a shop category about one thing, as a switch box serves a switch.
+
+    Their type phrase ends in such a word, and none of their clauses ends in a core word, as in "Switch with Plate".
+    """
+    found = {
+        unit.key
+        for unit in units
+        if unit.phrase and unit.phrase[-1].stem in ACCESSORIES - core and not unit.ends & core
+    }
+    return found if core and len(found) <= 0.5 * len(units) else set()
+
+
+def _describe(groups: Iterable[Group], shop: str, category: str, many_lists: bool = False) -> list[Described]:
+    """Name and define groups; those that would get the same name become one, and none is called as all of them."""
     named: dict[str, Group] = {}
     names: dict[str, str] = {}
+    whole = [word.stem for clause in read_title(category) for word in clause]
     for one in groups:
-        name = _name(one, shop)
+        name = _name(one, shop, many_lists)
+        if [word.stem for clause in read_title(name) for word in clause] == whole:
+            name = f"Standard {name}"
         key = fold_name(name)
         names.setdefault(key, name)
         named[key] = Group(one.anchor, [*named[key].units, *one.units]) if key in named else one
     return [Described(names[key], _define(names[key], one), one.units) for key, one in named.items()]
 
 
-def _name(one: Group, shop: str) -> str:
+def _name(one: Group, shop: str, many_lists: bool) -> str:
     """Name a group by its anchor with the words that mostly stand around it, up to the commonest head noun.
 
     Where heads differ too much, the words of the `shop` category take their place ("Cold Brew Coffee Makers").
@@ -142,6 +170,8 @@ def _name(one: Group, shop: str) -> str:
         run += heaviest(after, 0.5 * total)
         ends = {stem: weight for stem, weight in heads.items() if stem not in run}
         run += heaviest(ends, 0.3 * total if shop else 0.0) if heads[run[-1]] < 0.4 * total else []
+    if many_lists:
+        before = {stem: weight for stem, weight in before.items() if _is_known(stem, one)}
     lead = heaviest(before, 0.5 * total)
     if shop and run == [one.anchor] and not lead:
         # A head alone says little in a shop category about one thing.
@@ -153,6 +183,12 @@ def _name(one: Group, shop: str) -> str:
     words = [*(surface(stem, one.words()) for stem in run), *tail]
     name = " ".join([*words[:-1], plural(words[-1])])[:200].strip()
     return _NAMELESS if name_fault(name) else name
+
+
+def _is_known(stem: str, one: Group) -> bool:
+    """Report whether several lists have a word before the noun that names a group: in one it is mostly a brand."""
+    holders = [unit for unit in one.units if any(word.stem == stem for word in unit.phrase)]
+    return len({unit.key.partition("_")[0] for unit in holders}) > 1
 
 
 def _around(one: Group) -> tuple[Bag, Bag, Bag]:
@@ -172,7 +208,7 @@ def _around(one: Group) -> tuple[Bag, Bag, Bag]:
 
 
 def _define(name: str, one: Group) -> str:
-    """Define a category by the words its units share and up to three of their type phrases."""
+    """Define a category in a sentence: the words its units share, and up to three of their type phrases."""
     named = {word.stem for clause in read_title(name) for word in clause}
     counts: Counter[str] = Counter()
     texts: dict[str, str] = {}
@@ -186,8 +222,8 @@ def _define(name: str, one: Group) -> str:
     # One example of each unit before the second of any.
     phrases = dict.fromkeys(phrase for turn in zip_longest(*own) for phrase in turn if phrase)
     examples = list(phrases)[:3] or [name]
-    start = f"{name}{_TRAITS}{', '.join(texts[stem] for stem in traits)}" if traits else name
-    return f"{start}{_EXAMPLES}{', '.join(examples)}"
+    start = f"{name}{_TRAITS}{', '.join(texts[stem] for stem in traits)}," if traits else name
+    return f"{start}{_EXAMPLES}{', '.join(examples)}."
 
 
 def _consolidate(lines: Mapping[str, str], category: str, known: Mapping[str, str]) -> dict[str, Any]:
@@ -199,8 +235,9 @@ def _consolidate(lines: Mapping[str, str], category: str, known: Mapping[str, st
     sizes = Counter(unit.key.partition("_")[0] for unit in units)
     most = min(_MOST, max(_FEWEST, round(1.1 * max(sizes.values(), default=0))))
     groups = group(units, core)
-    settled = settle(groups, _NARROW, 0, 0.016) if core else settle(groups, most, _MOST, 0.004)
-    described = _describe(settled, shop_name(category, core))
+    settled = settle(groups, _NARROW, 0, 0.016) if core else settle(groups, most, _MOST, 0.01)
+    settled = join(settled, _ALIKE + (0.1 if core else 0.0), 2 * _ENOUGH if core else _ENOUGH)
+    described = _describe(settled, shop_name(category, core), category, len(sizes) > 2)
     members = {unit.key: f"M_{index}" for index, one in enumerate(described) for unit in one.units}
     return {"categories": _listed("M", described), "members": {key: members[key] for key in lines}}
 
@@ -211,8 +248,8 @@ def _category_unit(key: str, text: str, lists: Mapping[str, int] | None = None) 
     If the prompt does not tell the lists: it stands under the first that has it, so one in a late list is rare.
     """
     name, _, definition = text.partition(": ")
-    start, _, examples = definition.partition(_EXAMPLES)
-    traits = start.partition(_TRAITS)[2]
+    start, _, examples = definition.removesuffix(".").partition(_EXAMPLES)
+    traits = start.removesuffix(",").partition(_TRAITS)[2]
     phrase = tuple(word for clause in read_title(name) for word in clause if word.weight > 0)
     context = tuple(w for clause in read_title(f"{traits}, {examples or start}") for w in clause if w.weight > 0)
     size = 1.0 + examples.count(",")
@@ -262,7 +299,7 @@ def _assign(titles: Mapping[str, str], subcategories: Mapping[str, str], categor
 def _kinds(subcategories: Mapping[str, str]) -> frozenset[str]:
     """Return the words that name the kinds of products in the lines of subcategories."""
     clauses = [clause for line in subcategories.values() for clause in read_title(line.partition(_EXAMPLES)[0])]
-    return frozenset(word.stem for clause in clauses for word in clause if word.weight > 0.5)
+    return frozenset(word.stem for clause in clauses for word in clause if word.weight > 0.4)
 
 
 def _shown(text: str, subcategories: Mapping[str, str]) -> tuple[str, str] | None:

@@ -56,6 +56,22 @@ polymer resin rubber silicone wood wooden bamboo oak walnut pine glass ceramic p
 granite cotton linen silk wool woolen polyester nylon denim leather suede velvet fleece canvas fabric cloth mesh satin
 lace paper cardboard foam fiber fibre microfiber carbon acrylic vinyl"""
 
+# Adjectives that end titles and clauses ("for sensitive"); those in -able, -less and -ous are known by their ends.
+_ADJECTIVES = """electrical electric electronic automatic digital mechanical magnetic thermal natural herbal sensitive
+manual optical active hot cold dry wet fresh warm oily soft hard round square flat pure smart wireless cordless
+waterproof weatherproof ethnic sporty interactive educational decorative duplex instant
+whole raw sweet salted spicy quiet silent mild"""
+
+# Past participles that do not end in "-ed", and nouns that do.
+_PARTICIPLES = "bound cut worn knit built woven broken frozen written drawn"
+_NOUNS_IN_ED = "bed seed feed weed reed shed sled breed speed need bleed steed airbed seabed bobsled linseed aniseed"
+_NOUNS_IN_ABLE = "table cable vegetable syllable consumable collectable wearable valuable"
+
+# What serves, mounts, covers or feeds a product of almost any kind, and is none of it.
+_ACCESSORIES = """box plate cover bracket mount holder outlet receptacle enclosure breaker raceway conduit cord
+adapter charger cleaner cap lid strap hook rack organizer drawer sleeve wallplate faceplate frame connector screw
+clamp gasket hinge remote"""
+
 _CONTAINERS = "set sets kit kits bundle bundles collection collections combo combos assortment system systems"
 
 
@@ -64,7 +80,9 @@ def _listed(text: str) -> frozenset[str]:
 
 
 STOP, BREAKS, CONTAINERS = _listed(_STOP), _listed(_BREAKS), _listed(_CONTAINERS)
-_WEIGHTS = dict.fromkeys(_listed(_MATERIALS), 0.3)
+ACCESSORIES = _listed(_ACCESSORIES)
+_WEIGHTS = dict.fromkeys(_listed(_ADJECTIVES) | _listed(_PARTICIPLES), 0.45)
+_WEIGHTS |= dict.fromkeys(_listed(_MATERIALS), 0.3)
 _WEIGHTS |= dict.fromkeys(_listed(_MARKETING) | _listed(_AUDIENCE), 0.15)
 _WEIGHTS |= dict.fromkeys(_listed(_COLOURS), 0.1)
 _WEIGHTS |= dict.fromkeys(_listed(_UNITS) | STOP, 0.0)
@@ -108,6 +126,7 @@ def stem_of(word: str) -> str:
     return word
 
 
+_NOUNS_IN_ED_, _NOUNS_IN_ABLE_ = _listed(_NOUNS_IN_ED), _listed(_NOUNS_IN_ABLE)
 _STEM_WEIGHTS = {stem_of(word): weight for word, weight in _WEIGHTS.items()}
 
 
@@ -120,8 +139,15 @@ def weigh(text: str) -> float:
         return 0.3 if named else 0.0
     if len(plain) < 2 or not any(letter.isalpha() for letter in plain):
         return 0.0
-    listed = min(_WEIGHTS.get(plain, 1.0), _STEM_WEIGHTS.get(stem_of(plain), 1.0))
+    listed = min(_WEIGHTS.get(plain, 1.0), _STEM_WEIGHTS.get(stem_of(plain), 1.0), 0.45 if _describes(plain) else 1.0)
     return min(listed, _compound(plain)) if "-" in plain else listed
+
+
+def _describes(plain: str) -> bool:
+    """Report whether the end of a word makes it a participle or an adjective: `ruled`, `washable`, `cordless`."""
+    if plain.endswith("ed"):
+        return len(plain) > 4 and plain not in _NOUNS_IN_ED_
+    return len(plain) > 6 and plain.endswith(("able", "ible", "less", "ous")) and plain not in _NOUNS_IN_ABLE_
 
 
 def _compound(plain: str) -> float:
@@ -199,10 +225,27 @@ def usual(stem: str, share: float) -> float:
     return float(share > 0.3) if 0 < weigh(stem) < 0.5 else min(1.0, share / 0.1)
 
 
+_IRREGULAR = {
+    "mouse": "mice", "brush": "brushes", "foot": "feet", "tooth": "teeth", "knife": "knives", "shelf": "shelves",
+    "loaf": "loaves", "leaf": "leaves", "scarf": "scarves", "calf": "calves", "half": "halves", "child": "children",
+}  # fmt: skip
+#: Nouns without a plural in a shop.
+_MASS = _listed("""water dough clay chalk sand hair milk rice flour sugar salt honey tea coffee bread cheese butter
+makeup glue yarn furniture luggage equipment jewellery jewelry clothing bedding lighting software hardware stationery
+skincare haircare lingerie electronics apparel fruit meat pasta""")
+
+
 def plural(text: str) -> str:
     """Write a noun in the plural, unless it is one or has none."""
     low = text.casefold()
-    mass = ("s", "ware", "wear", "lry", "lery", "nery", "gear", "ness", "men", "feet")
+    mass = ("s", "ware", "wear", "lry", "lery", "nery", "gear", "ness", "men", "feet", "care")
+    end = next(
+        (one for one in _IRREGULAR if low.endswith(one) and low[: -len(one)] in ("", "tooth", "hair", "book")), ""
+    )
+    if end:
+        return text[: -len(end)] + (_IRREGULAR[end] if text[-len(end) :].islower() else _IRREGULAR[end].capitalize())
+    if low in _MASS:
+        return text
     if (low.endswith(mass) and not low.endswith("ss")) or (low.endswith("ing") and len(low) > 6):
         return text
     if not low.isascii() or not low[-1].isalpha():
