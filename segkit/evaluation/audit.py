@@ -107,7 +107,8 @@ def audit(run: Run | str, *, runs_dir: str | Path = "") -> Audit:
 def _outcomes(run: Run) -> tuple[str, pd.Series]:
     """Return what the position is tested by, and 0 or 1 for each product that was extracted."""
     lineage = run.result("lineage").set_index("product_id").sort_index()
-    lineage = lineage[(lineage["batch"] > 0) & (lineage["category"] != "")]
+    extracted = (lineage["batch"] > 0) & (lineage["category"] != "")
+    lineage = lineage[extracted & (not run.parameters.taxonomy)]  # a taxonomy that was given was not extracted
     repeats = agreement.repeats_of(run)
     if len(repeats) > 1:
         placed = [agreement.placements(each) for each in (run, *repeats)]

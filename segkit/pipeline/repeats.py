@@ -80,6 +80,8 @@ def make_repeats(
     """
     if first.parameters.consensus:
         raise SettingsError(f"{first.id} was made from other runs", "repeat one of those: segkit runs")
+    if first.parameters.taxonomy:
+        raise SettingsError(f"{first.id} has the taxonomy of another run", "repeat that one: segkit runs")
     vary = {"seed": []} if vary is None else vary
     if vary == {"seed": []}:
         runs = _other_seeds(first, count, fresh)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from segkit.core.models import STAGES
 from segkit.errors import RunError, SegkitError
+from segkit.pipeline.assign import assign_products
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs import mirror
 from segkit.runs.interactions import scan
@@ -145,7 +146,7 @@ def _work(folder: Path) -> str:
     alone = {"segkit_cache": False, "segkit_max_calls": 0, "database_url": None, "storage_backend": "local"}
     settings: Settings = load_settings().model_copy(update=alone)
     run = open_run(folder.name, folder.parent)
-    for stage in STAGE_FUNCTIONS:
+    for stage in (assign_products,) if run.parameters.taxonomy else STAGE_FUNCTIONS:
         try:
             stage(run, settings)
         except SegkitError as error:

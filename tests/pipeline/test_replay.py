@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 from endpoint import Endpoint
 
-from segkit.errors import RunError
+from segkit.errors import RunError, SettingsError
+from segkit.pipeline.assign import assign_products, assign_run
+from segkit.pipeline.repeats import make_repeats
 from segkit.pipeline.replay import replay
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.run import Run
+from segkit.settings import load_settings
 
 NewRun = Callable[..., Run]
 
@@ -95,3 +98,15 @@ def test_frames_are_compared_by_value(run: Run) -> None:
     table = run.result("segments")
     run.save_result("segments", pd.concat([table.iloc[1:], table.iloc[:1]], ignore_index=True))
     assert "results/segments.parquet" in replay(run).difference
+
+
+def test_a_run_with_a_given_taxonomy_replays_too(run: Run, endpoint: Endpoint) -> None:
+    """Its one stage is another; and it cannot be repeated, since its taxonomy is that of another run."""
+    new = pd.DataFrame({"product_id": [1, 2], "title": ["Small number 1 kettle", "Small number 2 whisk"]})
+    more = assign_run(run, new)
+    assign_products(more)
+    asked = endpoint.count()
+    assert replay(more).identical
+    assert endpoint.count() == asked
+    with pytest.raises(SettingsError, match="taxonomy of another run"):
+        make_repeats(more, 2, load_settings())
