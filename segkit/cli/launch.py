@@ -298,7 +298,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
             [one_line(problem, 120) for problem in summary["problems"]], most=3, separator="; "
         )
     if summary["model"] == "offline":
-        rows["note"] = "offline groups products by words; it is no language model"
+        rows["note"] = "offline groups products by words; it is no language model and follows no instructions"
     return pairs(rows)
 
 
