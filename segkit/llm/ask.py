@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from segkit.core.models import STAGES, Answer, Question
 from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.llm.breaker import Breaker
-from segkit.llm.completions import shape_for
+from segkit.llm.completions import RequestShape, shape_for
 from segkit.llm.event_loop import allow_open_files, in_own_loop
 from segkit.llm.question import QuestionAsker
 from segkit.llm.record import Recorder
 from segkit.llm.send import RetryingClient
 from segkit.llm.transports.choose import open_transport
+from segkit.runs.events import read_events
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
 from segkit.settings import Settings
@@ -66,7 +67,7 @@ class StageAsker:
         self._client = RetryingClient(run, stage, self._transport, settings, progress, stop)
         planned, most_extra = progress.counts.planned, settings.segkit_max_extra_calls
         self._breaker = Breaker(run.id, settings.segkit_concurrency, planned, most_extra)
-        shape = shape_for(p.model, p.endpoint, settings.segkit_output_limit_name)
+        shape = _remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name))
         self._recorder = recorder
         self._asker = QuestionAsker(run, settings, progress, self._client, recorder, self._breaker, shape)
         self._fatal: Exception | None = None
@@ -139,3 +140,14 @@ class StageAsker:
                 f"{len(down)} of {len(questions)} questions had no answer from the endpoint; the last: {down[-1]}",
                 f"all other answers are kept; when it is mended: segkit resume {self._run.id}",
             )
+
+
+def _remembered(run: Run, shape: RequestShape) -> RequestShape:
+    """Return the shape that an earlier stage has learned from what this endpoint refused."""
+    path = run.folder / "events.jsonl"
+    if not path.exists() or b'"request_reworded"' not in path.read_bytes():
+        return shape
+    for event in read_events(run.folder):
+        if event["event"] == "request_reworded" and event.get("endpoint") == run.parameters.endpoint:
+            shape = shape.with_facts(event["shape"])
+    return shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,6 +121,21 @@ class RequestShape:
         if parameter == "stream" and self.stream is not None:
             return replace(self, stream=None)
         return None
+
+    def as_facts(self) -> dict[str, Any]:
+        """Return what was learned from refusals, as an event can hold it."""
+        return {
+            "limits": list(self.limits),
+            "ceiling": self.ceiling,
+            "without": sorted(self.without),
+            "slim": self.slim,
+            "stream": self.stream,
+        }
+
+    def with_facts(self, facts: Mapping[str, Any]) -> RequestShape:
+        """Return the shape with what an earlier stage of the run has learned."""
+        learned = {**facts, "limits": tuple(facts["limits"]), "without": frozenset(facts["without"])}
+        return replace(self, **learned)
 
     def grow(self) -> RequestShape | None:
         """Return a shape with a limit that leaves room for thoughts; None where it was grown already."""

@@ -357,7 +357,9 @@ class QuestionAsker:
             raise self._give_up(step)
         if self.shape is shape:
             self.shape = reworded
-            self._event("request_reworded", question, why=step.why, parameter=step.parameter)
+            facts = {"why": step.why, "parameter": step.parameter, "shape": reworded.as_facts()}
+            facts["endpoint"] = self.parameters.endpoint
+            self._event("request_reworded", question, **facts)
 
     def _can_mend(self, question: Question, shape: RequestShape, step: NextStep, urgent: bool) -> bool:
         """Report whether a refusal may be mended by another wording or a smaller question."""

@@ -15,7 +15,7 @@ from endpoint import Endpoint
 from segkit.errors import EndpointError, RefusedError
 from segkit.llm.breaker import Breaker
 from segkit.pipeline.prepare import change_requests
-from segkit.pipeline.stages import extract_taxonomy, refine_assignments
+from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.events import read_events
 from segkit.runs.interactions import scan
 from segkit.runs.run import Run, open_run
@@ -239,6 +239,10 @@ def test_a_field_that_an_endpoint_does_not_know_is_left_out(
     assert statuses.count(200) == 10
     assert statuses[0] == 400
     assert "request_reworded" in {event["event"] for event in read_events(run.folder)}
+    consolidate_taxonomy(run)
+    refine_assignments(run)
+    later = [entry["status"] for entry in endpoint.ledger()][len(statuses) :]
+    assert set(later) == {200}, "a later stage of the run remembers what was refused"
     assert run.status.stages["segmentation"].calls == 10
 
 
@@ -399,8 +403,6 @@ def test_a_request_into_a_connection_that_was_closed_costs_nothing(
     monkeypatch.setenv("SEGKIT_MAX_COST_USD", "2")
     first = new_run(120, products_per_refinement=3)
     extract_taxonomy(first)
-    from segkit.pipeline.stages import consolidate_taxonomy
-
     consolidate_taxonomy(first)
     moved = change_requests(first, load_settings(), endpoint=f"http://127.0.0.1:{leaving.server_port}/v1")
     refine_assignments(moved)
