@@ -28,7 +28,7 @@ from segkit.core.prompts import load_prompts
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, StoppedError
-from segkit.llm.prices import require_price
+from segkit.llm.prices import require_price, similar_model
 from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
@@ -50,6 +50,7 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     if not parameters.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     settings = options.applied(load_settings())
+    _warn_of_model(parameters.model or settings.default_model, settings)
     chosen = choose_parameters(settings=settings, **asdict(parameters))
     require_price(chosen.model, chosen.endpoint, settings)
     run = prepare_run(
@@ -95,6 +96,7 @@ def accept_and_show(name: str, keys: Sequence[str], options: RunOptions, yes: bo
 def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency: int | None, as_json: bool) -> None:
     """Show what a run of these products would take."""
     settings = RunOptions(concurrency=concurrency).applied(load_settings())
+    _warn_of_model(parameters.model or settings.default_model, settings)
     chosen = choose_parameters(settings=settings, needs_key=False, **asdict(parameters))
     catalogue = read_catalogue(source, settings, chosen.product_line)
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
@@ -230,6 +232,12 @@ def _ask_for_consent(run: Run, settings: Settings) -> None:
     if not typer.confirm(question, default=True, err=True):
         discard(run.folder)  # made a moment ago, and nothing is in it that was asked
         raise StoppedError("nothing was sent, and no run was made")
+
+
+def _warn_of_model(model: str, settings: Settings) -> None:
+    """Ask about a misspelt model before anything is made or sent."""
+    if near := similar_model(model, settings.openai_base_url):
+        typer.echo(f"no price list has a model {model}; did you mean {near}?", err=True)
 
 
 def _warn_of_untitled(run: Run) -> None:

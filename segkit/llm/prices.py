@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,19 @@ def _flat_rates(model: str, provider: str) -> dict[str, Decimal] | None:
     rates = {name: _priced(probe, model, provider) for name, probe in probes.items()}
     few = Usage(1000, 500, 100, written=200)
     return rates if _own_cost(few, rates) == _priced(few, model, provider) else None
+
+
+def similar_model(model: str, endpoint: str) -> str:
+    """Return the model of a price list whose name is closest to one that no list knows; empty if there is none.
+
+    Models of this machine or a private network have names of their own.
+    """
+    if model == "offline" or is_private(urlsplit(endpoint).hostname or "") or _known(model):
+        return ""
+    from genai_prices.data_snapshot import get_snapshot
+
+    names = {each.id for provider in get_snapshot().providers for each in provider.models} | {"offline"}
+    return next(iter(get_close_matches(model, sorted(names), n=1, cutoff=0.75)), "")
 
 
 def _provider_of(model: str, endpoint: str, prices_of: str, capped: bool) -> str | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from segkit.core.models import Usage
 from segkit.errors import SettingsError
-from segkit.llm.prices import cost_usd, largest_cost_usd, read_usage, require_price, stated_cost
+from segkit.llm.prices import cost_usd, largest_cost_usd, read_usage, require_price, similar_model, stated_cost
 from segkit.settings import Settings
 
 OPENAI = "https://api.openai.com/v1"
@@ -269,3 +269,12 @@ def test_a_missing_price_table_is_told(tmp_path: Path) -> None:
     """A wrong path is not the same as no prices."""
     with pytest.raises(SettingsError, match=r"no\.json"):
         cost_usd(Usage(input=1, output=1), "m", LOCAL, tmp_path / "no.json")
+
+
+def test_a_misspelt_model_is_asked_about() -> None:
+    """Models that a list knows, and those of one's own server, are left alone."""
+    public = "https://api.openai.com/v1"
+    assert similar_model("gpt4o", public) == "gpt-4o"
+    assert similar_model("ofline", public) == "offline"
+    assert similar_model("gpt-4o", public) == similar_model("offline", public) == ""
+    assert similar_model("zzzzzzzz", public) == similar_model("gpt4o", "http://127.0.0.1:8080/v1") == ""
