@@ -46,7 +46,8 @@ def segkit(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
 
 def clean_environment(**more: str) -> dict[str, str]:
     left_out = ("OPENAI_", "SEGKIT_", "DATABASE_URL", "DEFAULT_", "SEGMENTATION_", "STORAGE_")
-    return {k: v for k, v in os.environ.items() if not k.startswith(left_out)} | more
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
+    return kept | {"SEGKIT_ASK_TWICE": "0"} | more
 
 
 @pytest.fixture
