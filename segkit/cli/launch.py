@@ -22,7 +22,7 @@ from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids, is_integer, parse_ids
 from segkit.core.catalogue.lines import renamed_line
 from segkit.core.catalogue.prices import unread_prices
-from segkit.core.catalogue.titles import cut_titles, untitled
+from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import load_prompts
 from segkit.core.text import one_line, shortened
@@ -33,7 +33,14 @@ from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks import run_notebooks
 from segkit.pipeline.plan import dollars, plan_of, plan_run, readable_plan
-from segkit.pipeline.prepare import change_requests, choose_parameters, open_catalogue, prepare_run, refused_file
+from segkit.pipeline.prepare import (
+    change_requests,
+    choose_parameters,
+    input_facts,
+    open_catalogue,
+    prepare_run,
+    refused_file,
+)
 from segkit.pipeline.segment import run_stages
 from segkit.runs.create import new_run_id
 from segkit.runs.integrity import is_finished, lost_logs
@@ -99,6 +106,8 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
     _warn_of_model(parameters.model or settings.default_model, settings)
     chosen = choose_parameters(settings=settings, needs_key=False, **asdict(parameters))
     catalogue = read_catalogue(source, settings, chosen.product_line)
+    if catalogue.source != "sample":
+        _report_input(input_facts(catalogue), catalogue.products, settings)
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     plan = plan_run(catalogue.products, load_prompts(chosen.prompts), chosen, settings)
     if as_json:
@@ -123,7 +132,7 @@ def resume_and_show(
 
 
 def read_catalogue(source: ProductSource, settings: Settings, product_line: str = "") -> Catalogue:
-    """Return the products that were asked for, and report how a file was understood.
+    """Return the products that were asked for, from a file, the bundled sample or Postgres.
 
     From Postgres come the columns that `product_line` names.
     """
@@ -134,19 +143,18 @@ def read_catalogue(source: ProductSource, settings: Settings, product_line: str 
         return Catalogue(products_from_postgres(_numbers(ids), settings, product_line), source=source.name)
     if not source.products:
         raise ProductsError("there are no products", "give a file, `sample`, or --from-postgres with --ids-file")
-    catalogue = open_catalogue(source.products, source.catalogue_options(ids, refused_file(settings)))
-    if source.products != "sample":
-        _report_catalogue(catalogue, settings)
-    return catalogue
+    return open_catalogue(source.products, source.catalogue_options(ids, refused_file(settings)))
 
 
-def _report_catalogue(catalogue: Catalogue, settings: Settings) -> None:
-    typer.echo(f"{catalogue.source}: {catalogue.understood}", err=True)
-    if len(catalogue.refused):
-        typer.echo(f"{_counted(len(catalogue.refused), 'row')} left out; see {refused_file(settings)}", err=True)
-    if unread := unread_prices(catalogue.products):
+def _report_input(facts: Mapping[str, Any], products: pd.DataFrame, settings: Settings) -> None:
+    """Report how a file was understood, and what of it is left out or cut."""
+    if understood := facts.get("understood"):
+        typer.echo(f"{facts['source']}: {understood}", err=True)
+    if refused := facts.get("refused"):
+        typer.echo(f"{_counted(refused, 'row')} left out; see {refused_file(settings)}", err=True)
+    if unread := unread_prices(products):
         typer.echo(f"{_counted(len(unread), 'price')} cannot be read: {shortened(unread, 5)}", err=True)
-    if cut := cut_titles(catalogue.products):
+    if cut := facts.get("cut_titles"):
         typer.echo(f"{_counted(cut, 'title')} of more than 1,000 characters; a model sees the first 1,000", err=True)
 
 
@@ -178,6 +186,8 @@ def _warn_of_another_address(run: Run, settings: Settings) -> None:
 
 def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Settings) -> None:
     options.console.print(run.id)
+    if run.document["input"]["source"] != "sample":
+        _report_input(run.document["input"], run.products, settings)
     _warn_of_untitled(run)
     if run.parameters.model != "offline" and not yes and sys.stdin.isatty() and not options.as_json:
         _ask_for_consent(run, settings)

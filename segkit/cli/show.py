@@ -73,8 +73,8 @@ def explain(
     from segkit.core.catalogue.ids import numbers_of
 
     run = opened_run(name, runs_dir)
+    frame = explained(run, product_id)
     (number,) = numbers_of(run.products, [product_id])
-    frame = explained(run, number)
     if as_json:
         write_json(records(frame))
         return

@@ -215,7 +215,7 @@ def test_runs_are_listed_shown_and_explained(finished: NotebookRun, at_once: Cal
     assert explained.returncode == 0, explained.stderr
     assert f"product  {product}" in explained.stdout
     wrong = at_once("explain", "latest", "abc", cwd=place)
-    assert "not product ids (BIGINT): abc" in wrong.stderr
+    assert "product abc is not in " in wrong.stderr
     missing = segkit("db", "query", "SELECT * FROM no_such", cwd=place)
     assert "the tables are amazon_products, " in missing.stderr
     assert str(summary["run_id"]) in segkit("sync", cwd=place).stdout
@@ -224,7 +224,10 @@ def test_runs_are_listed_shown_and_explained(finished: NotebookRun, at_once: Cal
 WRONG = {
     "no such file": (["run", "nowhere.csv", "-c", "X", "-m", "offline"], "no such file: nowhere.csv"),
     "a column": (["run", "p.csv", "-c", "X", "-m", "offline", "--title-column", "titel"], "no column 'titel'"),
-    "an id": (["run", "p.csv", "-c", "X", "-m", "offline", "--product-ids", "1,x"], "not product ids (BIGINT): x"),
+    "an id": (
+        ["run", "p.csv", "-c", "X", "-m", "offline", "--product-ids", "1,x"],
+        "product ids are not among the products: x",
+    ),
     "ids that are not there": (["run", "p.csv", "-c", "X", "-m", "offline", "--product-ids", "7"], "7"),
     "a condition": (["run", "p.csv", "-c", "X", "-m", "offline", "--where", "title"], "--where 'title'"),
     "a value": (["run", "p.csv", "-c", "X", "-m", "offline", "--where", "title=z"], "no row has title='z'"),
