@@ -93,7 +93,7 @@ def test_results_have_the_columns_others_rely_on(finished: NotebookRun) -> None:
     assert columns == {
         "taxonomies": ["id", "category_name", "definition", "product_count"],
         "segments": ["product_id", "taxonomy_id", "confidence"],
-        "refined_segments": ["product_id", "taxonomy_id"],
+        "refined_segments": ["product_id", "taxonomy_id", "confidence"],
         "ledger": ["product_id", "state", "reason"],
     }
     taxonomies, refined = run.result("taxonomies"), run.result("refined_segments")
