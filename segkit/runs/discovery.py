@@ -81,6 +81,7 @@ def _refresh(folder: Path, storage: S3Storage) -> None:
     theirs = known_status(content)
     if theirs and theirs != ours and _is_later(theirs, ours):
         _drop_what_is_outdated(folder)
+        write_atomic(folder / "run.json", storage.read(f"{folder.name}/run.json"))  # a resume may have changed it
         write_atomic(folder / "status.json", content)
 
 
@@ -100,5 +101,5 @@ def _is_later(theirs: Status, ours: Status) -> bool:
 def _drop_what_is_outdated(folder: Path) -> None:
     """Another machine went on with the run: what it made anew is fetched when it is looked at. Logs stay."""
     for name in files(folder):
-        if not name.startswith(NEVER_CHANGED):
+        if not name.startswith((*NEVER_CHANGED, "run.json")):
             (folder / name).unlink()
