@@ -91,7 +91,7 @@ def test_results_have_the_columns_others_rely_on(finished: NotebookRun) -> None:
     run = open_run(str(summary["run_id"]), place / "runs")
     columns = {name: list(run.result(name)) for name in ("taxonomies", "segments", "refined_segments", "ledger")}
     assert columns == {
-        "taxonomies": ["id", "category_name", "definition", "product_count"],
+        "taxonomies": ["id", "category_name", "definition", "product_count", "key"],
         "segments": ["product_id", "taxonomy_id", "confidence"],
         "refined_segments": ["product_id", "taxonomy_id", "confidence"],
         "ledger": ["product_id", "state", "reason"],
