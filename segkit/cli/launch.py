@@ -31,7 +31,7 @@ from segkit.errors import ProductsError, SettingsError, StoppedError
 from segkit.llm.prices import require_price, similar_model
 from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
-from segkit.pipeline.notebooks import run_notebooks
+from segkit.pipeline.notebooks.run import run_notebooks
 from segkit.pipeline.plan import dollars, plan_of, plan_run, readable_plan
 from segkit.pipeline.prepare import (
     change_requests,

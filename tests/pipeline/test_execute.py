@@ -19,8 +19,8 @@ from nbclient.exceptions import CellTimeoutError
 
 import segkit
 from segkit.errors import StageError, StoppedError
-from segkit.pipeline.execute import copy_of, execute_notebook, unfinished
-from segkit.pipeline.notebooks import STAGE_NOTEBOOKS, stages_to_do
+from segkit.pipeline.notebooks.execute import copy_of, execute_notebook, unfinished
+from segkit.pipeline.notebooks.run import STAGE_NOTEBOOKS, stages_to_do
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state, finish
 from segkit.runs.events import read_events
@@ -164,7 +164,7 @@ DRIVER = """
 import builtins, os, pathlib, signal, sys
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
-from segkit.pipeline.execute import execute_notebook
+from segkit.pipeline.notebooks.execute import execute_notebook
 from segkit.runs.run import open_run
 
 run, source, real, writes = open_run("latest"), pathlib.Path(sys.argv[1]), open, 0

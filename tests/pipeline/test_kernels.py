@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segkit.pipeline.kernels import kernels_ahead
+from segkit.pipeline.notebooks.kernels import kernels_ahead
 
 
 def children() -> set[int]:

@@ -24,7 +24,7 @@ from segkit.database.connection import query as query_postgres
 from segkit.database.sync import check_run, sync_run
 from segkit.errors import RunError, StorageError
 from segkit.pipeline.migrate import migrate_to_s3, remote_differences, rollback_s3
-from segkit.pipeline.notebooks import run_notebooks
+from segkit.pipeline.notebooks.run import run_notebooks
 from segkit.runs import mirror
 from segkit.runs.integrity import write_checksums
 from segkit.runs.interactions import write_whole

@@ -11,7 +11,7 @@ import pytest
 from segkit.analysis import logs, tables
 from segkit.cli.main import main
 from segkit.errors import SettingsError
-from segkit.pipeline.notebooks import run_notebooks
+from segkit.pipeline.notebooks.run import run_notebooks
 from segkit.pipeline.replay import replay
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.integrity import differences, is_finished

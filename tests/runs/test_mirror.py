@@ -21,7 +21,7 @@ from segkit.database.connection import query as query_postgres
 from segkit.database.sync import sync_run
 from segkit.errors import RunError, SettingsError, StoppedError, StorageError
 from segkit.pipeline.migrate import rollback_s3
-from segkit.pipeline.notebooks import run_notebooks
+from segkit.pipeline.notebooks.run import run_notebooks
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state
 from segkit.runs import mirror

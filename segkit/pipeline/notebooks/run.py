@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.analysis.report import write_report
 from segkit.core.models import STAGES
-from segkit.pipeline.execute import copy_of, execute_notebook, unfinished
-from segkit.pipeline.kernels import kernels_ahead
+from segkit.pipeline.notebooks.execute import copy_of, execute_notebook, unfinished
+from segkit.pipeline.notebooks.kernels import kernels_ahead
 from segkit.pipeline.session import at_work, raise_if_failed, release
 from segkit.pipeline.summary import decide_state, finish
 from segkit.runs import mirror

@@ -1,0 +1,1 @@
+"""Notebooks of a run: each executed by papermill into the run folder, in a kernel that was started ahead."""
