@@ -40,6 +40,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run, the files that the pages name, and a prompt set v1."""
     place = tmp_path_factory.mktemp("workspace")
     sample = pd.read_csv(SAMPLE).assign(category="Dimmer Switches")
+    sample = sample.assign(sku=sample["product_id"], name=sample["title"])  # columns that docs/own-data.md names
     named = sample["product_id"] == 700000119  # the product that the README explains
     products = pd.concat([sample[named], sample[~named].head(59)])
     products.head(50).to_csv(place / "products.csv", index=False)
