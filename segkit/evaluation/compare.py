@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from segkit.analysis.logs import query
+from segkit.core.models import OUT_OF_SCOPE
 from segkit.evaluation import agreement, figures
 from segkit.evaluation.labels import Labels, labels_of
 from segkit.evaluation.pages import sections, write_page
@@ -313,14 +314,14 @@ def _spent(one: Run, two: Run) -> pd.DataFrame:
     for run in (one, two):
         total = run.status.total
         figures_of = {
-            "categories": len(run.result("taxonomies")),
+            "categories": _categories(run),
             "calls": total.calls,
             "cached": total.cached,
             "retries": total.retries,
             "input_tokens": total.input_tokens,
             "output_tokens": total.output_tokens,
             "cost_usd": None if total.unpriced else float(total.cost_usd),
-            "seconds": round(total.seconds, 1),
+            "seconds": run.status.summary.get("seconds", round(total.seconds, 1)),
         }
         for name, value in figures_of.items():
             rows.setdefault(name, []).append(value)
@@ -328,6 +329,13 @@ def _spent(one: Run, two: Run) -> pd.DataFrame:
         name: pd.Series([values[i] for values in rows.values()], dtype=object) for i, name in enumerate(_SIDES)
     }
     return pd.DataFrame({"figure": list(rows), **columns})
+
+
+def _categories(run: Run) -> int:
+    """Count the categories with products, as the summary of a run does; out of scope is none."""
+    taxonomies = run.result("taxonomies")
+    named = taxonomies["category_name"] != OUT_OF_SCOPE
+    return int((named & (taxonomies["product_count"] > 0)).sum())
 
 
 def _label_difference(placed: Sequence[Sequence[pd.Series]], labels: Labels) -> Estimate:
