@@ -38,6 +38,14 @@ os.environ["SEGKIT_ASK_TWICE"] = "0"
 _numbers = count(1)
 
 
+#: The folders whose tests wait longest begin first, so that no worker is left alone with them at the end.
+SLOW = ("service", "pipeline", "cli", "database")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.parent.name) if item.path.parent.name in SLOW else len(SLOW))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Work in an empty folder, where no `.env` of the developer is read."""

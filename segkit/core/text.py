@@ -29,6 +29,8 @@ _INVISIBLE = re.compile(
 _JOINERS = re.compile(r"[\u200c\u200d]")
 _LETTER = r"[^\x00-\x7f\s\u200c\u200d]"
 _STRAY_JOINERS = re.compile(rf"(?<!{_LETTER})[\u200c\u200d]+|[\u200c\u200d]++(?!{_LETTER})")
+# Marks come with Hebrew and Arabic text and are harmless; these show a name in another order than it is stored.
+_REORDERING = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 _CONTROL_IN_NAME = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -78,6 +80,8 @@ def name_fault(name: object) -> str:
         return "its name holds half a character (a lone surrogate)"
     if _CONTROL_IN_NAME.search(name):
         return "its name holds control characters"
+    if _REORDERING.search(name):
+        return "its name holds characters that reorder what is shown"
     cleaned = clean_name(name)
     folded = fold_name(cleaned)
     reserved = re.sub(r"[\W_]+", " ", folded).startswith("out of scope")

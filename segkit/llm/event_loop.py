@@ -8,7 +8,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -27,6 +27,9 @@ def in_own_loop(work: Callable[[], Coroutine[Any, Any, T]], stop: threading.Even
     with ThreadPoolExecutor(1, thread_name_prefix="segkit-calls") as thread, on_stop_signals(lambda _: stop.set()):
         future = thread.submit(lambda: asyncio.run(work()))
         try:
+            # A signal that comes just before a wait begins is handled after it: no wait is long.
+            while not future.done():
+                wait([future], timeout=0.2)
             return future.result()
         except KeyboardInterrupt:
             stop.set()

@@ -15,6 +15,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text()
 LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 SHAPELESS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and signs that show nothing
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+MARKS = "\u061c\u200e\u200f"
 TAG = "".join(chr(0xE0000 + ord(letter)) for letter in "toys")
 
 SAME_NAMES = {
@@ -135,7 +136,13 @@ def test_control_characters_spoil_a_name(character: str) -> None:
     assert "control characters" in name_fault(f"Dim{character}mers")
 
 
-@pytest.mark.parametrize("mark", BIDI)
+@pytest.mark.parametrize("character", sorted(set(BIDI) - set(MARKS)))
+def test_what_reorders_the_text_spoils_a_name(character: str) -> None:
+    """An override, embedding or isolate shows a person another name than the one that is stored."""
+    assert "reorder" in name_fault(f"Rotary {character}Switches")
+
+
+@pytest.mark.parametrize("mark", MARKS)
 def test_marks_of_direction_are_taken_out_of_a_name(mark: str) -> None:
     """Models write them between Hebrew or Arabic and a brand."""
     name = f"כבלים {mark}USB{mark}"

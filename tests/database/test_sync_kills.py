@@ -111,7 +111,7 @@ def suffer(databases: list[str], place: Path, seed: int, faults: int) -> None:
         make_run(place / "one", products=PRODUCTS),
         make_run(place / "two", names=("Plates", "Covers"), products=PRODUCTS - 1),
     ]
-    whole: list[list[Any]] = [[[]] * 6]
+    whole: list[list[Any]] = [story(url)]
     seconds = 0.0
     for folder, fresh in zip(folders, clean, strict=True):
         began = time.monotonic()

@@ -16,7 +16,6 @@ from typing import Any
 import openai
 import pytest
 from endpoint import Endpoint
-from endpoint_answers import STAGES
 from endpoint_faults import FAULTS
 
 pytestmark = pytest.mark.long
@@ -39,6 +38,7 @@ REFINE_PROMPT = """Look again.
 [P_1] moveme please → S_0 (Dimmers)
 [P_2] moveme is there → S_1 (Fan Controls)
 """
+STAGES = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments")
 PROMPTS = dict(zip(STAGES, (EXTRACT_PROMPT, CONSOLIDATE_PROMPT, REFINE_PROMPT), strict=True))
 
 
