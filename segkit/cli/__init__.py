@@ -1,1 +1,1 @@
-"""What you type: one file a command family, the options, what they print."""
+"""The command line: one file for each family of commands, their options, and what they print."""

@@ -15,7 +15,7 @@ from segkit.errors import InputError, SegkitError
 app = typer.Typer(
     name="segkit",
     cls=CommandGroup,
-    help="Turn a list of products into market segments with a language model, and keep every word of it.",
+    help="Turn a list of products into market segments with a language model, and keep every prompt and answer.",
     epilog="Try it without a key: segkit run sample --category 'Coffee Makers' --model offline",
     no_args_is_help=True,
     add_completion=False,

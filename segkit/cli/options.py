@@ -31,7 +31,7 @@ SEGMENT, READ, CHECK, COPY, SERVICE, PROJECT = (
 _PRODUCTS, _FILE, _METHOD, _LIMITS = "Which products", "How a file is read", "How they are segmented", "Limits"
 
 RunsDir = Annotated[
-    Path | None, typer.Option("--runs-dir", help="Folder of the runs.", show_default="STORAGE_ROOT, else runs")
+    Path | None, typer.Option("--runs-dir", help="The folder of the runs.", show_default="STORAGE_ROOT, else runs")
 ]
 RunName = Annotated[
     str,
@@ -39,13 +39,13 @@ RunName = Annotated[
 ]
 RunsOrAll = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, `latest`, or `all`.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="Write one JSON document to standard output, messages to standard error.")
+    bool, typer.Option("--json", help="Write one JSON document to standard output, and messages to standard error.")
 ]
 Missing = Annotated[
     Literal["fail", "skip"] | None,
     typer.Option(
         "--missing",
-        help="If your own amazon_products is missing products of the run: stop, or load the run without them.",
+        help="If your own amazon_products lacks products of the run: stop, or load the run without them.",
         show_default="fail",
     ),
 ]
@@ -88,7 +88,7 @@ ResponseFormat = Annotated[
     Literal["json_schema", "json_object", "text"] | None,
     typer.Option(
         metavar="FORMAT",
-        help="json_schema, or json_object or text for servers without schemas.",
+        help="How JSON is requested: json_schema; or json_object or text, for servers without schemas.",
         show_default="json_schema",
         rich_help_panel=_METHOD,
     ),
@@ -99,7 +99,7 @@ MaxOutputTokens = Annotated[
         metavar="N",
         min=1,
         max=1_000_000,
-        help="Most tokens of one answer.",
+        help="The most tokens of one answer.",
         show_default="derived from the question",
         rich_help_panel=_METHOD,
     ),
@@ -108,7 +108,7 @@ MaxOutputTokens = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestChanges:
-    """What `segkit resume` may change of a run: how its requests are worded, never what is asked."""
+    """What `segkit resume` may change about a run: the form of its requests, never what they ask."""
 
     temperature: Temperature = None
     response_format: ResponseFormat = None
@@ -119,7 +119,7 @@ class RequestChanges:
             metavar="N",
             min=1,
             max=1000,
-            help="Cut questions about more products than this; what is answered stays answered.",
+            help="Split questions about more products than this; answers that the run has are kept.",
             rich_help_panel=_METHOD,
         ),
     ] = None
@@ -152,7 +152,7 @@ class ProductSource:
         typer.Option(
             "--where",
             metavar="COLUMN=VALUE",
-            help="Only rows with this value (COLUMN!=VALUE: without it); can be repeated.",
+            help="Only rows with this value (COLUMN!=VALUE: rows without it); can be repeated.",
             rich_help_panel=_PRODUCTS,
         ),
     ] = None
@@ -166,28 +166,35 @@ class ProductSource:
     )
     ids_as_text: Annotated[
         bool,
-        typer.Option("--ids-as-text", help="Take ids that look like numbers as texts.", rich_help_panel=_PRODUCTS),
+        typer.Option("--ids-as-text", help="Treat ids that look like numbers as texts.", rich_help_panel=_PRODUCTS),
     ] = False
     skip_refused: Annotated[
         bool,
-        typer.Option("--skip-refused", help="Go on without rows that cannot be used.", rich_help_panel=_PRODUCTS),
+        typer.Option("--skip-refused", help="Leave out rows that cannot be used.", rich_help_panel=_PRODUCTS),
     ] = False
     encoding: Annotated[
-        str, typer.Option(metavar="NAME", help="Of a text file.", show_default="UTF-8", rich_help_panel=_FILE)
+        str,
+        typer.Option(
+            metavar="NAME", help="The encoding of a text file.", show_default="UTF-8", rich_help_panel=_FILE
+        ),
     ] = ""
     delimiter: Annotated[
         str,
-        typer.Option(metavar="SIGN", help="What separates fields.", show_default="what fits", rich_help_panel=_FILE),
+        typer.Option(
+            metavar="SIGN", help="The sign that separates fields.", show_default="what fits", rich_help_panel=_FILE
+        ),
     ] = ""
     header_row: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="The row with the names.", show_default="what fits", rich_help_panel=_FILE
+            metavar="N", min=0, help="The row with the column names.", show_default="what fits", rich_help_panel=_FILE
         ),
     ] = 0
     sheet: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Of an Excel file.", show_default="the first", rich_help_panel=_FILE),
+        typer.Option(
+            metavar="NAME", help="The sheet of an Excel file.", show_default="the first", rich_help_panel=_FILE
+        ),
     ] = ""
 
     @property
@@ -283,7 +290,7 @@ class RunParameters:
         typer.Option(
             metavar="N",
             min=0,
-            help="Products (at most a fifth) that are asked twice, to see how far the run repeats itself; 0 is off.",
+            help="Products (at most a fifth) that are asked about twice, to see how repeatable the run is; 0 is off.",
             show_default="200",
             rich_help_panel=_METHOD,
         ),

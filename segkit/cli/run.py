@@ -34,7 +34,7 @@ app = typer.Typer()
 def run(source: ProductSource, parameters: RunParameters, options: RunOptions, yes: Yes = False) -> None:
     """Segment products: extract a taxonomy, consolidate it, refine the assignments, store the results.
 
-    The exit code is 0 only if the run is completed: every product is in a category or out of scope.
+    The exit code is 0 only if the run is completed: every product is in a category or marked as out of scope.
 
     Example: segkit run products.csv --where category="Dimmer Switches" --category "Dimmer Switches"
     """
@@ -83,8 +83,8 @@ def resume(
 ) -> None:
     """Continue a run that was stopped or failed; answered questions are not asked again.
 
-    What only shapes the requests may change: temperature, response format, limit of the output, products in a prompt,
-    endpoint. The changes are recorded in run.json.
+    Options that only shape the requests may change: temperature, response format, most tokens of an answer, products
+    in a prompt, endpoint. The changes are recorded in run.json.
     """
     from segkit.cli import launch
 

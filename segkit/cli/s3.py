@@ -22,7 +22,7 @@ app = typer.Typer()
 @app.command(rich_help_panel=CHECK)
 def verify(
     name: RunName = "latest",
-    remote: Annotated[bool, typer.Option("--remote", help="Also read every file in S3.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Also read and compare every file in S3.")] = False,
     runs_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +68,7 @@ def migrate_to_s3(
     """Move a run to the bucket S3_BUCKET.
 
     Every file is uploaded and read back before the index in Postgres points to it. The command can be interrupted and
-    repeated. Afterwards all other commands work as before: they fetch what they read.
+    repeated. Afterwards all other commands work as before: they fetch the files they read.
     """
     from segkit.pipeline.migrate import migrate_to_s3 as migrate
     from segkit.runs.mirror import location
@@ -93,7 +93,7 @@ def migrate_to_s3(
 def rollback_s3(
     name: RunName,
     remove_remote: Annotated[
-        bool, typer.Option("--remove-remote", help="Remove the files in S3 once all of them are here.")
+        bool, typer.Option("--remove-remote", help="Remove the files in S3 once all of them are on the local disk.")
     ] = False,
     take_over: TakeOver = False,
     runs_dir: RunsDir = None,

@@ -44,7 +44,9 @@ def serve(
 
 @app.command(rich_help_panel=SERVICE)
 def token(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Who it is for; runs belong to this name.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Who the token is for; its runs belong to this name.")
+    ] = "",
     tokens: Annotated[
         Path | None,
         typer.Option(help="The file of tokens.", show_default="SEGKIT_TOKENS, else SEGKIT_HOME/tokens.json"),
@@ -57,20 +59,21 @@ def token(
         datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="When it expires, in UTC.")
     ] = None,
     max_products: Annotated[
-        int | None, typer.Option(min=1, help="Most products of a run.", show_default="10000")
+        int | None, typer.Option(min=1, help="The most products in one run.", show_default="10000")
     ] = None,
-    max_cost_usd: Annotated[float | None, typer.Option(min=0, help="Most dollars of a run.")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(min=0, help="The most dollars that one run may cost.")] = None,
     max_total_cost_usd: Annotated[
-        float | None, typer.Option(min=0, help="Most dollars of all its runs together.")
+        float | None, typer.Option(min=0, help="The most dollars that all its runs together may cost.")
     ] = None,
     max_active: Annotated[
-        int | None, typer.Option(min=1, help="Most runs working or waiting at once.", show_default="10")
+        int | None, typer.Option(min=1, help="The most runs at work or waiting at once.", show_default="10")
     ] = None,
     requests_per_second: Annotated[
-        float | None, typer.Option(min=0, help="Most requests a second.", show_default="2000")
+        float | None, typer.Option(min=0, help="The most requests per second.", show_default="2000")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="A model it may use; repeat the option for more.", show_default="any")
+        list[str] | None,
+        typer.Option(help="A model that it may use; repeat the option for more.", show_default="any"),
     ] = None,
     unpriced_models: Annotated[
         bool, typer.Option("--unpriced-models", help="It may use models whose price is not known.")

@@ -100,7 +100,7 @@ def export(
     name: RunName = "latest",
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="csv, xlsx, jsonl or parquet.", show_default="by the name of the file")
+        str, typer.Option("--format", help="csv, xlsx, jsonl or parquet.", show_default="from the name of the file")
     ] = "",
     raw: Annotated[
         bool, typer.Option("--raw", help="CSV without the apostrophes that keep formulas from running.")
@@ -135,7 +135,7 @@ def export(
 
 @app.command(rich_help_panel=READ)
 def logs(
-    sql: Annotated[str, typer.Argument(help="A SELECT over the views.")],
+    sql: Annotated[str, typer.Argument(help="A SELECT over the views below.")],
     run: Annotated[str, typer.Option("--run", help="Only the logs of this run.")] = "",
     runs_dir: RunsDir = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV to standard output.")] = False,
@@ -146,8 +146,8 @@ def logs(
     Example: segkit logs "FROM spend_by_stage"
 
     The views are interactions, spend_by_stage, time_by_stage, retries, failures, cache_hits, storage_used and
-    prompt_slots; over whole runs run_states, run_outcomes, run_times and token_use; and events, of runs and of the
-    service. The table damaged_logs names what could not be read.
+    prompt_slots; over whole runs there are run_states, run_outcomes, run_times and token_use; events
+    holds the events of runs and of the service. The table damaged_logs names the logs that could not be read.
     """
     from segkit.analysis.export import as_csv as csv_of
     from segkit.analysis.frames import records

@@ -1,4 +1,4 @@
-"""`segkit assign` and `segkit taxonomy`: putting products into a taxonomy that is given, and editing it."""
+"""`segkit assign` and `segkit taxonomy`: putting products into the taxonomy of a finished run, and editing it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segkit.cli.options import SEGMENT, ProductSource, RunName, RunOptions, Yes,
 from segkit.cli.terminal import GroupedCommand
 
 app = typer.Typer()
-taxonomy_app = typer.Typer(help="The categories of a run that lives on.", no_args_is_help=True)
+taxonomy_app = typer.Typer(help="Accept categories that `segkit assign` proposed.", no_args_is_help=True)
 app.add_typer(taxonomy_app, name="taxonomy", rich_help_panel=SEGMENT)
 
 
@@ -20,7 +20,7 @@ def assign(
     source: ProductSource,
     options: RunOptions,
     taxonomy: Annotated[
-        str, typer.Option("--taxonomy", metavar="RUN", help="A finished run, whose categories stay as they are.")
+        str, typer.Option("--taxonomy", metavar="RUN", help="The finished run whose categories are used.")
     ] = "latest",
     model: Annotated[str, typer.Option("--model", "-m", help="Another model.", show_default="that of the run")] = "",
     batch_size: Annotated[
@@ -33,7 +33,7 @@ def assign(
             "--smallest-proposal",
             metavar="N",
             min=1,
-            help="How many products that fit nowhere make a category worth proposing.",
+            help="How many products of a kind that fits no category make a proposal.",
             show_default="5",
         ),
     ] = None,
@@ -41,8 +41,8 @@ def assign(
 ) -> None:
     """Put new products into the categories of a finished run, as a new run.
 
-    Rows of products that the finished run has placed stay as they are. What fits no category is extracted on its own;
-    a kind with enough products is proposed as a category, which `segkit taxonomy accept` makes one.
+    Products that the finished run has placed keep their rows as they are. Products that fit no category are extracted
+    on their own; a kind with enough of them is proposed as a category, which `segkit taxonomy accept` adds.
 
     Example: segkit assign new_products.csv --taxonomy latest
     """
@@ -58,11 +58,12 @@ def accept(
     name: RunName,
     options: RunOptions,
     keys: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of proposals, such as C-14; all without any.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="Keys of proposals, such as C-14; without any, all."),
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Make proposed categories of a run categories, as a new run; their products are not asked about again.
+    """Accept proposed categories into a taxonomy, as a new run; their products are not asked about again.
 
     Example: segkit taxonomy accept latest C-14
     """

@@ -1,1 +1,1 @@
-"""The method, without run folders and network: products, batches, prompts, validation, stages as pure functions."""
+"""The method, without run folders or network: products, batches, prompts, validation, stages as pure functions."""

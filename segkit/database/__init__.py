@@ -1,1 +1,1 @@
-"""The copy of all runs in Postgres: connect, migrate, load, compare, look."""
+"""The copy of all runs in Postgres: connecting, migrating, loading, comparing, inspecting."""

@@ -1,1 +1,1 @@
-"""Comparing, evaluating and believing runs."""
+"""Comparing and evaluating runs, and measuring how far they can be trusted."""

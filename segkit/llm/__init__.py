@@ -1,1 +1,1 @@
-"""Asking a language model: once, within limits, every word kept."""
+"""Asking a language model: once, within limits, with every word kept."""

@@ -1,1 +1,1 @@
-"""Bytes: atomic files, locks, checksums, S3, secrets taken out."""
+"""Bytes: atomic files, locks, checksums, S3, the removal of secrets."""

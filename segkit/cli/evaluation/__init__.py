@@ -1,4 +1,4 @@
-"""The commands that compare, evaluate and check runs: one file a command."""
+"""The commands that compare, evaluate and check runs: one file for each command."""
 
 from __future__ import annotations
 

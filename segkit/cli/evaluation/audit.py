@@ -14,7 +14,7 @@ app = typer.Typer()
 def audit(name: RunName = "latest", html: Html = None, runs_dir: RunsDir = None, as_json: Json = False) -> None:
     """Check a run for position effects, odd names, overlapping definitions and cut titles; exit code 1 if any.
 
-    Asks no model. With repeats of the run (`segkit stability`) positions are tested by what is unstable.
+    Asks no model. If the run has repeats (`segkit stability`), positions are tested by which products are unstable.
     """
     from segkit.cli.terminal import new_console, write_json
     from segkit.evaluation.audit import audit as audited

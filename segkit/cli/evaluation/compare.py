@@ -26,9 +26,9 @@ def compare(
     runs_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show what differs between two runs, who moved, and how much of that is more than noise; asks no model.
+    """Show what differs between two runs, what moved, and how much of that is more than noise; asks no model.
 
-    Repeats of the runs are found by themselves: make them with `segkit stability RUN`.
+    Repeats of the two runs are found without being named; `segkit stability RUN` makes them.
     """
     from segkit.cli.terminal import write_json
     from segkit.evaluation.compare import compare as compare_runs

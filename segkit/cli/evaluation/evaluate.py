@@ -24,7 +24,7 @@ def label(
     seed: Annotated[int, typer.Option(help="Decides which products are drawn.")] = 0,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Write a sheet for a person to label products drawn at random: fill in its column `label`.
+    """Write a sheet of products drawn at random for a person to label, in its column `label`.
 
     Then: segkit evaluate RUN --labels label_me.csv
     """
@@ -62,7 +62,7 @@ def evaluate(
     runs_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show how right a run is by labels of people, and how large its segments really are.
+    """Show how well a run agrees with labels made by people, and how large its segments really are.
 
     Example: segkit evaluate latest --label-column segment_label
     """

@@ -30,17 +30,20 @@ def stability(
         str, typer.Option(help="What differs between them: seed, temperature=0:0.7, prompts=v0:v1, model=A:B.")
     ] = "seed",
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask anew where the cache would answer; each repeat is paid once.")
+        bool, typer.Option("--fresh", help="Ask again where the cache would answer; each repeat is paid for once.")
     ] = False,
     consensus: Annotated[
-        bool, typer.Option("--consensus", help="Also make a run of what the runs agree on, with the agreement.")
+        bool,
+        typer.Option(
+            "--consensus", help="Also make a run from what the runs agree on, with the agreement as confidence."
+        ),
     ] = False,
     html: Html = None,
     yes: Yes = False,
 ) -> None:
     """Run the same products several times and show how far the runs agree.
 
-    PRODUCTS may also be the id of a run, which is then repeated. Repeats that are there already are taken.
+    PRODUCTS may also be the id of a run, which is then repeated. Repeats that exist already are used.
 
     Example: segkit stability latest --repeats 5
     """

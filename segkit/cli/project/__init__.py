@@ -1,1 +1,1 @@
-"""Commands around a folder of work: what it needs, how it is set up, its prompt sets."""
+"""Commands for a working folder: what it needs, how it is set up, its prompt sets."""

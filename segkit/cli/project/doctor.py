@@ -40,7 +40,7 @@ Finding = tuple[bool, str]
 
 @app.command(rich_help_panel=CHECK)
 def doctor() -> None:
-    """Check Python, packages, kernel, Postgres, key and disk, and say what to do about each."""
+    """Check Python, packages, the Jupyter kernel, Postgres, the key and the disk, and say what to do about each."""
     from rich.console import Console
     from rich.markup import escape
 

@@ -54,7 +54,7 @@ Notebooks: `jupyter lab notebooks/00_prepare_run.ipynb`.
 
 @app.command(rich_help_panel=PROJECT)
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to set up; made where it is missing.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to set up; it is made if it is missing.")],
 ) -> None:
     """Set up a folder of your own: notebooks, prompts, a sample, an example of settings.
 

@@ -1,1 +1,1 @@
-"""A taxonomy that is given: putting products into it, keeping its keys, editing it, seeing whether it still fits."""
+"""An existing taxonomy: putting products into it, keeping its keys, editing it, testing whether it still fits."""

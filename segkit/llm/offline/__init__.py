@@ -1,1 +1,1 @@
-"""The embedded model that groups products by words."""
+"""The embedded model, which groups products by their words."""

@@ -1,1 +1,1 @@
-"""The ways to a model: HTTP, the OpenAI SDK, the offline model."""
+"""The ways to reach a model: HTTP, the OpenAI SDK, the offline model."""

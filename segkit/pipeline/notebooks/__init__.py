@@ -1,1 +1,1 @@
-"""Notebooks of a run: each executed by papermill into the run folder, in a kernel that was started ahead."""
+"""The notebooks of a run: papermill executes each into the run folder, in a kernel that was started in advance."""

@@ -1,1 +1,1 @@
-"""The REST door: routes, bodies, problems, middleware, the server."""
+"""The REST interface: routes, bodies, problems, middleware, the server."""
