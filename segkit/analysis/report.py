@@ -22,7 +22,7 @@ UNMEASURED = "This is a single run. How far a second one would agree with it was
 _UNSURE = 0.6  # a confidence below this is a doubt
 _DOUBTS, _MOVES, _MERGED = 20, 25, 8  # how many of each the report lists
 _MANY_OUT = 0.3  # a share out of scope above this speaks against the category or the products
-_NARROW = 11  # per cent of the map's width
+_NARROW, _LOW = 11, 15  # per cent of the map's width and height: a field below them has small letters
 _IN_MAP = 24  # segments with a field of their own in the picture
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in per cent
@@ -151,7 +151,7 @@ def _map(sizes: pd.Series) -> str:
 
 def _field(name: str, count: int, is_rest: bool, box: Box, total: int) -> str:
     left, top, width, height = box
-    kind = "rest " * is_rest + "small" * (width < _NARROW)
+    kind = "rest " * is_rest + "small" * (width < _NARROW or height < _LOW)
     place = f"left:{left:.2f}%;top:{top:.2f}%;width:{width:.2f}%;height:{height:.2f}%"
     hover = html_text(f"{name}: {count:,}", len(name) + 20)
     return f'<div class="{kind}" title="{hover}" style="{place}">{html_text(name)}<br>{_share(count, total)}</div>'
