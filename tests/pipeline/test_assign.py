@@ -115,6 +115,7 @@ def test_products_that_fit_nowhere_gather_over_deliveries(finished: Run) -> None
     assert assign_report(second)["proposed"] == assign_report(third)["proposed"] == [proposal]
 
 
+@pytest.mark.long
 def test_a_year_of_deliveries_changes_no_old_row(finished: Run) -> None:
     """Each month some products of known kinds; of each run every row of the run before is found again."""
     run = finished

@@ -81,6 +81,7 @@ def test_the_queue_outlives_a_log_that_cannot_be_written(service: Service) -> No
     service.stop()
 
 
+@pytest.mark.long
 def test_the_loop_outlives_descriptors_that_run_out(tmp_path: Path, postgres_url: str) -> None:
     """While no file can be opened, nothing is lost; afterwards the run that waits begins."""
     fill_products(postgres_url, range(1, 21))
