@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,6 +89,17 @@ class Service:
     def __exit__(self, *exc: object) -> None:
         if self.process.poll() is None:
             self.stop()
+        self.end_runs()
+
+    def end_runs(self) -> None:
+        """End the runs that outlived the service: they would go on asking the endpoint of the next tests."""
+        if not (self.place / "home" / "service" / "events.jsonl").is_file():
+            return
+        for event in self.events():
+            if event["event"] == "run_process_started":
+                with suppress(OSError):
+                    if event["run_id"].encode() in Path(f"/proc/{event['child']}/cmdline").read_bytes():
+                        os.killpg(event["child"], signal.SIGKILL)
 
     def client(self, name: str = "", **options: Any) -> httpx.Client:
         """A client with the token of a name, the first one if none is given."""
