@@ -216,12 +216,12 @@ def _latest(runs_dir: Path, settings: Settings | None, *, completed: bool) -> st
     raise RunError(f"no run in {runs_dir} is completed", "see `segkit runs`")
 
 
-def _made_at(folder: Path) -> str:
-    """Return when a run was made; empty if its `run.json` does not tell."""
+def _made_at(folder: Path) -> tuple[str, int]:
+    """Return when a run was made: by its `run.json` (empty if it does not tell), within a second by that file."""
     try:
-        return str(_document(folder).get("created_at", ""))
+        return str(_document(folder).get("created_at", "")), (folder / "run.json").stat().st_mtime_ns
     except RunError:
-        return ""
+        return "", 0
 
 
 def _ending_with(digits: str, runs_dir: Path, settings: Settings | None) -> str:

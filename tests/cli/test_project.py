@@ -70,6 +70,7 @@ def test_names_of_runs(place: Path) -> None:
     """The newest is the one that was made last, whatever its id says; the end of an id is enough."""
     how: dict[str, Any] = {"model": "offline", "runs_dir": place / "runs"}
     first = segment(catalogue(6), "A", run_id="RUN_20990101T000000Z_00aa", **how)
+    # Both are made in one second as a rule, which is as fine as `created_at` tells.
     second = prepare_run(catalogue(6), "B", run_id="RUN_20250101T000000Z_00ab", **how)
     assert open_run("latest", place / "runs").id == second.id
     assert open_run("latest-completed", place / "runs").id == first.id
