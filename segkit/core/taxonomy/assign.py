@@ -11,7 +11,7 @@ from segkit.core.catalogue.gate import first_runs
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import NO_TITLE, assignment_frame
-from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, Answer, Category, CheckedAnswer, Parameters, Prompt, Question
+from segkit.core.models import Answer, Category, CheckedAnswer, Parameters, Prompt, Question
 from segkit.core.questions import Wording, assign_schema, halves, id_lines, part_name, product_context
 from segkit.core.validation import check_assign
 
@@ -103,15 +103,3 @@ def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequen
         for product in products.loc[untitled(products), "product_id"]
     ]
     return assignment_frame(rows)
-
-
-def counts_of(assignments: pd.DataFrame) -> dict[str, int]:
-    """Count assignments by how they ended: `assigned`, `out_of_scope`, `none_fits` and `unanswered`."""
-    category = assignments["category"]
-    ends = {
-        "out_of_scope": category == OUT_OF_SCOPE,
-        "none_fits": category == NONE_FITS,
-        "unanswered": category == "",
-    }
-    counts = {name: int(is_so.sum()) for name, is_so in ends.items()}
-    return {"assigned": len(assignments) - sum(counts.values()), **counts}
