@@ -37,12 +37,11 @@ from segkit.pipeline.prepare import (
     change_requests,
     choose_parameters,
     input_facts,
+    make_run,
     open_catalogue,
-    prepare_run,
     refused_file,
 )
 from segkit.pipeline.segment import run_stages
-from segkit.runs.create import new_run_id
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
 from segkit.runs.mirror import discard
@@ -60,13 +59,8 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     _warn_of_model(parameters.model or settings.default_model, settings)
     chosen = choose_parameters(settings=settings, **asdict(parameters))
     require_price(chosen.model, chosen.endpoint, settings)
-    run = prepare_run(
-        read_catalogue(source, settings, parameters.product_line or ""),
-        run_id=new_run_id(),
-        runs_dir=options.runs_dir or settings.storage_root,
-        settings=settings,
-        **asdict(parameters),
-    )
+    catalogue = read_catalogue(source, settings, parameters.product_line or "")
+    run = make_run(catalogue, chosen, settings, options.runs_dir or settings.storage_root)
     _work_with_consent(run, options, yes, settings)
 
 

