@@ -10,9 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from segkit.cli.options import SERVICE, RunsDir
+from segkit.cli.terminal import CommandGroup
 from segkit.errors import SettingsError
 
 app = typer.Typer()
+token = typer.Typer(
+    cls=CommandGroup,
+    help="Create, list, revoke and rotate the tokens of the REST API.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(token, name="token", rich_help_panel=SERVICE)
 
 
 @app.command(rich_help_panel=SERVICE)
@@ -42,19 +50,16 @@ def serve(
     server.serve(settings, host, port, tokens, no_token, runs_dir, announce)
 
 
-@app.command(rich_help_panel=SERVICE)
-def token(
-    name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="Who the token is for; its runs belong to this name.")
-    ] = "",
-    tokens: Annotated[
-        Path | None,
-        typer.Option(help="The file of tokens.", show_default="SEGKIT_TOKENS, else SEGKIT_HOME/tokens.json"),
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the tokens with their limits.")] = False,
-    remove: Annotated[
-        str, typer.Option(metavar="NAME", help="Withdraw a token: its waiting runs and open streams end.")
-    ] = "",
+TokensFile = Annotated[
+    Path | None,
+    typer.Option("--tokens", help="The file of tokens.", show_default="SEGKIT_TOKENS, else SEGKIT_HOME/tokens.json"),
+]
+
+
+@token.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="Who the token is for; its runs belong to this name.")],
+    tokens: TokensFile = None,
     expires: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="When it expires, in UTC.")
     ] = None,
@@ -82,35 +87,56 @@ def token(
         bool, typer.Option("--all-runs", help="It sees and resumes every run, not only its own.")
     ] = False,
 ) -> None:
-    """Make a token for the REST API. It is shown once; the file keeps its hash and its limits."""
-    from segkit.service.tokens import add_token, remove_token
-    from segkit.settings import load_settings
+    """Create a token. It is shown once; the file keeps its hash and its limits."""
+    from segkit.service.tokens import add_token
 
-    settings = load_settings()
-    path = tokens or settings.segkit_tokens or settings.segkit_home / "tokens.json"
-    if list_:
-        _list(path)
-    elif remove:
-        remove_token(path, remove)
-        typer.echo(f"removed the token {remove} from {path}", err=True)
-    elif name:
-        limits: dict[str, Any] = {
-            "expires": expires.isoformat() + "Z" if expires else None, "max_products": max_products,
-            "max_cost_usd": max_cost_usd, "max_total_cost_usd": max_total_cost_usd, "max_active": max_active,
-            "requests_per_second": requests_per_second, "models": tuple(model) if model else None,
-            "unpriced_models": unpriced_models or None, "all_runs": all_runs or None,
-        }  # fmt: skip
-        secret = add_token(path, name, **limits)
-        typer.echo(f"{path} holds its hash; the token is shown only now:", err=True)
-        typer.echo(secret)
-    else:
-        raise SettingsError("a token needs a name", "segkit token NAME, or segkit token --list")
+    limits: dict[str, Any] = {
+        "expires": expires.isoformat() + "Z" if expires else None, "max_products": max_products,
+        "max_cost_usd": max_cost_usd, "max_total_cost_usd": max_total_cost_usd, "max_active": max_active,
+        "requests_per_second": requests_per_second, "models": tuple(model) if model else None,
+        "unpriced_models": unpriced_models or None, "all_runs": all_runs or None,
+    }  # fmt: skip
+    path = _file(tokens)
+    _show_once(path, add_token(path, name, **limits))
 
 
-def _list(path: Path) -> None:
+@token.command("list")
+def list_(tokens: TokensFile = None) -> None:
+    """List the tokens with their limits."""
     from segkit.service.tokens import read_tokens
 
-    for each in read_tokens(path, may_be_empty=True):
+    for each in read_tokens(_file(tokens), may_be_empty=True):
         limits = each.model_dump(mode="json", exclude_defaults=True, exclude={"name", "sha256"})
         words = [f"{key}={','.join(value) if isinstance(value, list) else value}" for key, value in limits.items()]
         typer.echo(" ".join([each.name, *words, *(["(expired)"] if each.is_expired else [])]))
+
+
+@token.command("revoke")
+def revoke(name: Annotated[str, typer.Argument(help="The name of the token.")], tokens: TokensFile = None) -> None:
+    """Withdraw a token: its runs stop, and its open streams end."""
+    from segkit.service.tokens import remove_token
+
+    path = _file(tokens)
+    remove_token(path, name)
+    typer.echo(f"removed the token {name} from {path}", err=True)
+
+
+@token.command("rotate")
+def rotate(name: Annotated[str, typer.Argument(help="The name of the token.")], tokens: TokensFile = None) -> None:
+    """Replace a token by a new one with the same name, limits and runs; the old one is refused from now on."""
+    from segkit.service.tokens import rotate_token
+
+    path = _file(tokens)
+    _show_once(path, rotate_token(path, name))
+
+
+def _file(tokens: Path | None) -> Path:
+    from segkit.settings import load_settings
+
+    settings = load_settings()
+    return tokens or settings.segkit_tokens or settings.segkit_home / "tokens.json"
+
+
+def _show_once(path: Path, secret: str) -> None:
+    typer.echo(f"{path} holds its hash; the token is shown only now:", err=True)
+    typer.echo(secret)

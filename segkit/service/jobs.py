@@ -93,7 +93,7 @@ class Jobs:
     def tick(self) -> None:
         """Look after all runs: record which ended, stop the cancelled ones, begin those whose turn it is.
 
-        A waiting run whose owner's token was withdrawn, or has expired, never begins.
+        Where its owner's token was withdrawn, or has expired, a waiting run never begins and a working one stops.
         """
         with self._turn:
             working = [record for record in self.records.in_phase("started") if self._is_working(record)]
@@ -113,7 +113,10 @@ class Jobs:
         run_id = record.run_id
         code = self.processes.exit_code(run_id)
         if self.is_active(run_id) or is_owned(self.runs_dir / run_id):
-            if record.cancelled:  # a run removes the file when it begins, so once is not enough
+            if not record.cancelled and self._tokens.is_withdrawn(record.owner):
+                self.records.cancel(run_id)
+                self._journal.note("run_cancelled", run_id=run_id, owner=record.owner, why="its token was withdrawn")
+            elif record.cancelled:  # a run removes the file when it begins, so once is not enough
                 self._ask_to_stop(run_id)
             return True
         status = read_status(self.runs_dir / run_id)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,11 +95,12 @@ class Service:
             await asyncio.sleep(_TICK)
 
     def _tick(self) -> None:
-        try:
+        before = self.tokens.fault
+        with suppress(SettingsError):
             self.tokens.reload()
-        except SettingsError as error:
-            print(f"warning: {error.message}; the tokens it held before stay valid", file=sys.stderr, flush=True)
-            self.journal.note_error("tokens_unusable", error)
+        if self.tokens.fault not in ("", before):
+            print(f"warning: {self.tokens.fault}", file=sys.stderr, flush=True)
+            self.journal.note("tokens_unusable", why=self.tokens.fault)
         self.jobs.tick()
 
 

@@ -73,16 +73,19 @@ class TokenStore:
     def reload(self) -> None:
         """Read the file again if it changed; raises SettingsError, once a change, and keeps the tokens it has.
 
-        Where the file is gone, or holds no token any more, nobody is let in. `fault` describes a file that cannot be
-        used, until it can.
+        Where the file is gone, or holds no token any more, nobody is let in. `fault` describes a file that is gone or
+        cannot be used, until it can.
         """
         if self.path and (stamp := _stamp(self.path)) != self._stamp:
             self._stamp = stamp
+            if stamp is None:
+                self._tokens, self.fault = (), f"{self.path} is gone; nobody is let in until it is back"
+                return
             try:
-                self._tokens = read_tokens(self.path, may_be_empty=True) if stamp else ()
+                self._tokens = read_tokens(self.path, may_be_empty=True)
                 self.fault = ""
             except SettingsError as error:
-                self.fault = error.message
+                self.fault = f"{error.message}; the tokens it held before stay valid"
                 raise
 
     def find(self, secret: str) -> Token | None:
@@ -98,8 +101,11 @@ class TokenStore:
         return next((token for token in self._tokens if token.name == name and not token.is_expired), None)
 
     def is_withdrawn(self, owner: str) -> bool:
-        """Report whether the owner of a run has no valid token any more; the person at the machine needs none."""
-        return bool(self.path and owner and owner != LOCAL.name and self.named(owner) is None)
+        """Report whether the owner of a run has no valid token any more; the person at the machine needs none.
+
+        While the file cannot be read nobody is withdrawn: an editor may be about to write it again.
+        """
+        return bool(self.path and not self.fault and owner and owner != LOCAL.name and self.named(owner) is None)
 
     def is_valid(self, token: Token) -> bool:
         """Report whether a token that was let in once still would be; one that was made anew is another token."""
@@ -117,7 +123,7 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
 
 def read_tokens(path: Path, *, may_be_empty: bool = False) -> tuple[Token, ...]:
     """Read a file of tokens; raise SettingsError with what is wrong in it, never with a hash."""
-    hint = "segkit token NAME creates a token and the file"
+    hint = "segkit token create NAME creates a token and the file"
     try:
         tokens = TokenFile.model_validate_json(path.read_bytes()).tokens
     except OSError as error:
@@ -143,10 +149,8 @@ def add_token(path: Path, name: str, **limits: Any) -> str:
     """
     with _edited(path) as tokens:
         if any(token.name == name for token in tokens):
-            raise SettingsError(
-                f"{path} has a token {name} already", f"segkit token --remove {name}, or another name"
-            )
-        secret = f"segkit_{secrets.token_urlsafe(32)}"
+            raise SettingsError(f"{path} has a token {name} already", f"segkit token rotate {name}, or another name")
+        secret = _new_secret()
         given = {key: value for key, value in limits.items() if value is not None}
         try:
             token = Token(name=name, sha256=_hash(secret), **given)
@@ -157,13 +161,29 @@ def add_token(path: Path, name: str, **limits: Any) -> str:
     return secret
 
 
+def rotate_token(path: Path, name: str) -> str:
+    """Replace the secret of a token, which keeps its limits and runs, and return the new one.
+
+    Raises SettingsError when the file has no token of this name.
+    """
+    secret = _new_secret()
+    with _edited(path) as tokens:
+        position = _position(path, tokens, name)
+        tokens[position] = tokens[position].model_copy(update={"sha256": _hash(secret)})
+    return secret
+
+
 def remove_token(path: Path, name: str) -> None:
     """Remove a token from the file; raises SettingsError when it has none of this name."""
     with _edited(path) as tokens:
-        kept = [token for token in tokens if token.name != name]
-        if len(kept) == len(tokens):
-            raise SettingsError(f"{path} has no token {one_line(name)!r}", "segkit token --list shows their names")
-        tokens[:] = kept
+        del tokens[_position(path, tokens, name)]
+
+
+def _position(path: Path, tokens: Sequence[Token], name: str) -> int:
+    for position, token in enumerate(tokens):
+        if token.name == name:
+            return position
+    raise SettingsError(f"{path} has no token {one_line(name)!r}", "segkit token list shows their names")
 
 
 @contextmanager
@@ -180,6 +200,10 @@ def _edited(path: Path) -> Iterator[list[Token]]:
 def _write(path: Path, tokens: Sequence[Token]) -> None:
     rows = [token.model_dump(mode="json", exclude_defaults=True) for token in tokens]
     write_atomic(path, orjson.dumps({"tokens": rows}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _new_secret() -> str:
+    return f"segkit_{secrets.token_urlsafe(32)}"
 
 
 def _hash(secret: str) -> str:

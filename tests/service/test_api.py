@@ -410,6 +410,20 @@ def test_what_is_no_body_is_refused(ann: httpx.Client, body: bytes, status: int)
     problem(ann.post(START, content=body, headers=JSON), status)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"product_ids":[1],"category":"x","model":"gpt-4o","model":"offline"}',
+        b'{"max_cost_usd":1,"product_ids":[1, 2],"category":"x","model":"offline","max_\\u0063ost_usd":9}',
+        b'{"product_ids":[1],"product_ids":[2],"category":"x","model":"offline"}',
+    ],
+)
+def test_a_body_that_names_a_key_twice_is_refused(ann: httpx.Client, body: bytes) -> None:
+    """Where a proxy reads one value and the service another, nobody knows what was allowed."""
+    refused = problem(ann.post(START, content=body, headers=JSON), 422)
+    assert "more than once" in refused["detail"]
+
+
 def test_unknown_products_are_named(ann: httpx.Client, quiet: Service) -> None:
     before = sorted(os.listdir(quiet.place / "runs"))
     told = problem(ann.post(START, json=wish(1, 999_999, 888_888)), 422)

@@ -116,6 +116,28 @@ def test_a_run_outlives_the_service_and_its_end_is_told(busy: Service, shared_en
         assert shared_endpoint.count() == count, "nothing is paid again by itself"
 
 
+def test_a_run_stops_when_its_token_expires(busy: Service, shared_endpoint: Endpoint) -> None:
+    """The answer in flight is kept, nothing more is asked, and an operator reads why."""
+    shared_endpoint.reset()
+    shared_endpoint.configure(latency=SLOW)
+    busy.token("brief", max_cost_usd=5.0)
+    with busy.client("brief") as client:
+        until(lambda: client.get("/api/segmentation/runs").status_code == 200)
+        run_id = start(client, *range(1, 91))
+        shared_endpoint.wait(1)
+        file = json.loads(busy.tokens.read_bytes())
+        file["tokens"][-1]["expires"] = "2020-01-01T00:00:00Z"
+        busy.tokens.write_text(json.dumps(file))
+        until(lambda: client.get(f"/api/segmentation/{run_id}/status").status_code == 401)
+    with busy.client("root") as operator:
+        assert settled(operator, run_id)["failure"] == "cancelled"
+    run = open_run(run_id, busy.place / "runs")
+    assert len(scan(run.stage_folder("extract_taxonomy"))[0]) == shared_endpoint.count() <= 3
+    assert [e["why"] for e in busy.events() if e["event"] == "run_cancelled" and e["run_id"] == run_id] == [
+        "its token was withdrawn"
+    ]
+
+
 @pytest.mark.long
 def test_a_run_of_the_service_is_a_run_of_the_command_line(busy: Service, shared_endpoint: Endpoint) -> None:
     """It completes with the seed's fields and streams its progress; its folder and tables are those of any run."""

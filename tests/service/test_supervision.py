@@ -126,14 +126,14 @@ def test_the_tokens_of_a_file_are_listed_and_removed(service: Service) -> None:
         with ann.stream("GET", f"/api/segmentation/{run_id}/events") as stream:
             lines = stream.iter_lines()
             assert next(lines) == "retry: 2000"
-            said = command(service, "token", "--list")
+            said = command(service, "token", "list")
             assert said.stdout.splitlines() == ["all all_runs=True", "ann"]
-            assert command(service, "token", "--remove", "ann").returncode == 0
+            assert command(service, "token", "revoke", "ann").returncode == 0
             assert [line for line in lines if line.startswith("data: ")]
         assert ann.get(f"/api/segmentation/{run_id}/status").status_code == 401
         ended = until(lambda: (s := status(client, run_id))["status"] == "failed" and s)
         assert (ended["failure"], "its token was withdrawn" in ended["detail"]) == ("cancelled", True)
-        assert command(service, "token", "--remove", "ann").returncode == 2
+        assert command(service, "token", "revoke", "ann").returncode == 2
 
 
 def command(service: Service, *words: str) -> subprocess.CompletedProcess[str]:

@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 
 from segkit.cli.main import app
 from segkit.errors import SettingsError
-from segkit.service.tokens import TokenStore, add_token, read_tokens
+from segkit.service.tokens import TokenStore, add_token, read_tokens, rotate_token
 from segkit.storage.disk import write_atomic
 
 
 def test_a_token_is_shown_once_and_stored_as_a_hash(tmp_path: Path) -> None:
     path = tmp_path / "new" / "tokens.json"
-    done = CliRunner().invoke(app, ["token", "ann", "--tokens", str(path), "--max-cost-usd", "2.5", "--all-runs"])
+    done = CliRunner().invoke(
+        app, ["token", "create", "ann", "--tokens", str(path), "--max-cost-usd", "2.5", "--all-runs"]
+    )
     secret = done.stdout.strip().splitlines()[-1]
     assert secret not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -90,3 +92,31 @@ def test_the_last_token_can_be_withdrawn(tmp_path: Path, gone: bool) -> None:
     write_atomic(path, known)
     book.reload()
     assert book.find(secret) is not None
+
+
+def test_a_rotated_token_keeps_its_limits_and_its_name(tmp_path: Path) -> None:
+    """The old secret is refused from then on."""
+    path = tmp_path / "tokens.json"
+    old = add_token(path, "ann", max_products=7)
+    store = TokenStore(path)
+    new = rotate_token(path, "ann")
+    store.reload()
+    found = store.find(new)
+    assert found is not None
+    assert (found.name, found.max_products, store.find(old)) == ("ann", 7, None)
+    with pytest.raises(SettingsError, match="no token"):
+        rotate_token(path, "ben")
+
+
+def test_a_file_that_is_gone_withdraws_no_run(tmp_path: Path) -> None:
+    """Nobody is let in, but an editor may be about to write it again: no run is ended for that."""
+    path = tmp_path / "tokens.json"
+    secret = add_token(path, "ann")
+    store = TokenStore(path)
+    path.unlink()
+    store.reload()
+    assert (store.find(secret), store.is_withdrawn("ann")) == (None, False)
+    assert "nobody is let in" in store.fault
+    path.write_text('{"tokens": []}')
+    store.reload()
+    assert (store.fault, store.is_withdrawn("ann")) == ("", True)

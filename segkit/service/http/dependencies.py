@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import json
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -20,7 +21,10 @@ from segkit.service.submissions import Client
 from segkit.service.tokens import Token
 
 _LARGE = 64_000  # bytes of a body that is parsed in a thread
-_FIELDS = 50  # of a body; a start has seven
+_FIELDS = 50  # of a body
+_VALUES = 2000  # of a body beside its products
+_NUMBERS = b"0123456789, \t\r\n"  # the bytes of a list of ids
+_SHOWN = 40  # characters of a key that a refusal shows
 
 RunId = Annotated[str, Path(pattern=RUN_ID, examples=[EXAMPLE_RUN])]
 
@@ -73,27 +77,58 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def parse(self) -> None:
-        """Parse the body, if there is one, and check its size."""
+        """Parse the body, if there is one, and check its size; a large one in a thread."""
         data = await self.body()
         if not data:
             return
-        try:
-            value = await asyncio.to_thread(orjson.loads, data) if len(data) > _LARGE else orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise _unreadable(error) from None
-        self._json = value
-        if isinstance(value, dict):
-            _check_size(value, self.scope["token"])
+        read = partial(read_body, data, self.scope["token"])
+        self._json = await asyncio.to_thread(read) if len(data) > _LARGE else read()
+
+
+def read_body(data: bytes, token: Token) -> Any:
+    """Parse a body and check what is cheap to check before its fields are looked at.
+
+    A parser keeps all other threads waiting, so what holds more values than a body of this token may is not parsed.
+    """
+    most = token.max_products
+    if data.count(b",") > most + _VALUES:
+        what = f"the body holds more values than a run with {most:,} products, which are allowed, needs"
+        raise RequestError("too-many-products", what, "send fewer products", allowed=most)
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(error) from None
+    if isinstance(value, dict):
+        _check_size(value, token)
+        _check_keys(data)
+    return value
 
 
 def _unreadable(error: orjson.JSONDecodeError) -> RequestValidationError:
     return RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": str(error)}])
 
 
-def _check_size(body: Mapping[str, Any], token: Token) -> None:
+def _check_size(body: dict[str, Any], token: Token) -> None:
     if len(body) > _FIELDS:
         raise RequestError("invalid-request", f"the body has {len(body):,} fields, {_FIELDS} are allowed")
     ids = body.get("product_ids")
     if isinstance(ids, list) and len(ids) > token.max_products:
         what = f"{len(ids):,} products are too many, {token.max_products:,} are allowed a run"
         raise RequestError("too-many-products", what, "send fewer products", allowed=token.max_products)
+
+
+def _check_keys(data: bytes) -> None:
+    """Refuse a body that names a key twice: a proxy may have read the first value, the service reads the last."""
+    first, last = data.find(b"["), data.rfind(b"]")
+    if 0 <= first < last and not data[first + 1 : last].translate(None, _NUMBERS):
+        data = data[: first + 1] + data[last:]  # a list of ids has no keys, and may be long
+    json.loads(data, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, each in pairs:
+        if key in value:
+            raise RequestError("invalid-request", f"the body names the key {key[:_SHOWN]!r} more than once")
+        value[key] = each
+    return value
