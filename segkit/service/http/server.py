@@ -40,7 +40,7 @@ def serve(
     if not no_token and tokens is None:
         raise SettingsError(
             "the service has no tokens",
-            "segkit token create NAME makes one, then --tokens FILE or SEGKIT_TOKENS; on this machine alone: --no-token",
+            "segkit token create NAME, then --tokens FILE or SEGKIT_TOKENS; or, on this machine alone, --no-token",
         )
     with (
         _listening(host, port) as door,
