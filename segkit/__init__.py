@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from segkit.core.models import Parameters
     from segkit.database.sync import products_from_postgres, read_postgres, skipped_products, sync_run
     from segkit.errors import SegkitError
+    from segkit.evaluation.audit import audit
     from segkit.evaluation.compare import compare
     from segkit.evaluation.evaluate import evaluate
+    from segkit.evaluation.explain.explanation import explain
     from segkit.pipeline.assign import assign_products, assign_report, assign_run
     from segkit.pipeline.plan import estimate_run
     from segkit.pipeline.prepare import prepare_run
@@ -36,6 +38,7 @@ _HOMES = {
     "Parameters": "core.models",
     "Run": "runs.run",
     "SegkitError": "errors",
+    "audit": "evaluation.audit",
     "assign_products": "pipeline.assign",
     "assign_report": "pipeline.assign",
     "assign_run": "pipeline.assign",
@@ -43,6 +46,7 @@ _HOMES = {
     "consolidate_taxonomy": "pipeline.stages",
     "evaluate": "evaluation.evaluate",
     "estimate_run": "pipeline.plan",
+    "explain": "evaluation.explain.explanation",
     "extract_taxonomy": "pipeline.stages",
     "finish_run": "pipeline.summary",
     "load_products": "core.catalogue.load",

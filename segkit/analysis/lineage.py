@@ -15,19 +15,22 @@ from segkit.runs.run import Run
 
 _COLUMNS = ["step", "category", "where", "confidence", "cache_key", "file_path"]
 _FILES = """
-SELECT interaction_type, batch_id, cache_key, outcome = 'valid' AS valid, file_path
-FROM interactions
+SELECT
+    interaction_type, batch_id, cache_key, outcome = 'valid' AS valid, file_path,
+    coalesce(list_contains(product_ids, {product}), false) AS asked
+FROM logged
 ORDER BY outcome = 'valid', created_at, file_path
 """
 _Row = tuple[str, str, str, float | None, str, str]
 
 
-def explain(run: Run, product_id: int | str) -> pd.DataFrame:
+def product_path(run: Run, product_id: int | str) -> pd.DataFrame:
     """Return the path of one product, a row a step: stated by a batch, merged round by round, refined.
 
-    The columns are `step`, `category` after it, `where` it happened, `confidence`, and the `cache_key` and
-    `file_path` of the interaction that stated it (empty if none did). Raises ProductsError for a product that the
-    run lacks.
+    The columns are `step`, the category `before` and after it (`category`), `where` it happened, `confidence`, and
+    the `cache_key` and `file_path` of the interaction that stated it (empty if none did). A product may also be
+    `assigned` to a taxonomy that was given, `taken over` from the run that this one began with, or `agreed` on by
+    the runs of a consensus. Raises ProductsError for a product that the run lacks.
     """
     lineage = run.result("lineage")
     try:
@@ -36,7 +39,10 @@ def explain(run: Run, product_id: int | str) -> pd.DataFrame:
         what = f"product {product_id} is not in {run.id}"
         raise ProductsError(what, "its products are in products.parquet") from None
     found = lineage[lineage["product_id"] == number]
-    return pd.DataFrame(_path(run, found.iloc[0], query(_FILES, run=run)), columns=_COLUMNS)
+    files = query(_FILES.format(product=int(number)), run=run)
+    path = pd.DataFrame(_path(run, found.iloc[0], files), columns=_COLUMNS)
+    path.insert(1, "before", ["", *path["category"].iloc[:-1]])
+    return path
 
 
 def merge_steps(run: Run) -> pd.DataFrame:
@@ -82,8 +88,17 @@ def _path(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:
     if not product["category"]:
         yield "unassigned", "", product["reason"] if not product["batch"] else f"{batch}: {product['reason']}", *_NONE
         return
-    file = _file(files[files["cache_key"] == product["cache_key"]])
-    yield "stated", product["batch_category"], batch, _confidence(product, "confidence"), product["cache_key"], file
+    confidence, key = _confidence(product, "confidence"), product["cache_key"]
+    file = _file(files[files["cache_key"] == key])
+    if run.parameters.consensus:
+        yield "agreed", product["category"], f"{run.parameters.consensus} runs", confidence, key, file
+        return
+    if run.parameters.taxonomy:
+        is_new = product["product_id"] in set(run.new_products["product_id"])
+        step, where = ("assigned", batch) if is_new else ("taken over", run.parameters.taxonomy)
+        yield step, product["category"], where, confidence, key, file
+        return
+    yield "stated", product["batch_category"], batch, confidence, key, file
     if product["batch_category"] != OUT_OF_SCOPE:
         yield from _merges(run, product, files)
     if product["refined_by"]:
@@ -91,7 +106,17 @@ def _path(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:
         confidence = _confidence(product, "refined_confidence")
         yield "moved by refinement", product["refined_category"], "", confidence, product["refined_by"], file
     else:
-        yield "kept by refinement", product["refined_category"], "", *_NONE
+        yield "kept by refinement", product["refined_category"], "", None, *_keeping(files)
+
+
+def _keeping(files: pd.DataFrame) -> tuple[str, str]:
+    """Return the cache key and the file of the answer that left a product where it was.
+
+    Of its questions in this stage the first counts: the products that are asked twice stand in later batches.
+    """
+    asked = files[(files["interaction_type"] == "refine_assignments") & files["asked"] & files["valid"].astype(bool)]
+    first = asked[asked["batch_id"] == asked["batch_id"].min()]
+    return (str(first["cache_key"].iloc[-1]), _file(first)) if len(first) else ("", "")
 
 
 _NONE: tuple[None, str, str] = (None, "", "")

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from segkit.analysis.jupyter import show as show
-from segkit.analysis.lineage import explain as explain
 from segkit.analysis.lineage import merge_paths
+from segkit.analysis.lineage import product_path as product_path
 from segkit.core.batching import batches_of, planned_calls
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.catalogue.titles import untitled
@@ -116,12 +116,12 @@ def segments(run: Run) -> pd.DataFrame:
 def moved_products(run: Run) -> pd.DataFrame:
     """List the products that refinement moved, with the `confidence` of each move.
 
-    The columns are `from_category`, `to_category`, `product_id`, `title` and `confidence`.
+    The columns are `from_category`, `to_category`, `product_id`, `title`, `first_confidence` and `confidence`.
     """
     table = run.assignments.rename(columns={"first_category": "from_category", "category": "to_category"})
     moved = table[(table["from_category"] != table["to_category"]) & table["from_category"].notna()]
     moved = moved.sort_values(["from_category", "to_category", "product_id"], ignore_index=True)
-    return moved[["from_category", "to_category", "product_id", "title", "confidence"]]
+    return moved[["from_category", "to_category", "product_id", "title", "first_confidence", "confidence"]]
 
 
 def unassigned(run: Run) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import typer
 
 from segkit.cli.options import READ, Json, RunName, RunsDir, opened_run
 from segkit.cli.terminal import columns_of, new_console, pairs, print_table, write_bytes, write_json
+from segkit.display import terminal_text
 from segkit.errors import InputError
 
 app = typer.Typer()
@@ -64,24 +65,34 @@ def explain(
     runs_dir: RunsDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show how one product got its category: its batch, the merges, the refinement.
+    """Show how one product got its category, in sentences, with the lines of prompts and answers behind them.
+
+    PRODUCT_ID is an id as the catalogue has it. Also shown: where the product was placed when it was asked twice and
+    by repeats of the run, the next best category, and similar products that stand elsewhere.
 
     Example: segkit explain latest 700000119
     """
-    from segkit.analysis.frames import records
-    from segkit.analysis.tables import explain as explained
-    from segkit.core.catalogue.ids import numbers_of
+    from segkit.evaluation.explain.explanation import explain as explained
 
-    run = opened_run(name, runs_dir)
-    frame = explained(run, product_id)
-    (number,) = numbers_of(run.products, [product_id])
+    found = explained(opened_run(name, runs_dir), product_id)
     if as_json:
-        write_json(records(frame))
+        write_json(found.as_json())
         return
-    product = run.products.set_index("product_id").loc[number]
-    shown = f"{product['source_id']} ({number})" if "source_id" in product else number
-    new_console().print(pairs({"run": run.id, "product": shown, "title": product["title"]}))
-    print_table(frame.to_dict("list"))
+    product, console = dict(found.product), new_console()
+    number, source = product.pop("product_id"), product.pop("source_id", None)
+    shown = number if source is None else f"{source} ({number})"
+    console.print(pairs({"run": found.run.id, "product": shown, "title": product.pop("title")}))
+    console.print()
+    console.print(pairs(product))
+    console.print()
+    for sentence in found.sentences:
+        console.print(terminal_text(sentence), markup=False)
+    console.print()
+    for step in found.steps.to_dict("records"):
+        lines = {"prompt": step["prompt_line"], "answer": step["answer_line"], "log": step["file_path"]}
+        if any(lines.values()):
+            console.print(terminal_text(f"{step['step']} {step['where']}".strip()), markup=False)
+            console.print(pairs(lines))
 
 
 @app.command(rich_help_panel=READ)

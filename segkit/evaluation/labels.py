@@ -14,6 +14,7 @@ from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.text import fold_name
 from segkit.errors import ProductsError
 from segkit.evaluation.agreement import placements
+from segkit.evaluation.explain.nearest import category_similarity
 from segkit.runs.run import Run
 
 NONE_OF_THESE = "none of these"
@@ -140,18 +141,10 @@ def _sheet_row(
 
 def _nearest(run: Run) -> dict[int, list[str]]:
     """Rank the categories for each product by the words that its title shares with their names and definitions."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    taxonomies, titles = run.result("taxonomies"), run.products.set_index("product_id")["title"].fillna("")
-    named = taxonomies[taxonomies["category_name"] != OUT_OF_SCOPE]
-    names = named["category_name"].tolist()
-    if not names:
-        return {}
-    texts = [f"{name} {definition}" for name, definition in zip(names, named["definition"], strict=True)]
-    vectors = TfidfVectorizer(sublinear_tf=True).fit([*texts, *titles])
-    similar = vectors.transform(titles) @ vectors.transform(texts).T
-    ranked = np.argsort(-similar.toarray(), axis=1, kind="stable")[:, :4]
-    return {int(product): [names[i] for i in row] for product, row in zip(titles.index, ranked, strict=True)}
+    similar = category_similarity(run)
+    ranked = np.argsort(-similar.to_numpy(), axis=1, kind="stable")[:, :4]
+    names = similar.columns.tolist()
+    return {int(product): [names[i] for i in row] for product, row in zip(similar.index, ranked, strict=True)}
 
 
 def sheet_bytes(sheet: pd.DataFrame, form: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from segkit.analysis.page import html_page
 from segkit.analysis.tables import show
+from segkit.display import PLAIN_TEXT, html_text
 from segkit.errors import InputError
 from segkit.storage.disk import write_atomic
 
@@ -24,7 +24,7 @@ _ROWS = 60
 def as_html(part: str | pd.DataFrame | Figure) -> str:
     """Return a paragraph, a table or a picture as HTML; every text is escaped."""
     if isinstance(part, str):
-        return f"<p>{escape(part)}</p>"
+        return f'<p class="{PLAIN_TEXT}" dir="auto">{html_text(part, most=2000)}</p>'
     if isinstance(part, pd.DataFrame):
         return str(show(part, rows=_ROWS).to_html())
     image, size = part._repr_png_()  # type: ignore[attr-defined]
@@ -35,7 +35,8 @@ def as_html(part: str | pd.DataFrame | Figure) -> str:
 def sections(parts: Mapping[str, Sequence[str | pd.DataFrame | Figure]]) -> str:
     """Return titled sections as HTML; one without parts is left out."""
     return "\n".join(
-        f"<h2>{escape(title)}</h2>\n" + "\n".join(as_html(part) for part in content)
+        f'<h2 class="{PLAIN_TEXT}" dir="auto">{html_text(title)}</h2>\n'
+        + "\n".join(as_html(part) for part in content)
         for title, content in parts.items()
         if content
     )

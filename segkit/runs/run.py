@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -152,6 +153,14 @@ class Run:
 
         return assignments_table(self.products, self.result("lineage"), self.result("ledger"))
 
+    def explain(self, product_id: int | str) -> Any:
+        """Return how a product got its category, in sentences with their evidence (`segkit.explain`)."""
+        return _public("explain")(self, product_id)
+
+    def audit(self) -> Any:
+        """Check the run for what should make one doubt it (`segkit.audit`)."""
+        return _public("audit")(self)
+
     def __repr__(self) -> str:
         return visible(f"<Run {_facts(self)}>")
 
@@ -169,6 +178,11 @@ class Run:
             write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
         except OSError as error:
             raise disk_error(self.folder, error) from None
+
+
+def _public(name: str) -> Any:
+    """Return a public function of the package: what explains and checks runs stands above this folder."""
+    return getattr(importlib.import_module("segkit"), name)
 
 
 def _facts(run: Run) -> str:

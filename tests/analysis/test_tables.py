@@ -99,7 +99,7 @@ def test_unknown_usage_and_cost_are_said_to_be_unknown(sample: Run) -> None:
 def test_the_path_of_a_product_names_every_step_and_its_log(sample: Run) -> None:
     lineage = sample.result("lineage")
     moved = lineage[(lineage["refined_by"] != "") & (lineage["category"] != "OUT_OF_SCOPE")].iloc[0]
-    path = tables.explain(sample, int(moved["product_id"]))
+    path = tables.product_path(sample, int(moved["product_id"]))
     assert path["step"].tolist() == ["stated", "merged", "merged", "merged", "moved by refinement"]
     assert path["where"][0] == f"batch {moved['batch']}"
     assert path["category"].iloc[[0, -2, -1]].tolist() == [
@@ -113,7 +113,7 @@ def test_the_path_of_a_product_names_every_step_and_its_log(sample: Run) -> None
 def test_every_product_has_a_path_that_ends_where_it_stands(new_run: Callable[..., Run]) -> None:
     run = work(new_run(14, model="offline"))
     for product, category in zip(*run.result("lineage")[["product_id", "refined_category"]].T.values, strict=True):
-        assert tables.explain(run, product)["category"].iloc[-1] == category
+        assert tables.product_path(run, product)["category"].iloc[-1] == category
 
 
 def test_a_product_without_a_title_is_unassigned_with_its_reason(new_run: Callable[..., Run]) -> None:
@@ -121,14 +121,14 @@ def test_a_product_without_a_title_is_unassigned_with_its_reason(new_run: Callab
     run = work(new_run(pd.DataFrame({"product_id": [1, 2, 3], "title": titles}), model="offline"))
     left = tables.unassigned(run)
     assert left[["product_id", "state", "reason"]].values.tolist() == [[2, "unassigned", "no title"]]
-    assert tables.explain(run, 2)[["step", "where"]].values.tolist() == [["unassigned", "no title"]]
+    assert tables.product_path(run, 2)[["step", "where"]].values.tolist() == [["unassigned", "no title"]]
     assert tables.batch_categories(run)["products"].sum() == 2
 
 
 def test_a_single_batch_needs_no_merge(new_run: Callable[..., Run]) -> None:
     run = work(new_run(4, model="offline"))
     assert merge_steps(run).empty
-    assert tables.explain(run, 100)["step"].tolist()[0] == "stated"
+    assert tables.product_path(run, 100)["step"].tolist()[0] == "stated"
     assert tables.merge_tree(run)["products"].sum() == 4
 
 
@@ -137,7 +137,7 @@ def test_a_merge_without_a_valid_answer_is_told_as_merged_by_name(new_run: Calla
     for log in (run.folder / "consolidate_taxonomy").glob("*.json"):
         log.write_bytes(b"")
     with pytest.warns(UserWarning, match="damaged logs are passed over"):
-        steps = tables.explain(run, 100)
+        steps = tables.product_path(run, 100)
     assert steps["step"].tolist()[1] == "merged by name"
     with pytest.warns(UserWarning, match="damaged logs are passed over"):
         assert len(query("FROM damaged_logs", run=run)) == 1
@@ -145,7 +145,7 @@ def test_a_merge_without_a_valid_answer_is_told_as_merged_by_name(new_run: Calla
 
 def test_an_unknown_product_is_refused(sample: Run) -> None:
     with pytest.raises(ProductsError, match="product 5 is not in RUN_"):
-        tables.explain(sample, 5)
+        tables.product_path(sample, 5)
 
 
 def test_texts_and_column_names_are_escaped() -> None:
@@ -177,6 +177,6 @@ def test_columns_that_differ_by_a_space_can_be_shown() -> None:
 
 
 def test_files_are_named_below_the_folder_of_the_runs(sample: Run) -> None:
-    paths = tables.explain(sample, int(sample.products["product_id"][0]))["file_path"]
+    paths = tables.product_path(sample, int(sample.products["product_id"][0]))["file_path"]
     assert all((sample.folder.parent / path).is_file() for path in paths if path)
     assert all(Path(path).parts[0] == sample.id for path in paths if path)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from segkit.analysis.export import exported
-from segkit.analysis.lineage import explain
+from segkit.analysis.lineage import product_path
 from segkit.core.catalogue.ids import number_of
 from segkit.errors import ProductsError, SettingsError
 from segkit.pipeline.extend import extend_run
@@ -49,9 +49,9 @@ def test_a_run_of_text_ids(as_file: bool, place: Path) -> None:
     assert rows.loc["N-0", "state"] == "unassigned"
     assert rows.loc["007", "product_id"] == number_of("007") != rows.loc["7", "product_id"]
     for product in ("007", number_of("007")):
-        assert explain(run, product)["step"].iloc[0] == "stated"
+        assert product_path(run, product)["step"].iloc[0] == "stated"
     with pytest.raises(ProductsError, match="product 08 is not in"):
-        explain(run, "08")
+        product_path(run, "08")
 
 
 def test_what_is_refused_leaves_no_folder(place: Path) -> None:

@@ -1,0 +1,1 @@
+"""Why a product stands where it stands: sentences, each with its evidence."""
