@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from segkit.evaluation.audit import audit, position_test
+from segkit.evaluation.audit import audit, placement_tests, position_test, size_test
 from segkit.runs.run import Run, open_run
 
 
@@ -87,6 +90,62 @@ def test_many_products_out_of_scope_are_flagged(run: Run) -> None:
     lineage.loc[lineage.index % 3 == 0, "refined_category"] = "OUT_OF_SCOPE"
     run.save_result("lineage", lineage)
     assert flags(run)["out of scope"]
+
+
+def with_products(run: Run, products: pd.DataFrame, product_line: str = "$title") -> Run:
+    """Exchange the products of a run, as if it had been made with them."""
+    products.to_parquet(run.folder / "products.parquet", index=False)
+    document = json.loads((run.folder / "run.json").read_text())
+    document["parameters"]["product_line"] = product_line
+    document["input"]["sha256"] = hashlib.sha256((run.folder / "products.parquet").read_bytes()).hexdigest()
+    (run.folder / "run.json").write_text(json.dumps(document))
+    return open_run(run.id, run.folder.parent)
+
+
+def finding(run: Run, check: str) -> str:
+    return next(flag.finding for flag in run.audit().flags if flag.check == check)
+
+
+def test_prices_columns_and_titles_that_were_cut_are_counted(run: Run) -> None:
+    products = run.products
+    products["title"] = [f"{title} …" if i < 3 else title for i, title in enumerate(products["title"])]
+    products["price_usd"] = ["12.9…" if i < 4 else "12.99" for i in range(len(products))]
+    products["text"] = ["word " * 400 if i < 5 else "short" for i in range(len(products))]
+    run = with_products(run, products, "$title | {text} | $price_usd")
+    assert {name for name, flagged in flags(run).items() if flagged} >= {"cut titles", "cut columns", "prices"}
+    assert finding(run, "cut titles").startswith("3: ")
+    assert finding(run, "prices").startswith("4: 12.9…")
+    assert finding(run, "cut columns") == "1: text of 5 products"
+
+
+def test_many_titles_of_the_same_length_look_cut_and_short_ones_do_not(run: Run) -> None:
+    products = run.products.assign(title=[f"{i:>6}" + "x" * 74 for i in range(len(run.products))])
+    assert flags(with_products(run, products))["cut titles"]
+    products["title"] = [f"Cup {i:06}" for i in range(len(products))]
+    assert not flags(with_products(run, products))["cut titles"]
+
+
+def test_two_tests_of_one_run_share_their_five_percent() -> None:
+    """The p values of both are corrected: each is at least what it would be alone."""
+    random = np.random.default_rng(0)
+    sizes = np.array([40, 40, 20] * 6)
+    slots, batches = np.concatenate([np.arange(size) for size in sizes]), np.repeat(np.arange(len(sizes)), sizes)
+    outcomes = (random.random(len(slots)) < 0.2).astype(float)
+    position, size = placement_tests(outcomes, slots, batches, times=200)
+    assert size is not None
+    alone = [position_test(outcomes, slots, batches, times=200), size_test(outcomes, batches, times=200)]
+    assert all(both.p_value >= one.p_value for both, one in zip((position, size), alone, strict=True))
+    assert max(both.p_value / one.p_value for both, one in zip((position, size), alone, strict=True)) == 2
+
+
+def test_small_batches_that_are_worse_are_found() -> None:
+    sizes = np.array([40, 20] * 8)
+    slots, batches = np.concatenate([np.arange(size) for size in sizes]), np.repeat(np.arange(len(sizes)), sizes)
+    outcomes = ((batches % 2 == 1) & (slots % 2 == 0)).astype(float)
+    found = size_test(outcomes, batches, times=500)
+    assert found is not None
+    assert found.rank == pytest.approx(-1)
+    assert found.p_value < 0.01
 
 
 def test_hard_batches_alone_raise_no_alarm() -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from sklearn.metrics import adjusted_mutual_info_score
 
 from segkit.evaluation import statistics
-from segkit.evaluation.audit import position_test
+from segkit.evaluation.audit import placement_tests
 
 Numbers = npt.NDArray[np.float64]
 BATCH = 40
@@ -110,13 +110,19 @@ def share_coverage(labelled: int, times: int = 600, seed: int = 4) -> dict[str, 
     }
 
 
-def audit_alarms(batches: int, extra: float = 0.0, times: int = 400, seed: int = 5) -> float:
-    """Share of runs in which the position test flags at 5 %: errors of 20 %, ICC 0.04, `extra` in slots 30 to 39."""
+def audit_alarms(batches: int, extra: float = 0.0, times: int = 4000, seed: int = 5, uneven: bool = False) -> float:
+    """Share of runs that the audit flags for position or size of batch: errors of 20 %, ICC 0.04, of 40 products.
+
+    `extra` errors are added in slots 30 to 39; of `uneven` batches every fifth has only 25 products.
+    """
     random, scale = np.random.default_rng(seed), 1 / 0.04 - 1
-    slots, groups = np.tile(np.arange(BATCH), batches), np.repeat(np.arange(batches), BATCH)
+    sizes = np.where((np.arange(batches) % 5 == 4) & uneven, 25, BATCH)
+    groups = np.repeat(np.arange(batches), sizes)
+    slots = np.concatenate([np.arange(size) for size in sizes])
     found = 0
     for number in range(times):
         rates = random.beta(0.2 * scale, 0.8 * scale, batches)[groups] + extra * (slots >= 30)
         outcomes = (random.random(len(slots)) < rates).astype(float)
-        found += position_test(outcomes, slots, groups, times=400, seed=number).p_value <= 0.05
+        position, size = placement_tests(outcomes, slots, groups, times=400, seed=number)
+        found += position.p_value <= 0.05 or (size is not None and size.p_value <= 0.05)
     return found / times

@@ -12,7 +12,7 @@ app = typer.Typer()
 
 @app.command(rich_help_panel=CHECK)
 def audit(name: RunName = "latest", html: Html = None, runs_dir: RunsDir = None, as_json: Json = False) -> None:
-    """Check a run for position effects, odd names, overlapping definitions and cut titles; exit code 1 if any.
+    """Check a run for position effects, odd names, overlapping definitions and cut text; exit code 1 if any.
 
     Asks no model. If the run has repeats (`segkit stability`), positions are tested by which products are unstable.
     """

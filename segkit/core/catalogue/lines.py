@@ -36,6 +36,17 @@ def product_lines(products: pd.DataFrame, product_line: str = "$title") -> list[
     return [_line(parts, values) for values in zip(*columns, strict=True)]
 
 
+def cut_columns(products: pd.DataFrame, product_line: str = "$title") -> dict[str, int]:
+    """Count for each column of a template the products in whose line it lost text, for want of room."""
+    parts = _parts(product_line, [str(name) for name in products.columns])
+    names = [name for _, name in parts if name]
+    counts = dict.fromkeys(names, 0)
+    for values in zip(*([_plain(value) for value in products[name]] for name in names), strict=True):
+        for name, value, shown in zip(names, values, _shared(values, _room(parts)), strict=True):
+            counts[name] += value != shown
+    return {name: count for name, count in counts.items() if count}
+
+
 def renamed_line(product_line: str, names: Mapping[str, str]) -> str:
     """Return a template in which columns go by the names that they have in a run, such as `title` for `Item name`."""
 
@@ -84,10 +95,14 @@ def _refused(template: str, what: str, columns: Sequence[str]) -> ProductsError:
 
 def _line(parts: Sequence[tuple[str, str]], values: Sequence[str]) -> str:
     """Fill a template; values go in once and are never read as templates themselves."""
-    room = MAX_TITLE - sum(len(text) for text, _ in parts)
-    shown = _shared(values, max(room, 0))
+    shown = _shared(values, _room(parts))
     texts = [text + value for (text, _), value in zip(parts, [*shown, ""], strict=True)]
     return one_line("".join(texts))
+
+
+def _room(parts: Sequence[tuple[str, str]]) -> int:
+    """Return how many characters of a line are left for the values of the columns."""
+    return max(0, MAX_TITLE - sum(len(text) for text, _ in parts))
 
 
 def _shared(values: Sequence[str], room: int) -> list[str]:
