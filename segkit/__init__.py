@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from segkit.evaluation.evaluate import evaluate
     from segkit.evaluation.explain.explanation import explain
     from segkit.pipeline.assign import assign_products, assign_report, assign_run
-    from segkit.pipeline.plan import estimate_run
+    from segkit.pipeline.plan.estimate import estimate_run
     from segkit.pipeline.prepare import prepare_run
     from segkit.pipeline.repeats import stability
     from segkit.pipeline.segment import segment
@@ -45,7 +45,7 @@ _HOMES = {
     "compare": "evaluation.compare",
     "consolidate_taxonomy": "pipeline.stages",
     "evaluate": "evaluation.evaluate",
-    "estimate_run": "pipeline.plan",
+    "estimate_run": "pipeline.plan.estimate",
     "explain": "evaluation.explain.explanation",
     "extract_taxonomy": "pipeline.stages",
     "finish_run": "pipeline.summary",

@@ -179,14 +179,28 @@ def _typical(titles: list[str], count: int) -> list[str]:
 
 
 def stage_figures(run: Run) -> pd.DataFrame:
-    """Return what each stage took, and the sum: calls, answers from the cache, retries, tokens, dollars, seconds."""
+    """Return what each stage took, and the sum: calls, answers from the cache, retries, tokens, dollars, seconds.
+
+    `saved_usd` is what the answers from the cache cost when they were paid for.
+    """
     stages = run.status.stages
     rows = [(name, stages[name]) for name in STAGES.values() if name in stages]
     rows += [("all", run.status.total)] if rows else []
-    columns = ["stage", "calls", "from_the_cache", "retries", "failed", "input_tokens", "output_tokens", "cost_usd"]
+    columns = [
+        "stage",
+        "calls",
+        "from_the_cache",
+        "retries",
+        "failed",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+        "saved_usd",
+    ]
     values = [
         (name, each.calls, each.cached, each.retries, each.failed, each.input_tokens, each.output_tokens,
-         None if each.unpriced else float(each.cost_usd), each.seconds)
+         None if each.unpriced else float(each.cost_usd),
+         None if each.saved_unpriced else float(each.saved_usd), each.seconds)
         for name, each in rows
     ]  # fmt: skip
     return pd.DataFrame(values, columns=[*columns, "seconds"])
@@ -235,9 +249,17 @@ def spending(total: StageFigures) -> dict[str, Any]:
         "retries": total.retries,
         "failed questions": total.failed,
         "tokens": f"{total.input_tokens:,} in, {total.output_tokens:,} out{unmetered}",
-        "cost": f"${total.cost_usd:,.4f}{unpriced}",
+        "cost": f"${total.cost_usd:,.4f}{unpriced}{saved_money(total)}",
         "seconds": round(total.seconds, 1),
     }
+
+
+def saved_money(total: StageFigures) -> str:
+    """Describe what the answers from the cache cost when they were paid for; empty where there are none."""
+    if total.cached == total.saved_unpriced:
+        return ""
+    least = "at least " if total.saved_unpriced else ""
+    return f" (and {least}${total.saved_usd:,.4f} for the answers from the cache, paid earlier)"
 
 
 def _titled(run: Run, result: str = "lineage") -> pd.DataFrame:

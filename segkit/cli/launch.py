@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,11 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from segkit.analysis.report import REPORT
-from segkit.analysis.tables import repeatability
+from segkit.analysis.tables import repeatability, saved_money
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
+from segkit.cli.plan import confirm_sending, report_price, show_plan, show_plans
 from segkit.cli.progress import watched
-from segkit.cli.terminal import new_console, pairs, print_table, write_json
+from segkit.cli.terminal import pairs, write_json
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids, is_integer, parse_ids
 from segkit.core.catalogue.lines import renamed_line
@@ -27,12 +27,13 @@ from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import load_prompts
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
-from segkit.errors import ProductsError, SettingsError, StoppedError
-from segkit.llm.prices import require_price, similar_model
+from segkit.errors import ProductsError, SettingsError
+from segkit.llm.prices import require_price
 from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks.run import run_notebooks
-from segkit.pipeline.plan import dollars, plan_of, plan_run, readable_plan
+from segkit.pipeline.plan.estimate import plan_run
+from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.prepare import (
     change_requests,
     choose_parameters,
@@ -44,7 +45,6 @@ from segkit.pipeline.prepare import (
 from segkit.pipeline.segment import run_stages
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
-from segkit.runs.mirror import discard
 from segkit.runs.run import Run, open_run
 from segkit.settings import Settings, load_settings
 
@@ -56,8 +56,8 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     if not parameters.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     settings = options.applied(load_settings())
-    _warn_of_model(parameters.model or settings.default_model, settings)
     chosen = choose_parameters(settings=settings, **asdict(parameters))
+    report_price(chosen.model, chosen.endpoint, settings)
     require_price(chosen.model, chosen.endpoint, settings)
     catalogue = read_catalogue(source, settings, parameters.product_line or "")
     run = make_run(catalogue, chosen, settings, options.runs_dir or settings.storage_root)
@@ -95,19 +95,39 @@ def accept_and_show(name: str, keys: Sequence[str], options: RunOptions, yes: bo
 
 
 def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency: int | None, as_json: bool) -> None:
-    """Show what a run of these products would take."""
+    """Show what a run of these products would take, with one model or with several side by side."""
     settings = RunOptions(concurrency=concurrency).applied(load_settings())
-    _warn_of_model(parameters.model or settings.default_model, settings)
-    chosen = choose_parameters(settings=settings, needs_key=False, **asdict(parameters))
-    catalogue = read_catalogue(source, settings, chosen.product_line)
+    models = [name for name in map(str.strip, parameters.model.split(",")) if name] or [settings.default_model]
+    chosen = [
+        choose_parameters(settings=settings, needs_key=False, **{**asdict(parameters), "model": model})
+        for model in models
+    ]
+    for each in chosen:
+        report_price(each.model, each.endpoint, settings)
+    catalogue = read_catalogue(source, settings, chosen[0].product_line)
     if catalogue.source != "sample":
         _report_input(input_facts(catalogue), catalogue.products, settings)
-    chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
-    plan = plan_run(catalogue.products, load_prompts(chosen.prompts), chosen, settings)
+    plans = {each.model: _planned(catalogue, each, settings) for each in chosen}
     if as_json:
-        write_json(plan.astype(object).to_dict("records"))
+        write_json(_plans_as_json(plans))
+    elif len(plans) > 1:
+        show_plans(plans, chosen[0].endpoint)
     else:
-        _show_plan(plan, chosen)
+        show_plan(plans[chosen[0].model], chosen[0])
+
+
+def _planned(catalogue: Catalogue, chosen: Parameters, settings: Settings) -> pd.DataFrame:
+    chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
+    with known_before(chosen, settings) as known:
+        return plan_run(catalogue.products, load_prompts(chosen.prompts), chosen, settings, look_up=known.look_up)
+
+
+def _plans_as_json(plans: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Return the stages of one plan, or of several plans the totals, each with its model and its stages."""
+    rows: dict[str, list[Any]] = {model: plan.astype(object).to_dict("records") for model, plan in plans.items()}
+    if len(rows) == 1:
+        return next(iter(rows.values()))
+    return [{"model": model, **stages[-1], "stages": stages[:-1]} for model, stages in rows.items()]
 
 
 def resume_and_show(
@@ -183,8 +203,8 @@ def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Setti
     if run.document["input"]["source"] != "sample":
         _report_input(run.document["input"], run.products, settings)
     _warn_of_untitled(run)
-    if run.parameters.model != "offline" and not yes and sys.stdin.isatty() and not options.as_json:
-        _ask_for_consent(run, settings)
+    if run.parameters.model != "offline":
+        confirm_sending(run, options, yes, settings)
     _work_and_show(run, options, settings)
 
 
@@ -227,23 +247,6 @@ def _proposal(proposal: Mapping[str, Any]) -> str:
     return f"{proposal['category_name']} ({_counted(proposal['products'], 'product')})"
 
 
-def _ask_for_consent(run: Run, settings: Settings) -> None:
-    """Report what goes where, and what it may cost, before anything is sent."""
-    total = plan_of(run, settings).iloc[-1]
-    titles, where = len(run.new_products), f"{run.parameters.model} at {run.parameters.endpoint}"
-    most = "at most" if run.parameters.extends else "about"
-    question = f"Send {titles} product titles to {where}: {most} {total['calls']} calls, {dollars(total)}?"
-    if not typer.confirm(question, default=True, err=True):
-        discard(run.folder)  # made a moment ago, and nothing is in it that was asked
-        raise StoppedError("nothing was sent, and no run was made")
-
-
-def _warn_of_model(model: str, settings: Settings) -> None:
-    """Ask about a misspelt model before anything is made or sent."""
-    if near := similar_model(model, settings.openai_base_url):
-        typer.echo(f"no price list has a model {model}; did you mean {near}?", err=True)
-
-
 def _warn_of_untitled(run: Run) -> None:
     count = run.document["input"]["untitled"]
     if count:
@@ -278,15 +281,10 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
-def _show_plan(plan: pd.DataFrame, parameters: Parameters) -> None:
-    """Show a plan: calls are exact if every answer is valid at once, the rest lies between low and high."""
-    new_console().print(f"{parameters.model} at {parameters.endpoint}; nothing is sent yet")
-    print_table(readable_plan(plan).to_dict("list"))
-
-
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:
     """Sum up a run in a dozen lines, the last of them where to look next."""
     cost = "unknown" if summary["cost_usd"] is None else f"${float(summary['cost_usd']):.4f}"
+    cost += saved_money(run.status.total)
     tokens = f"{summary['input_tokens']:,} in, {summary['output_tokens']:,} out"
     unmetered = f" (not reported for {summary['unknown_usage']} calls)" if summary["unknown_usage"] else ""
     rows = {

@@ -66,7 +66,13 @@ def plan(
     concurrency: Concurrency = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would take (calls, tokens, cost, time); nothing is sent and no run is made."""
+    """Show what a run would take (questions, answers that are there, calls, tokens, cost, time); nothing is sent.
+
+    Answers in the cache and in the index of all runs are not counted as calls. Several models, separated
+    by commas, are shown side by side.
+
+    Example: segkit plan products.csv --category "Dimmer Switches" --model gpt-4o,gpt-4.1-mini
+    """
     from segkit.cli import launch
 
     launch.plan_and_show(source, parameters, concurrency, as_json)

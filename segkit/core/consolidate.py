@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,7 +10,7 @@ from itertools import islice
 import pandas as pd
 
 from segkit.core.batching import letters
-from segkit.core.models import Answer, Category, CheckedAnswer, MergedCategories, Prompt, Question
+from segkit.core.models import OUT_OF_SCOPE, Answer, Category, CheckedAnswer, MergedCategories, Prompt, Question
 from segkit.core.questions import Wording, consolidate_schema, id_lines
 from segkit.core.text import fold_name, one_line
 from segkit.core.validation import check_consolidate
@@ -84,6 +85,73 @@ def distinct_categories(members: Sequence[Taxonomy]) -> list[Category]:
         for position, category in enumerate(taxonomy.categories):
             seen.setdefault(fold_name(category.name), replace(category, id=f"{letters(number)}_{position}"))
     return list(seen.values())
+
+
+def count_by_first_run(
+    taxonomies: Sequence[Taxonomy], batches: Mapping[int, int], first_runs: Mapping[int, str]
+) -> list[int]:
+    """Count the taxonomies for each first run of their products, in the order of their batches.
+
+    `batches` names a product of each batch, `first_runs` the run in which each product came.
+    """
+    counted = Counter(first_runs[batches[taxonomy.first]] for taxonomy in taxonomies)
+    return [counted[first_run] for first_run in sorted(counted)]
+
+
+def merge_steps(
+    number: int, position: int, first: int, merge: Merge, ends: Mapping[str, str]
+) -> list[dict[str, object]]:
+    """Return into which category each category of a merge's members went: rows of the result `merges`.
+
+    `number` is that of the round, `position` that of the merge in it, `first` that of its first taxonomy.
+    """
+    return [
+        {"round": number, "merge": position, "taxonomy": place, "name": c.name, "into": ends[fold_name(c.name)]}
+        for place, member in enumerate(merge.members, start=first)
+        for c in member.categories
+    ]
+
+
+def steps_frame(steps: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Return the result `merges`: which category of which taxonomy went where, in every round."""
+    frame = pd.DataFrame(steps, columns=["round", "merge", "taxonomy", "name", "into"])
+    numbers = dict.fromkeys(("round", "merge", "taxonomy"), "int64")
+    return frame.astype({**numbers, "name": "str", "into": "str"})
+
+
+def consolidated(assignments: pd.DataFrame, batch_categories: pd.DataFrame, merges: pd.DataFrame) -> pd.DataFrame:
+    """Return the first-pass assignments, with `batch_category` as stated and `category` after consolidation."""
+    assignments = assignments.rename(columns={"category": "batch_category"})
+    paths = _paths(batch_categories, merges)
+    ends = [
+        name if name in ("", OUT_OF_SCOPE) else paths[batch, fold_name(name)]
+        for batch, name in zip(assignments["batch"], assignments["batch_category"], strict=True)
+    ]
+    assignments.insert(4, "category", pd.Series(ends, dtype="str"))
+    return assignments
+
+
+def _paths(batch_categories: pd.DataFrame, merges: pd.DataFrame) -> dict[tuple[int, str], str]:
+    """Follow every category of a batch through the rounds to the category it ended in."""
+    numbers = {batch: i for i, batch in enumerate(sorted(batch_categories["batch"].unique()))}
+    steps = {
+        (r, t, fold_name(name)): (merge - 1, into)
+        for r, merge, t, name, into in merges.itertuples(index=False, name=None)
+    }
+    rounds = int(merges["round"].max()) if len(merges) else 0
+    paths = {}
+    for batch, name in zip(batch_categories["batch"], batch_categories["name"], strict=True):
+        place, current = numbers[batch], name
+        for number in range(1, rounds + 1):
+            place, current = steps[number, place, fold_name(current)]
+        paths[batch, fold_name(name)] = current
+    return paths
+
+
+def numbered(taxonomy: pd.DataFrame) -> list[Category]:
+    """Return the categories of the result `taxonomy` with the local ids that prompts show: S_0, S_1, …."""
+    rows = zip(taxonomy["name"], taxonomy["definition"], strict=True)
+    return [Category(f"S_{i}", name, definition) for i, (name, definition) in enumerate(rows)]
 
 
 def _question(wording: Wording, number: int, members: Sequence[Taxonomy]) -> Question[MergedCategories]:

@@ -67,7 +67,7 @@ class StageAsker:
         self._client = RetryingClient(run, stage, self._transport, settings, progress, stop)
         planned, most_extra = progress.counts.planned, settings.segkit_max_extra_calls
         self._breaker = Breaker(run.id, settings.segkit_concurrency, planned, most_extra)
-        shape = _remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name))
+        shape = remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name))
         self._recorder = recorder
         self._asker = QuestionAsker(run, settings, progress, self._client, recorder, self._breaker, shape)
         self._fatal: Exception | None = None
@@ -142,7 +142,7 @@ class StageAsker:
             )
 
 
-def _remembered(run: Run, shape: RequestShape) -> RequestShape:
+def remembered(run: Run, shape: RequestShape) -> RequestShape:
     """Return the shape that an earlier stage has learned from what this endpoint refused."""
     path = run.folder / "events.jsonl"
     if not path.exists() or b'"request_reworded"' not in path.read_bytes():

@@ -194,6 +194,22 @@ def _flat_rates(model: str, provider: str) -> dict[str, Decimal] | None:
     return rates if _own_cost(few, rates) == _priced(few, model, provider) else None
 
 
+def price_note(model: str, endpoint: str, settings: Settings) -> str:
+    """Return what to know about the price of a model before a run is made; empty where a list has its price."""
+    host = urlsplit(endpoint).hostname or ""
+    cost = call_cost_usd(Usage(input=1, cached=0, output=1), model, endpoint, settings)
+    if model == "offline" or (cost is not None and not is_private(host)) or cost:
+        return ""
+    if cost is not None:
+        free = not has_own_price(model, settings.segkit_prices)
+        return f"calls to {host} count as free; SEGKIT_PRICES_OF=openai would count list prices" * free
+    if not settings.segkit_prices_of and _known(model):
+        return f"the price of {model} at {host} is not known; SEGKIT_PRICES_OF names the provider behind it"
+    near = similar_model(model, endpoint)
+    asked = f"; did you mean {near}?" if near else ""
+    return f"no price list has a model {model}, so its cost is not known (SEGKIT_PRICES names a list){asked}"
+
+
 def similar_model(model: str, endpoint: str) -> str:
     """Return the model of a price list whose name is closest to one that no list knows; empty if there is none.
 

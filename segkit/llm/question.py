@@ -245,8 +245,8 @@ class QuestionAsker:
         before: CheckedAnswer | None,
     ) -> Outcome:
         outcome = _judged(question, read_completion(cached.body), facts["cache_key"], before)
-        await self._off_loop(self.recorder.record_reuse, cached, head, facts, outcome.checked)
-        self.progress.counts.cached += 1
+        saved = await self._off_loop(self.recorder.record_reuse, cached, head, facts, outcome.checked)
+        self.progress.counts.add_reuse(saved)
         return outcome
 
     async def _split(

@@ -35,7 +35,7 @@ class Recorder:
 
     def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress) -> None:
         self._run, self._settings, self._progress = run, settings, progress
-        self._folder = run.stage_folder(stage)
+        self._folder, self._runs_dir = run.stage_folder(stage), run.folder.parent
         self._parameters = run.parameters
         self._own = self._index()
         self._asked: set[str] = set()
@@ -106,7 +106,7 @@ class Recorder:
     def _take_in(self, key: str, paths: Sequence[str]) -> None:
         for path in paths[:3]:
             try:
-                data = read_log(path, self._run.folder.parent, self._settings)
+                data = read_log(path, self._runs_dir, self._settings)
                 if cache.adopt(self._settings.segkit_home, key, data):
                     return
             except (StorageError, OSError, interactions.DamagedError) as error:
@@ -146,14 +146,19 @@ class Recorder:
 
     def record_reuse(
         self, cached: Interaction, head: Mapping[str, Any], facts: Mapping[str, Any], checked: CheckedAnswer
-    ) -> None:
-        """Write a log for an answer from the cache, so that this run folder is whole by itself."""
+    ) -> Decimal | None:
+        """Write a log for an answer from the cache, so that this run folder is whole by itself.
+
+        Returns what the answer cost when it was paid for.
+        """
+        saved = self.saved(cached)
         told = {
             **facts,
             "timestamp": timestamp(),
             "duration_ms": 0,
             "money": "not_paid",
             "cost_usd": "0",
+            "saved_usd": None if saved is None else str(saved),
             "cached_from": f"{cached.metadata['run_id']}/{cached.path.stem}",
             **_judgement(read_completion(cached.body), checked),
         }
@@ -162,6 +167,7 @@ class Recorder:
         place = (self._folder, facts["batch_id"], facts["attempt"])
         written = interactions.write_whole(*place, log, compress=self._settings.segkit_compress_logs)
         push_log(self._run.folder, written)
+        return saved
 
     def _finish(self, intent: interactions.Intent, tail: dict[str, Any]) -> Path:
         log = interactions.finish(intent, tail, compress=self._settings.segkit_compress_logs)
@@ -176,19 +182,28 @@ class Recorder:
             return stated
         return call_cost_usd(completion.usage, p.model, p.endpoint, self._settings)
 
+    def saved(self, cached: Interaction) -> Decimal | None:
+        """Return what an answer from the cache cost when it was paid for; None where that is not known."""
+        facts = cached.metadata
+        logged = facts.get("saved_usd" if "cached_from" in facts else "cost_usd")
+        return self.cost(read_completion(cached.body)) if logged is None else Decimal(logged)
+
     def _index(self) -> dict[str, list[Interaction]]:
-        interactions.sweep(self._folder)
-        logs, damaged = interactions.scan(self._folder)
-        for path in damaged:
-            log_event(self._run.folder, "damaged_log_passed_over", file=path.name)
-        logs += [adopted for path in interactions.intents(self._folder) if (adopted := self._adopt(path))]
         found: dict[str, list[Interaction]] = {}
-        for logged in logs:
+        for logged in self._logs():
             facts = logged.metadata
             self._progress.add_logged(facts)
             if facts["outcome"] not in _UNUSED:
                 found.setdefault(facts["cache_key"], []).append(logged)
         return found
+
+    def _logs(self) -> list[Interaction]:
+        """Return the logs of the stage; answers that a crash has left in intents become logs."""
+        interactions.sweep(self._folder)
+        logs, damaged = interactions.scan(self._folder)
+        for path in damaged:
+            log_event(self._run.folder, "damaged_log_passed_over", file=path.name)
+        return logs + [adopted for path in interactions.intents(self._folder) if (adopted := self._adopt(path))]
 
     def _adopt(self, path: Path) -> Interaction | None:
         """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""

@@ -16,7 +16,7 @@ from segkit.core.results import final_tables
 from segkit.errors import SettingsError
 from segkit.evaluation.agreement import OF_REPEATS, is_repeat
 from segkit.evaluation.stability import Stability, consensus_of, stability_of
-from segkit.pipeline.plan import plan_run
+from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.prepare import choose_parameters, prepare_run
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.summary import decide_state, finish

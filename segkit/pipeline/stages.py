@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,12 +9,22 @@ import pandas as pd
 from segkit.analysis.live import live_progress
 from segkit.core.batching import consolidation_rounds
 from segkit.core.catalogue.gate import first_runs
-from segkit.core.consolidate import Merge, Taxonomy, merge_round, merged, taxonomies_of
+from segkit.core.consolidate import (
+    Merge,
+    Taxonomy,
+    consolidated,
+    count_by_first_run,
+    merge_round,
+    merge_steps,
+    merged,
+    numbered,
+    steps_frame,
+    taxonomies_of,
+)
 from segkit.core.extract import extract_questions, extracted
-from segkit.core.models import OUT_OF_SCOPE, STAGES, Answer, Category
+from segkit.core.models import STAGES, Answer, Category
 from segkit.core.refine import refine_questions, refined, second_questions
 from segkit.core.results import final_tables
-from segkit.core.text import fold_name
 from segkit.evaluation.statistics import clustered_rate
 from segkit.llm.ask import ask_all
 from segkit.runs.events import log_event
@@ -64,7 +73,7 @@ def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataF
             taxonomies = _apply(run, number, merges, answers, steps)
             done += len(questions)
     taxonomy = taxonomies[0].categories if taxonomies else ()
-    _save_steps(run, steps)
+    run.save_result("merges", steps_frame(steps))
     frame = pd.DataFrame([(c.name, c.definition) for c in taxonomy], columns=["name", "definition"], dtype="str")
     run.save_result("taxonomy", frame)
     return frame
@@ -78,7 +87,7 @@ def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFra
     """
     settings = settings or load_settings()
     products, assignments = run.products, consolidated_assignments(run)
-    taxonomy = _taxonomy(run)
+    taxonomy = numbered(run.result("taxonomy"))
     placed = assignments[assignments["category"] != ""]
     questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else []
     given = (products, placed, taxonomy, run.prompts, run.parameters)
@@ -121,23 +130,14 @@ def _save_repeatability(
 
 
 def consolidated_assignments(run: Run) -> pd.DataFrame:
-    """Give the first-pass assignments, with `batch_category` as stated and `category` after consolidation."""
-    assignments = run.result("batch_assignments").rename(columns={"category": "batch_category"})
-    paths = _paths(run)
-    ends = [
-        name if name in ("", OUT_OF_SCOPE) else paths[batch, fold_name(name)]
-        for batch, name in zip(assignments["batch"], assignments["batch_category"], strict=True)
-    ]
-    assignments.insert(4, "category", pd.Series(ends, dtype="str"))
-    return assignments
+    """Return the first-pass assignments, with `batch_category` as stated and `category` after consolidation."""
+    return consolidated(run.result("batch_assignments"), run.result("batch_categories"), run.result("merges"))
 
 
 def _by_first_run(run: Run, taxonomies: Sequence[Taxonomy]) -> list[int]:
-    """Count the taxonomies for each first run of their products, in the order of their batches."""
-    batches = run.result("batch_assignments").drop_duplicates("batch").set_index("batch")["product_id"]
-    known = first_runs(run.products)
-    counted = Counter(known[batches[taxonomy.first]] for taxonomy in taxonomies)
-    return [counted[first_run] for first_run in sorted(counted)]
+    frame = run.result("batch_assignments")
+    batches = dict(zip(frame["batch"], frame["product_id"], strict=True))
+    return count_by_first_run(taxonomies, batches, first_runs(run.products))
 
 
 def _apply(
@@ -147,45 +147,12 @@ def _apply(
     by_number = {answer.question.batch: answer for answer in answers}
     after: list[Taxonomy] = []
     place = 0
-    for position, merge in enumerate(merges):
+    for position, merge in enumerate(merges, start=1):
         answer = by_number[merge.question.batch] if merge.question else None
         if answer and answer.reason:
-            log_event(run.folder, "merged_by_name", round=number, merge=position + 1, why=answer.reason)
+            log_event(run.folder, "merged_by_name", round=number, merge=position, why=answer.reason)
         taxonomy, ends = merged(merge, answer)
         after.append(taxonomy)
-        for member in merge.members:
-            where = {"round": number, "merge": position + 1, "taxonomy": place}
-            steps += [{**where, "name": c.name, "into": ends[fold_name(c.name)]} for c in member.categories]
-            place += 1
+        steps += merge_steps(number, position, place, merge, ends)
+        place += len(merge.members)
     return after
-
-
-def _save_steps(run: Run, steps: list[dict[str, object]]) -> None:
-    frame = pd.DataFrame(steps, columns=["round", "merge", "taxonomy", "name", "into"])
-    numbers = dict.fromkeys(("round", "merge", "taxonomy"), "int64")
-    run.save_result("merges", frame.astype({**numbers, "name": "str", "into": "str"}))
-
-
-def _paths(run: Run) -> dict[tuple[int, str], str]:
-    """Follow every category of a batch through the rounds to the category it ended in."""
-    batches = run.result("batch_categories")
-    numbers = {batch: i for i, batch in enumerate(sorted(batches["batch"].unique()))}
-    merges = run.result("merges")
-    steps = {
-        (r, t, fold_name(name)): (merge - 1, into)
-        for r, merge, t, name, into in merges.itertuples(index=False, name=None)
-    }
-    rounds = int(merges["round"].max()) if len(merges) else 0
-    paths = {}
-    for batch, name in zip(batches["batch"], batches["name"], strict=True):
-        place, current = numbers[batch], name
-        for number in range(1, rounds + 1):
-            place, current = steps[number, place, fold_name(current)]
-        paths[batch, fold_name(name)] = current
-    return paths
-
-
-def _taxonomy(run: Run) -> list[Category]:
-    frame = run.result("taxonomy")
-    rows = zip(frame["name"], frame["definition"], strict=True)
-    return [Category(f"S_{i}", name, definition) for i, (name, definition) in enumerate(rows)]

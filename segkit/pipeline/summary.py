@@ -71,6 +71,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "output_tokens": total.output_tokens,
         "unknown_usage": total.unmetered,
         "cost_usd": None if total.unpriced else str(total.cost_usd),
+        "saved_usd": None if total.saved_unpriced else str(total.saved_usd),
         "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
         "problems": total.problems,
         "asked_twice": status.document.get("asked_twice"),

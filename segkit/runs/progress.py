@@ -30,7 +30,8 @@ class Progress:
         """Count an interaction that is already on disk, from its metadata."""
         self.counts.retries += facts["attempt"] > 1
         if "cached_from" in facts:
-            self.counts.cached += 1
+            saved = facts.get("saved_usd")
+            self.counts.add_reuse(None if saved is None else Decimal(saved))
         elif facts["money"] != "not_paid":
             cost = facts.get("cost_usd")
             self.counts.add_call(Usage(**facts.get("usage", {})), None if cost is None else Decimal(cost))

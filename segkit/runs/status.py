@@ -22,6 +22,8 @@ class StageFigures:
     """The figures of one stage, or the sum of several. Tokens and cost are those of paid calls.
 
     `planned` and `done` count questions; `unmetered` and `unpriced` count calls whose tokens or cost are not known.
+    `saved_usd` is what the answers from the cache cost when they were paid for; `saved_unpriced` counts those of
+    unknown cost.
     """
 
     planned: int = 0
@@ -36,6 +38,8 @@ class StageFigures:
     unmetered: Annotated[int, Field(alias="unknown_usage")] = 0
     unpriced: Annotated[int, Field(alias="unknown_cost")] = 0
     cost_usd: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    saved_usd: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    saved_unpriced: Annotated[int, Field(ge=0)] = 0
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -48,6 +52,12 @@ class StageFigures:
         self.unmetered += usage.input is None or usage.output is None
         self.unpriced += cost is None
         self.cost_usd += cost or 0
+
+    def add_reuse(self, saved: Decimal | None) -> None:
+        """Count one answer from the cache, and what it cost when it was paid for."""
+        self.cached += 1
+        self.saved_unpriced += saved is None
+        self.saved_usd += saved or 0
 
     @property
     def share_done(self) -> float:

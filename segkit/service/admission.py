@@ -12,7 +12,7 @@ from segkit.core.models import Parameters, Usage
 from segkit.core.prompts import load_prompts
 from segkit.errors import RequestError
 from segkit.llm.prices import call_cost_usd
-from segkit.pipeline.plan import plan_run
+from segkit.pipeline.plan.estimate import plan_run
 from segkit.runs.run import Run
 from segkit.service.tokens import Token
 from segkit.settings import RANGES, Settings

@@ -17,7 +17,7 @@ import pandas as pd
 from segkit.core.batching import batches_by_first_run, consolidation_rounds
 from segkit.core.models import Parameters
 from segkit.errors import SegkitError
-from segkit.pipeline.plan import plan_run
+from segkit.pipeline.plan.estimate import plan_run
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import StageFigures, Status
 from segkit.settings import Settings

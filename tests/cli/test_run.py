@@ -401,7 +401,7 @@ def test_who_says_no_sends_nothing_and_makes_no_run(endpoint: Endpoint, place: P
     done = subprocess.run(command, cwd=place, env=told, stdin=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Send 6 product titles to gpt-4o at http://127.0.0.1" in done.stderr
-    assert "about 2 calls, $0.0" in done.stderr
+    assert "2 questions, 2 calls to make, $0.0" in done.stderr
     assert "nothing was sent, and no run was made" in done.stderr
     assert (endpoint.count(), list((place / "runs").iterdir())) == (0, [])
 

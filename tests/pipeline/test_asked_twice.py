@@ -10,7 +10,7 @@ from endpoint import Endpoint
 from segkit.analysis.tables import repeatability
 from segkit.core.batching import planned_calls
 from segkit.core.catalogue.load import load_products
-from segkit.pipeline.plan import plan_run
+from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.prepare import SAMPLE
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.run import Run

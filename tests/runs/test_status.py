@@ -52,7 +52,7 @@ def test_the_file_keeps_its_names_and_gives_the_figures_back(tmp_path: Path) -> 
     assert written["stages"]["segmentation"] == {
         "planned": 3, "done": 2, "calls": 2, "cached": 0, "retries": 0, "failed": 0, "input_tokens": 11,
         "cached_tokens": 4, "output_tokens": 2, "unknown_usage": 1, "unknown_cost": 1, "cost_usd": "0.10",
-        "seconds": 0.0, "problems": ["b1: too long"],
+        "saved_usd": "0", "saved_unpriced": 0, "seconds": 0.0, "problems": ["b1: too long"],
     }  # fmt: skip
     assert (written["change"], written["life"], written["after"]) == (1, "ab", "")
     assert status == read_status(tmp_path)

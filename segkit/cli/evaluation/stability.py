@@ -100,7 +100,7 @@ def _first(source: ProductSource, parameters: RunParameters, options: RunOptions
 def confirm(runs: list[Run], settings: Settings, options: RunOptions, yes: bool) -> None:
     """Show what the unfinished runs take, and ask before titles are sent to a provider."""
     from segkit.errors import StoppedError
-    from segkit.pipeline.plan import dollars
+    from segkit.pipeline.plan.estimate import dollars
     from segkit.pipeline.repeats import plan_of
 
     row = plan_of(runs, settings).iloc[0]

@@ -1,0 +1,62 @@
+"""What is said before anything is sent: the plan of a run, what its model costs, and consent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import pandas as pd
+import typer
+
+from segkit.cli.options import RunOptions
+from segkit.cli.terminal import new_console, print_table
+from segkit.core.models import Parameters
+from segkit.errors import StoppedError
+from segkit.llm.prices import price_note
+from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence
+from segkit.runs.mirror import discard
+from segkit.runs.run import Run
+from segkit.settings import Settings
+
+
+def report_price(model: str, endpoint: str, settings: Settings) -> None:
+    """Report a model that no price list has, and a server whose calls count as free."""
+    if note := price_note(model, endpoint, settings):
+        typer.echo(note, err=True)
+
+
+def confirm_sending(run: Run, options: RunOptions, yes: bool, settings: Settings) -> None:
+    """Report what goes where and what it may cost; in a terminal, ask before anything is sent.
+
+    Where nothing has to be sent, since every question is answered, nothing is asked. Raises StoppedError, and removes
+    the run, which was made a moment ago, when the user declines.
+    """
+    total = plan_of(run, settings).iloc[-1]
+    titles, where = f"{len(run.new_products)} product titles", f"{run.parameters.model} at {run.parameters.endpoint}"
+    if yes or options.as_json or not sys.stdin.isatty() or not total["calls"]:
+        typer.echo(f"{titles} for {where}: {sentence(total)}", err=True)
+        return
+    if not typer.confirm(f"Send {titles} to {where}: {sentence(total)}?", default=True, err=True):
+        discard(run.folder)  # nothing is in it that was asked
+        raise StoppedError("nothing was sent, and no run was made")
+
+
+def show_plan(plan: pd.DataFrame, parameters: Parameters) -> None:
+    """Show the plan of a run, stage by stage."""
+    new_console().print(f"{parameters.model} at {parameters.endpoint}; nothing is sent yet")
+    print_table(readable_plan(plan).to_dict("list"))
+    new_console().print(sentence(plan.iloc[-1]), markup=False)
+    estimated = list(plan.loc[plan["estimated"] & (plan["stage"] != "all"), "stage"])
+    if estimated:
+        names = " and ".join(estimated)
+        new_console().print(f"{names}: estimated, since the prompts depend on answers that are not there yet")
+    if parameters.taxonomy:
+        new_console().print("products that fit no category take more calls: they are extracted on their own")
+
+
+def show_plans(plans: Mapping[str, pd.DataFrame], endpoint: str) -> None:
+    """Show the plans of several models side by side: a row each."""
+    new_console().print(f"{endpoint}; nothing is sent yet")
+    totals = pd.concat([plan.iloc[[-1]] for plan in plans.values()])
+    table = readable_plan(totals).rename(columns={"stage": "model"}).assign(model=list(plans))
+    print_table(table.to_dict("list"))

@@ -1,0 +1,151 @@
+"""What a run will take, before anything is asked: questions, calls, tokens, money and time of each stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+
+from segkit.core.models import Category, Parameters, Usage
+from segkit.core.taxonomy.keys import choices
+from segkit.llm.prices import call_cost_usd
+from segkit.pipeline.plan.known import KnownAnswers, nothing_known
+from segkit.pipeline.plan.walk import PLAIN, LookUp, StageQuestions, walk_run
+from segkit.runs.run import Run
+from segkit.settings import Settings, load_settings
+
+_DENSE = 2.8  # characters a token: few in titles full of numbers
+_TOKENS_A_SECOND = (120.0, 30.0)
+_FIRST_TOKEN_SECONDS = (0.3, 2.0)
+
+
+def plan_run(
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    settings: Settings,
+    taxonomy: Sequence[Category] = (),
+    look_up: LookUp = nothing_known,
+) -> pd.DataFrame:
+    """Plan a run: a row a stage and one for all, with `questions`, `answered`, `calls` and what these calls take.
+
+    `look_up` finds the answers that are there already (see `KnownAnswers`); without it no answer is known. Calls are
+    exact when every answer is valid at once; where a stage is `estimated`, its prompts depend on answers that are not
+    there yet, and it may need fewer. Tokens, cost and seconds have a `low` and a `high` end; cost is None where the
+    price is not known. `saved_usd` is the price of the answers from the cache.
+    """
+    stages = walk_run(products, prompts, parameters, look_up, taxonomy)
+    frame = pd.DataFrame([_row(stage, parameters, settings) for stage in stages])
+    total = {"stage": "all", **{name: _total(frame[name]) for name in frame.columns if name != "stage"}}
+    total["estimated"] = bool(frame["estimated"].any())
+    return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
+
+
+def estimate_run(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+    """Return the plan of a run for reading: questions, those answered already, and what the others take."""
+    return readable_plan(plan_of(run, settings or load_settings()))
+
+
+def plan_of(run: Run, settings: Settings) -> pd.DataFrame:
+    """Plan what is left of a run that is made already, as `plan_run` does, with the answers that are there."""
+    taxonomy = choices(run.archived("taxonomy")) if run.parameters.taxonomy else []
+    look_up = KnownAnswers(run, settings).look_up
+    return plan_run(run.new_products, run.prompts, run.parameters, settings, taxonomy, look_up)
+
+
+def readable_plan(plan: pd.DataFrame) -> pd.DataFrame:
+    """Return a plan with what lies between two ends in one column."""
+    return pd.DataFrame(
+        {
+            "stage": plan["stage"],
+            "questions": plan["questions"],
+            "answered": plan["answered"],
+            "calls": [_calls(row) for _, row in plan.iterrows()],
+            "input tokens": _between(plan, "input"),
+            "output tokens": _between(plan, "output"),
+            "cost": [dollars(row) for _, row in plan.iterrows()],
+            "time": [
+                f"{low:,.0f}-{high:,.0f} s"
+                for low, high in zip(plan["seconds_low"], plan["seconds_high"], strict=True)
+            ],
+        }
+    )
+
+
+def dollars(row: pd.Series) -> str:
+    """Write the cost of a planned stage, from its low to its high end."""
+    if pd.isna(row["cost_usd_low"]):
+        return "unknown cost"
+    return f"${float(row['cost_usd_low']):,.2f}-${float(row['cost_usd_high']):,.2f}"
+
+
+def sentence(total: pd.Series) -> str:
+    """Write the last row of a plan as a sentence: what is answered, what will be asked, and what it costs."""
+    answered, calls, questions = int(total["answered"]), int(total["calls"]), int(total["questions"])
+    if not calls:
+        return f"all {questions:,} questions are answered already; nothing is sent{_saved(total)}"
+    known = f"{answered:,} answered already, " if answered else ""
+    return f"{questions:,} questions, {known}{_calls(total)} calls to make, {dollars(total)}{_saved(total)}"
+
+
+def _saved(total: pd.Series) -> str:
+    return f" (the answers that are there cost ${float(total['saved_usd']):,.4f})" if total["saved_usd"] else ""
+
+
+def _calls(row: pd.Series) -> str:
+    """Write a number of calls; what depends on answers that are not there may turn out to be known."""
+    return f"at most {row['calls']:,}" if row["estimated"] and row["answered"] else f"{row['calls']:,}"
+
+
+def _between(plan: pd.DataFrame, name: str) -> list[str]:
+    return [f"{low:,}-{high:,}" for low, high in zip(plan[f"{name}_low"], plan[f"{name}_high"], strict=True)]
+
+
+def _row(stage: StageQuestions, parameters: Parameters, settings: Settings) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "stage": stage.stage,
+        "questions": stage.questions,
+        "answered": stage.answered,
+        "calls": stage.calls,
+        "estimated": stage.estimated,
+        "input_low": math.floor(stage.characters[0] / PLAIN),
+        "input_high": math.ceil(stage.characters[1] / _DENSE),
+        "output_low": math.floor(stage.answers[0]),
+        "output_high": math.ceil(stage.answers[1]),
+    }
+    return {**row, **_money_and_time(row, parameters, settings), "saved_usd": stage.saved_usd}
+
+
+def _money_and_time(
+    row: Mapping[str, Any], parameters: Parameters, settings: Settings
+) -> dict[str, Decimal | float | None]:
+    figures: dict[str, Decimal | float | None] = {}
+    for i, end in enumerate(("low", "high")):
+        usage = Usage(input=int(row[f"input_{end}"]), cached=0, output=int(row[f"output_{end}"]))
+        cost = call_cost_usd(usage, parameters.model, parameters.endpoint, settings)
+        figures[f"cost_usd_{end}"] = Decimal(0) if cost is not None and not row["calls"] else cost
+        figures[f"seconds_{end}"] = round(_seconds(int(row["calls"]), usage, i, parameters, settings), 1)
+    return figures
+
+
+def _seconds(calls: int, usage: Usage, end: int, parameters: Parameters, settings: Settings) -> float:
+    """Take the slowest of what binds: the answers themselves, at once as allowed, or a limit a minute."""
+    if parameters.model == "offline" or not calls:
+        return calls * (0.01, 0.05)[end]
+    output = usage.output or 0
+    one = _FIRST_TOKEN_SECONDS[end] + output / calls / _TOKENS_A_SECOND[end]
+    answers = math.ceil(calls / settings.segkit_concurrency) * one
+    limits = (
+        (calls, settings.segkit_requests_per_minute),
+        (usage.input or 0, settings.segkit_input_tokens_per_minute),
+        (output, settings.segkit_output_tokens_per_minute),
+    )
+    # The first minute's worth goes at once.
+    return max(answers, *(60 * max(0.0, amount / most - 1) for amount, most in limits if most), 0.0)
+
+
+def _total(values: pd.Series) -> Decimal | float | None:
+    return None if values.isna().any() else sum(values.tolist())

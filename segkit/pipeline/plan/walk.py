@@ -1,0 +1,287 @@
+"""The questions of a run, walked stage by stage as far as the answers to them are known, and estimated beyond."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import pandas as pd
+
+from segkit.core.batching import asked_twice, consolidation_rounds, refinement_calls
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.titles import untitled
+from segkit.core.consolidate import (
+    Merge,
+    Taxonomy,
+    consolidated,
+    count_by_first_run,
+    merge_round,
+    merge_steps,
+    merged,
+    numbered,
+    steps_frame,
+    taxonomies_of,
+)
+from segkit.core.extract import extract_questions, extracted
+from segkit.core.models import NONE_FITS, STAGES, Answer, Category, Parameters, Question
+from segkit.core.refine import refine_questions, second_questions
+from segkit.core.taxonomy.assign import assign_questions, assigned
+from segkit.pipeline.plan.known import Lookup
+
+# Characters a token in plain English; what a prompt holds of later stages is estimated in tokens.
+PLAIN = 4.5
+# What answers hold, as (least, most): categories of a batch and of a merge, tokens of a category and an assignment,
+# the share of products that a refinement moves, tokens of a reassignment.
+_OF_BATCH, _OF_MERGE = (3, 12), (5, 25)
+_CATEGORY, _ASSIGNMENT = (12, 90), (12, 24)
+_MOVED, _REASSIGNMENT = (0.0, 0.25), (18, 28)
+
+Interval = tuple[float, float]
+LookUp = Callable[[str, Sequence[Question]], Lookup]
+
+
+@dataclass(frozen=True, slots=True)
+class StageQuestions:
+    """The questions of one stage: how many, how many are answered, the calls for the rest, and the size of these.
+
+    `characters` of prompts and tokens of `answers` lie between two ends. `estimated` says that prompts of the stage
+    depend on answers that are not there yet; `saved_usd` is the price of the answers from the cache.
+    """
+
+    stage: str
+    questions: int
+    calls: int
+    characters: Interval
+    answers: Interval
+    answered: int = 0
+    estimated: bool = False
+    saved_usd: Decimal = Decimal(0)
+
+
+@dataclass
+class _Counted:
+    """What is counted of a stage while it is walked."""
+
+    questions: int = 0
+    answered: int = 0
+    calls: int = 0
+    characters: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    answers: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    estimated: bool = False
+    saved_usd: Decimal = Decimal(0)
+
+    def add(self, questions: Sequence[Question], found: Lookup, answer: Callable[[Question], Interval]) -> None:
+        """Count questions whose prompts are known."""
+        asked = [q for q, answers in zip(questions, found.answers, strict=True) if answers is None]
+        self.questions += len(questions)
+        self.answered += len(questions) - len(asked)
+        self.calls += found.calls
+        self.saved_usd += found.saved_usd
+        share = found.calls / len(asked) if asked else 0  # equal questions are asked once
+        for i in (0, 1):
+            self.characters[i] += share * sum(len(question.prompt.text) for question in asked)
+            self.answers[i] += share * sum(answer(question)[i] for question in asked)
+
+    def add_unknown(self, calls: int, characters: Interval, answers: Interval) -> None:
+        """Count questions whose prompts depend on answers that are not there yet."""
+        self.questions += calls
+        self.calls += calls
+        self.estimated |= calls > 0
+        for i in (0, 1):
+            self.characters[i] += characters[i]
+            self.answers[i] += answers[i]
+
+    def of(self, stage: str) -> StageQuestions:
+        pairs = (self.characters[0], self.characters[1]), (self.answers[0], self.answers[1])
+        return StageQuestions(
+            STAGES[stage], self.questions, self.calls, *pairs, self.answered, self.estimated, self.saved_usd
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Consolidation:
+    """The taxonomy of a run and the way to it; the taxonomy is None where it depends on answers not there yet."""
+
+    taxonomy: tuple[Category, ...] | None
+    categories: pd.DataFrame
+    assignments: pd.DataFrame
+    steps: list[dict[str, object]]
+
+
+def walk_run(
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    look_up: LookUp,
+    taxonomy: Sequence[Category] = (),
+) -> list[StageQuestions]:
+    """Return the questions of each stage of a run.
+
+    `taxonomy` holds the categories of a run with a given taxonomy, `products` are then those that it places.
+    """
+    if parameters.taxonomy:
+        return _walk_assignment(products, prompts, parameters, look_up, taxonomy)
+    first, second, found = _walk_extraction(products, prompts, parameters, look_up)
+    if found.taxonomy is None:
+        return [first, second, _estimated_refinement(products, prompts, parameters)]
+    return [first, second, _walk_refinement(products, prompts, parameters, look_up, found)]
+
+
+def _walk_assignment(
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    look_up: LookUp,
+    taxonomy: Sequence[Category],
+) -> list[StageQuestions]:
+    """Walk the placing of products; those that fit no category are known once every answer is."""
+    questions = assign_questions(products, taxonomy, prompts, parameters) if taxonomy else []
+    found, counted = look_up("assign_products", questions), _Counted()
+    counted.add(questions, found, _of_assignments)
+    stage = counted.of("assign_products")
+    if None in found.answers:
+        return [stage]
+    placed = assigned(_flat(found.answers), products, taxonomy)
+    left = products[products["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
+    if len(left) < parameters.smallest_proposal:
+        return [stage]
+    return [stage, *_walk_extraction(left, prompts, parameters, look_up)[:2]]
+
+
+def _walk_extraction(
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters, look_up: LookUp
+) -> tuple[StageQuestions, StageQuestions, _Consolidation]:
+    """Walk the first two stages."""
+    questions = extract_questions(products, prompts, parameters)
+    found, counted = look_up("extract_taxonomy", questions), _Counted()
+    counted.add(questions, found, _of_batch)
+    categories, assignments = extracted(_flat(found.answers), products)
+    unknown = {q.batch for q, answers in zip(questions, found.answers, strict=True) if answers is None}
+    taxonomies = [Taxonomy(batch, batch, ()) for batch in unknown]
+    taxonomies += [taxonomy for taxonomy in taxonomies_of(categories) if taxonomy.first not in unknown]
+    batches = {q.batch: int(q.context["product_ids"][0]) for q in questions}
+    counts = count_by_first_run(taxonomies, batches, first_runs(products))
+    rounds = consolidation_rounds(counts, parameters.taxonomies_per_consolidation)
+    walk = _Merging(prompts, parameters, look_up, unknown)
+    taxonomy = walk.merge(sorted(taxonomies, key=lambda each: each.first), rounds)
+    consolidation = _Consolidation(taxonomy, categories, assignments, walk.steps)
+    return counted.of("extract_taxonomy"), walk.counted.of("consolidate_taxonomy"), consolidation
+
+
+class _Merging:
+    """Walks the rounds of the consolidation: a merge is known where all of its members and its answer are."""
+
+    def __init__(
+        self, prompts: Mapping[str, str], parameters: Parameters, look_up: LookUp, unknown: set[int]
+    ) -> None:
+        self._prompts, self._category, self._look_up = prompts, parameters.category, look_up
+        self._unknown = unknown  # the first batches of the taxonomies that are not known
+        self.counted = _Counted()
+        self.steps: list[dict[str, object]] = []
+
+    def merge(self, taxonomies: Sequence[Taxonomy], rounds: Sequence[Sequence[int]]) -> tuple[Category, ...] | None:
+        """Return the last taxonomy; None where it depends on answers that are not there yet."""
+        for number, sizes in enumerate(rounds, start=1):
+            merges = merge_round(taxonomies, sizes, 0, self._prompts, self._category)
+            taxonomies = self._merged(number, merges)
+        if taxonomies and taxonomies[0].first in self._unknown:
+            return None
+        return taxonomies[0].categories if taxonomies else ()
+
+    def _merged(self, number: int, merges: Sequence[Merge]) -> list[Taxonomy]:
+        known = [merge for merge in merges if not self._unknown & {member.first for member in merge.members}]
+        questions = [merge.question for merge in known if merge.question]
+        found = self._look_up("consolidate_taxonomy", questions)
+        self.counted.add(questions, found, _of_merge)
+        answers = {q.batch: answer for q, answer in zip(questions, found.answers, strict=True)}
+        after: list[Taxonomy] = []
+        place = 0
+        for position, merge in enumerate(merges, start=1):
+            answer = answers.get(merge.question.batch) if merge.question else None
+            if merge not in known or (merge.question and answer is None):
+                after.append(self._unknown_taxonomy(merge, merge in known))
+            else:
+                taxonomy, ends = merged(merge, answer[0] if answer else None)
+                after.append(taxonomy)
+                self.steps += merge_steps(number, position, place, merge, ends)
+            place += len(merge.members)
+        return after
+
+    def _unknown_taxonomy(self, merge: Merge, has_known_members: bool) -> Taxonomy:
+        if merge.question and not has_known_members:
+            size, template = len(merge.members), len(self._prompts["consolidate_taxonomy"])
+            # Equal names are shown once, so the least is little more than one taxonomy.
+            shown = _OF_BATCH[0] * (1 + 0.3 * size), _OF_BATCH[1] * size
+            characters = [template + shown[i] * _CATEGORY[i] * PLAIN for i in (0, 1)]
+            answers = [_OF_MERGE[i] * _CATEGORY[i] + shown[i] * 8 for i in (0, 1)]
+            self.counted.add_unknown(1, (characters[0], characters[1]), (answers[0], answers[1]))
+        first, last = merge.members[0].first, merge.members[-1].last
+        self._unknown.add(first)
+        return Taxonomy(first, last, ())
+
+
+def _walk_refinement(
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    look_up: LookUp,
+    found: _Consolidation,
+) -> StageQuestions:
+    """Walk the last stage, whose prompts are known with the taxonomy."""
+    counted = _Counted()
+    if found.taxonomy:
+        frame = pd.DataFrame([(c.name, c.definition) for c in found.taxonomy], columns=["name", "definition"])
+        taxonomy = numbered(frame)
+        assignments = consolidated(found.assignments, found.categories, steps_frame(found.steps))
+        placed = assignments[assignments["category"] != ""]
+        given = (products, placed, taxonomy, prompts, parameters)
+        questions = refine_questions(*given)
+        questions += second_questions(*given, len(questions) + 1) if questions else []
+        counted.add(questions, look_up("refine_assignments", questions), _of_refinement)
+    return counted.of("refine_assignments")
+
+
+def _estimated_refinement(
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
+) -> StageQuestions:
+    titled = int((~untitled(products)).sum())
+    calls = refinement_calls(products, parameters)
+    titles = float(products.loc[~untitled(products), "title"].str.len().sum())
+    twice = 1 + asked_twice(titled, parameters) / max(1, titled)
+    titled, titles = round(titled * twice), titles * twice
+    text = [
+        calls * (len(prompts["refine_assignments"]) + _OF_MERGE[i] * _CATEGORY[i] * PLAIN) + titles + titled * 40
+        for i in (0, 1)
+    ]
+    answer = [calls * 8 + titled * _MOVED[i] * _REASSIGNMENT[i] for i in (0, 1)]
+    counted = _Counted()
+    counted.add_unknown(calls, (text[0], text[1]), (answer[0], answer[1]))
+    return counted.of("refine_assignments")
+
+
+def _items(question: Question) -> int:
+    return len(question.context["expected_ids"])
+
+
+def _of_batch(question: Question) -> Interval:
+    low, high = (_OF_BATCH[i] * _CATEGORY[i] + _items(question) * _ASSIGNMENT[i] for i in (0, 1))
+    return low, high
+
+
+def _of_merge(question: Question) -> Interval:
+    low, high = (_OF_MERGE[i] * _CATEGORY[i] + _items(question) * 8 for i in (0, 1))
+    return low, high
+
+
+def _of_refinement(question: Question) -> Interval:
+    low, high = (8 + _items(question) * _MOVED[i] * _REASSIGNMENT[i] for i in (0, 1))
+    return low, high
+
+
+def _of_assignments(question: Question) -> Interval:
+    return _items(question) * _ASSIGNMENT[0], _items(question) * _ASSIGNMENT[1]
+
+
+def _flat(answers: Sequence[list[Answer] | None]) -> list[Answer]:
+    return [answer for some in answers for answer in some or ()]
