@@ -537,7 +537,8 @@ def test_a_fault_without_meaning_leaves_the_right_answer(endpoint: Endpoint) -> 
 def test_no_fault_breaks_the_endpoint(endpoint: Endpoint, name: str) -> None:
     """Every fault is told in the ledger, for every stage and for a prompt of none, and the next request passes."""
     needed = {"content": {"text": "x"}, "body": {"text": "x"}, "choices": {"choices": 3}, "usage": {"value": 3}}
-    needed |= {fault: {"text": "x"} for fault in ("name", "definition", "raw_value")} | {"confidence": {"value": 3}}
+    needed |= {fault: {"text": "x"} for fault in ("name", "definition", "raw_value")}
+    needed |= {"confidence": {"value": 3}, "reply": {"body": {}}}
     for prompt in [*PROMPTS.values(), "Are you there?"]:
         endpoint.queue(name, **needed.get(name, {}))
         try:

@@ -8,6 +8,7 @@ n-th of some kind, like `write segmentation/*.intent`) can be the last one, or f
 from __future__ import annotations
 
 import builtins
+import errno
 import gc
 import io
 import json
@@ -68,7 +69,7 @@ class Trap:
 
     `action` is `count`, `kill`, `tear` (half a write reaches the disk, then the kill) or `fail` with an `errno`, once
     or from then on (`forever`). With `label` only operations of that kind count, but with `spread` all fail after the
-    first; `reads` counts reading too.
+    first; `reads` counts reading too. A disk that is full still takes what is written into reserved room.
     """
 
     roots: list[str]
@@ -82,6 +83,7 @@ class Trap:
     ops: list[str] = field(default_factory=list)
     counted: int = 0
     failed_at: int = -1
+    reserved: set[str] = field(default_factory=set)
     lock: Any = field(default_factory=threading.RLock)
 
     def step(self, name: str, path: str, half: Callable[[], object] | None = None) -> None:
@@ -91,6 +93,8 @@ class Trap:
         with self.lock:
             label = f"{name} {self.kind(path)}"
             self.ops.append(label)
+            if self.errno == errno.ENOSPC and name == "write" and path in self.reserved:
+                return
             if self.spread and self.failed_at >= 0:
                 self.act(path, half)
             if self.label in ("", label):
@@ -140,7 +144,10 @@ def _hooked(trap: Trap, name: str, original: Callable[..., Any], places: tuple[i
             half = None
             if name == "write":
                 half = lambda: _KEPT["write"](arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])  # noqa: E731
-            trap.step(kind, [path for path in found if path][-1], half)
+            path = [path for path in found if path][-1]
+            trap.step(kind, path, half)
+            if name == "posix_fallocate":
+                trap.reserved.add(path)
         return original(*arguments, **named)
 
     return hooked
