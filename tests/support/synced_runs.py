@@ -111,7 +111,6 @@ def rows(url: str) -> int:
     return sum(execute(url, f"SELECT count(*) FROM {table}")[0][0] for table in TABLES)
 
 
-NAMES = ("Dimmers", "Switches", "OUT_OF_SCOPE")
 NOON = "2025-06-18T12:0"
 SYNC = """
 import sys

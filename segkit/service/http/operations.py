@@ -20,8 +20,8 @@ _READY_SECONDS = 5
 _TEXT: Responses = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-@router.get("/health", operation_id="health", response_model=schemas.Health, responses=responses(503))
 @router.head("/health", include_in_schema=False)
+@router.get("/health", operation_id="health", response_model=schemas.Health, responses=responses(503))
 async def health(service: TheService) -> Response:
     """Report that the service lives: it answers, and looks after its runs. Where it does not, restart it."""
     if not service.is_alive:
@@ -29,8 +29,8 @@ async def health(service: TheService) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", operation_id="ready", response_model=schemas.Ready, responses={503: {"model": schemas.Ready}})
 @router.head("/ready", include_in_schema=False)
+@router.get("/ready", operation_id="ready", response_model=schemas.Ready, responses={503: {"model": schemas.Ready}})
 async def ready(service: TheService) -> Response:
     """Report whether a run can be started now: the state of the database, the disk, S3, the log and the tokens."""
     try:
