@@ -38,6 +38,7 @@ def assign_run(
     earlier: Run,
     products: pd.DataFrame | Catalogue,
     *,
+    run_id: str = "",
     runs_dir: str | Path = "",
     source: str = "",
     settings: Settings | None = None,
@@ -51,7 +52,7 @@ def assign_run(
     """
     if not earlier.has_result("ledger"):
         raise RunError(f"{earlier.id} is not finished, so it has no taxonomy yet", f"segkit resume {earlier.id}")
-    settings, run_id = settings or load_settings(), new_run_id()
+    settings, run_id = settings or load_settings(), run_id or new_run_id()
     catalogue = products if isinstance(products, Catalogue) else load_catalogue(products)
     frame = _joined(earlier, catalogue.products, run_id)
     given = {name: value for name, value in asdict(earlier.parameters).items() if name not in _CHOSEN_ANEW}

@@ -22,6 +22,7 @@ def extend_run(
     earlier: Run,
     products: pd.DataFrame | Catalogue,
     *,
+    run_id: str = "",
     runs_dir: str | Path = "",
     source: str = "",
     settings: Settings | None = None,
@@ -35,7 +36,7 @@ def extend_run(
     """
     if not earlier.has_result("ledger"):
         raise RunError(f"{earlier.id} is not finished, so it cannot be extended", f"segkit resume {earlier.id}")
-    run_id, known = new_run_id(), earlier.products
+    run_id, known = run_id or new_run_id(), earlier.products
     came = {product: first_run or earlier.id for product, first_run in first_runs(known).items()}
     catalogue = products if isinstance(products, Catalogue) else load_catalogue(products)
     added = with_ids_of(known, catalogue.products.drop(columns=FIRST_RUN, errors="ignore"))

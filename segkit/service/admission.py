@@ -8,11 +8,10 @@ from decimal import Decimal
 import pandas as pd
 
 from segkit.core.catalogue.titles import untitled
-from segkit.core.models import Parameters, Usage
-from segkit.core.prompts import load_prompts
+from segkit.core.models import Usage
 from segkit.errors import RequestError
 from segkit.llm.prices import call_cost_usd
-from segkit.pipeline.plan.estimate import plan_run
+from segkit.pipeline.plan.estimate import plan_of
 from segkit.runs.run import Run
 from segkit.service.tokens import Token
 from segkit.settings import RANGES, Settings
@@ -97,21 +96,19 @@ def require_budget(model: str, budget: Decimal | None) -> Decimal | None:
     return budget
 
 
-def check_price(
-    products: pd.DataFrame, chosen: Parameters, budget: Decimal | None, token: Token, settings: Settings
-) -> int | None:
+def check_price(plan: pd.DataFrame, model: str, budget: Decimal | None, token: Token) -> int | None:
     """Raise RequestError 402 for a run whose plan goes beyond its budget.
 
     Where the price is not known, only a token with `unpriced_models` may start; returns the calls it may make then.
     """
-    if chosen.model == "offline":
+    if model == "offline":
         return None
-    total = plan_run(products, load_prompts(chosen.prompts), chosen, _capped(settings)).iloc[-1]
+    total = plan.iloc[-1]
     if pd.isna(total["cost_usd_high"]):
-        _check_unpriced(chosen.model, token)
+        _check_unpriced(model, token)
         return _most_calls(total)
     planned = Decimal(str(total["cost_usd_high"]))
-    if planned > (require_budget(chosen.model, budget) or 0):
+    if planned > (require_budget(model, budget) or 0):
         what = f"the run may cost ${planned:.4f}, its budget is ${budget}"
         facts = {"needed_usd": float(planned), "allowed_usd": float(budget or 0)}
         raise RequestError("plan-above-budget", what, "send fewer products, or a larger max_cost_usd", **facts)
@@ -132,13 +129,13 @@ def calls_without_price(run: Run, token: Token, settings: Settings) -> int | Non
     Raises RequestError 402 when the token may not start such a run, and so may not resume one.
     """
     chosen = run.parameters
-    if call_cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, _capped(settings)) is not None:
+    if call_cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, capped(settings)) is not None:
         return None
     _check_unpriced(chosen.model, token)
-    return _most_calls(plan_run(run.products, run.prompts, chosen, _capped(settings)).iloc[-1])
+    return _most_calls(plan_of(run, capped(settings)).iloc[-1])
 
 
-def _capped(settings: Settings) -> Settings:
+def capped(settings: Settings) -> Settings:
     """Return settings under which a price is as a run with a budget takes it: a server of one's own is not free."""
     cap = Decimal(RANGES["max_cost_usd"][1]) if settings.segkit_max_cost_usd is None else settings.segkit_max_cost_usd
     return settings.model_copy(update={"segkit_max_cost_usd": cap})

@@ -64,11 +64,6 @@ class Jobs:
             self.processes.forget(record.run_id)
             self._waiting.add(record.run_id)
 
-    def was_cancelled(self, run_id: str) -> bool:
-        """Report whether a client asked to stop a run, since it was queued last."""
-        record = self.records.get(run_id)
-        return record is not None and record.cancelled
-
     def is_waiting(self, run_id: str) -> bool:
         return run_id in self._waiting
 

@@ -47,7 +47,7 @@ class Metrics:
     def _families(self, run_states: list[tuple[str, str]], whole: bool) -> list[Metric]:
         runs = GaugeMetricFamily("segkit_runs", "Runs by state.", labels=["state"])
         counts = Counter(state for _, state in run_states)
-        for state in ("running", "completed", "failed"):
+        for state in ("running", "completed", "failed", "cancelled"):
             runs.add_metric([state], counts[state])
         stages = [
             (name, figures) for run_id, _ in run_states for name, figures in self._status(run_id).stages.items()

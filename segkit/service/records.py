@@ -12,6 +12,7 @@ from pathlib import Path
 
 from segkit.errors import RequestError
 from segkit.runs.events import timestamp
+from segkit.runs.run import Run
 from segkit.service.admission import Caps, InUse, check_caps
 
 _NANO = 10**9  # money is stored in billionths of a dollar, so that sums are exact
@@ -31,6 +32,13 @@ CREATE TABLE IF NOT EXISTS runs (
     max_unassigned  INTEGER,
     cancelled       INTEGER NOT NULL DEFAULT 0,
     UNIQUE (owner, idempotency_key)
+);
+CREATE TABLE IF NOT EXISTS listed (
+    number          INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id          TEXT NOT NULL UNIQUE,
+    category        TEXT NOT NULL,
+    model           TEXT NOT NULL,
+    created_at      TEXT NOT NULL
 );
 """
 
@@ -56,11 +64,46 @@ class Record:
     cancelled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run in the list of all runs, which is in the order in which the service came to know them."""
+
+    run_id: str
+    category: str
+    model: str
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which runs are listed; what is None does not matter. Times are text, as in `Listed`."""
+
+    category: str | None = None
+    model: str | None = None
+    created_after: str | None = None
+    created_before: str | None = None
+
+
+def listed_run(run: Run) -> Listed:
+    """Return the entry of a run in the list."""
+    return Listed(run.id, run.parameters.category, run.parameters.model, str(run.document["created_at"]))
+
+
 # What a run takes of its owner's money. A working run may have been resumed with less than it had spent already.
 _TAKEN = "CASE phase WHEN 'ended' THEN spent ELSE max(spent, coalesce(budget, 0)) END"
 _MONEY = ("budget", "spent")
 _COLUMNS = ", ".join(field.name for field in fields(Record))
 _INSERT = f"INSERT INTO runs ({_COLUMNS}) VALUES ({', '.join('?' * len(fields(Record)))})"  # noqa: S608
+
+
+_LIST = """
+SELECT listed.run_id, category, model, listed.created_at FROM listed LEFT JOIN runs USING (run_id)
+WHERE coalesce(owner = ?1, ?1 IS NULL)
+  AND (?2 IS NULL OR number < (SELECT number FROM listed WHERE run_id = ?2))
+  AND (?3 IS NULL OR category = ?3) AND (?4 IS NULL OR model = ?4)
+  AND (?5 IS NULL OR listed.created_at >= ?5) AND (?6 IS NULL OR listed.created_at < ?6)
+ORDER BY number DESC
+"""
 
 
 class Records:
@@ -72,6 +115,25 @@ class Records:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.executescript(_TABLES)
+
+        self._listed = {run_id for (run_id,) in self._connection.execute("SELECT run_id FROM listed")}
+
+    def is_listed(self, run_id: str) -> bool:
+        return run_id in self._listed
+
+    def enlist(self, run: Listed) -> None:
+        """Put a run at the end of the list of all runs; one that is there stays where it is."""
+        with self._transaction() as connection:
+            row = (run.run_id, run.category, run.model, run.created_at)
+            names = "run_id, category, model, created_at"
+            connection.execute(f"INSERT OR IGNORE INTO listed ({names}) VALUES (?, ?, ?, ?)", row)  # noqa: S608
+        self._listed.add(run.run_id)
+
+    def listed(self, owner: str | None, filters: Filters, before: str | None) -> list[Listed]:
+        """List runs, the last one first: those of an owner, or all, and those that were listed before another one."""
+        with self._lock:
+            values = (owner, before, *(getattr(filters, field.name) for field in fields(filters)))
+            return [Listed(*row) for row in self._connection.execute(_LIST, values)]
 
     def close(self) -> None:
         with self._lock:

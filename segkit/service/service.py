@@ -18,15 +18,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segkit.errors import RequestError, SettingsError
-from segkit.runs.run import run_ids
+from segkit.errors import RequestError, RunError, SettingsError
+from segkit.runs.run import open_run, run_ids
 from segkit.service.estimates import Forecasts
 from segkit.service.jobs import Jobs
 from segkit.service.journal import Journal
 from segkit.service.metrics import Metrics
 from segkit.service.processes import Processes
 from segkit.service.readiness import DatabaseReadiness, Readiness
-from segkit.service.records import Records
+from segkit.service.records import Filters, Listed, Records, listed_run
 from segkit.service.status import CachedStatus, StatusCache
 from segkit.service.submissions import Submissions, may_see
 from segkit.service.tokens import Token, TokenStore
@@ -64,6 +64,14 @@ class Service:
             else [i for i, name in list(self.submissions.owners.items()) if name == token.name]  # others add to it
         )
         return sorted(ids, reverse=True)
+
+    def listed(self, token: Token, filters: Filters, before: str | None) -> list[Listed]:
+        """List the runs a token may see, the one created last first; those of the command line as they are found."""
+        fresh = [run_id for run_id in reversed(self.run_ids(token)) if not self.records.is_listed(run_id)]
+        for run_id in fresh:
+            with suppress(RunError, LookupError, TypeError):
+                self.records.enlist(listed_run(open_run(run_id, self.runs_dir, self.settings)))
+        return self.records.listed(None if token.all_runs else token.name, filters, before)
 
     def check_visible(self, run_id: str, token: Token) -> None:
         """Raise RequestError 404 for a run that does not exist, or that this token may not see."""

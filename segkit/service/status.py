@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from segkit.errors import RequestError, StorageError
@@ -15,7 +16,8 @@ from segkit.runs.mirror import STORED
 from segkit.runs.ownership import is_owned, is_owned_elsewhere
 from segkit.runs.status import Status, read_status
 from segkit.service.estimates import Forecasts
-from segkit.service.jobs import Jobs
+from segkit.service.jobs import Jobs, known_cost
+from segkit.service.records import Record
 from segkit.service.tokens import Token
 from segkit.settings import Settings
 
@@ -153,6 +155,8 @@ class StatusCache:
     def _document(self, run_id: str, status: Status, is_active: bool) -> dict[str, Any]:
         folder = self._runs_dir / run_id
         # A run that lives in S3 may have its checksums only there; it is complete once it lists what is stored.
+        record = self._jobs.records.get(run_id)
+        was_cancelled = record is not None and record.cancelled
         is_sealed = status.state == "completed" and any((folder / name).exists() for name in (CHECKSUMS, STORED))
         state = "running" if is_active and not is_sealed else "completed" if is_sealed else "failed"
         total = status.products or 0
@@ -170,10 +174,13 @@ class StatusCache:
             document["queued"] = True
         elif state == "running":
             document["phase"] = _PHASES.get(status.notebook[:2], "preparing")
-            if self._jobs.was_cancelled(run_id):
+            if was_cancelled:
                 document["stopping"] = True
+        document |= _money(status, record)
         if state == "failed":
-            document |= self._failure(run_id, status)
+            failure = self._failure(run_id, status, was_cancelled)
+            document |= failure
+            document["status"] = "cancelled" if failure["failure"] == "cancelled" else state
         return document
 
     def _completion(self, run_id: str, state: str, status: Status) -> str | None:
@@ -182,17 +189,26 @@ class StatusCache:
         completion = self._forecasts.completion(run_id, status)
         return timestamp(completion) if completion else None
 
-    def _failure(self, run_id: str, status: Status) -> dict[str, Any]:
+    def _failure(self, run_id: str, status: Status, was_cancelled: bool) -> dict[str, Any]:
         """Describe why a run failed: the kind and a sentence for clients, and what the run said for operators."""
         if status.state == "failed":
             kind, detail = _KINDS.get(status.error, "internal"), status.reason
         else:
             detail = self._jobs.processes.last_error(run_id)
             kind = "internal" if detail else "interrupted"
-        if self._jobs.was_cancelled(run_id) and kind in ("stopped", "internal"):
+        if was_cancelled and kind in ("stopped", "internal"):
             kind = "cancelled"
         failure = {"failure": kind, "reason": FAILURES[kind], "detail": detail}
         return failure | ({"interrupted": True} if kind == "interrupted" else {})
+
+
+def _money(status: Status, record: Record | None) -> dict[str, float]:
+    """Return what a run has cost, and what is left of its budget; nothing for one without calls and budget."""
+    cost, budget = known_cost(status), record.budget if record else None
+    if budget is None:
+        return {"cost_usd": float(cost)} if cost else {}
+    left = max(Decimal(0), budget - max(cost, record.spent if record else Decimal(0)))
+    return {"cost_usd": float(cost), "budget_usd": float(budget), "budget_left_usd": float(left)}
 
 
 def _keep(kept: OrderedDict[str, T], name: str, value: T) -> None:

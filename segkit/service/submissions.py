@@ -10,20 +10,26 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
+import pandas as pd
 
+from segkit.core.prompts import load_prompts
 from segkit.database.sync import products_from_postgres
 from segkit.errors import (
     DatabaseError,
     ProductsError,
+    PromptError,
     RequestError,
     RunError,
     SegkitError,
     SettingsError,
     StorageError,
 )
+from segkit.pipeline.assign import assign_run
+from segkit.pipeline.extend import extend_run
+from segkit.pipeline.plan.estimate import plan_of, plan_run
 from segkit.pipeline.prepare import choose_parameters, prepare_run
 from segkit.runs.create import new_run_id
 from segkit.runs.events import log_event
@@ -31,11 +37,11 @@ from segkit.runs.mirror import discard, push
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import read_status
 from segkit.service import admission
-from segkit.service.admission import Caps
+from segkit.service.admission import Caps, capped
 from segkit.service.jobs import Jobs, known_cost
 from segkit.service.journal import Journal
 from segkit.service.readiness import DatabaseReadiness
-from segkit.service.records import Record
+from segkit.service.records import Record, listed_run
 from segkit.service.tokens import Token, TokenStore
 from segkit.settings import Settings
 
@@ -47,7 +53,7 @@ _UNAVAILABLE = {
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """What a client wants to start."""
+    """What a client wants to start: a run of its own, or one that builds on an `earlier` one (`how`)."""
 
     product_ids: tuple[int, ...]
     category: str
@@ -56,17 +62,47 @@ class StartRequest:
     no_temperature: bool = False  # send none; without it, None takes the operator's default
     max_cost_usd: Decimal | None = None
     max_unassigned: int | None = None
+    prompts: str | None = None
+    products_per_prompt: int | None = None
+    earlier: str = ""
+    how: Literal["", "extend", "assign"] = ""
+    total: int = 0  # products with those of the earlier run
+
+    @property
+    def products(self) -> int:
+        """How many products the run has."""
+        return self.total or len(self.product_ids)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields for a log: the products are counted."""
-        facts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**facts, "product_ids": len(self.product_ids)}
+        """The fields for a log, as far as they were given: the products are counted."""
+        return {**self._given, "product_ids": len(self.product_ids)}
 
     @property
     def sha256(self) -> str:
-        facts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return hashlib.sha256(orjson.dumps(facts, default=str)).hexdigest()
+        return hashlib.sha256(orjson.dumps(self._given, default=str)).hexdigest()
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """The fields; those that came later only where they are used, so that a key made before stays good."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in given.items() if value or name not in _LATER}
+
+
+_LATER = ("prompts", "products_per_prompt", "earlier", "how", "total")
+
+
+def derived_start(
+    runs_dir: Path, run_id: str, how: Literal["extend", "assign"], product_ids: tuple[int, ...],
+    *, max_cost_usd: Decimal | None, max_unassigned: int | None, model: str | None = None,
+) -> StartRequest:  # fmt: skip
+    """Return the start of a run that builds on an earlier one: its category, and its model unless one is given."""
+    run = open_run(run_id, runs_dir)
+    total = len(set(run.products["product_id"]) | set(product_ids))
+    return StartRequest(
+        product_ids, run.parameters.category, model or run.parameters.model, max_cost_usd=max_cost_usd,
+        max_unassigned=max_unassigned, earlier=run_id, how=how, total=total,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +145,12 @@ class Submissions:
             raise
 
     async def _start(self, wanted: StartRequest, key: str | None, client: Client) -> tuple[Record, bool]:
-        admission.check_token(wanted.model, len(wanted.product_ids), client.token)
+        admission.check_token(wanted.model, wanted.products, client.token)
         budget = admission.choose_budget(wanted.model, wanted.max_cost_usd, client.token, self._settings)
         digest = await asyncio.to_thread(lambda: wanted.sha256)
         async with self._order:
             record = Record(
-                self._free_id(), client.token.name, key, digest, "making", len(wanted.product_ids), budget=budget,
+                self._free_id(), client.token.name, key, digest, "making", wanted.products, budget=budget,
                 max_unassigned=wanted.max_unassigned,
             )  # fmt: skip
             record, is_new = await asyncio.to_thread(self._records.reserve, record, self._caps(client.token))
@@ -198,43 +234,72 @@ class Submissions:
             discard(self._jobs.runs_dir / record.run_id)  # nothing was asked in it
             self._records.forget(record.run_id)
             if isinstance(error, SegkitError):
-                raise self._refusal(error, client) from None
+                raise self._refusal(error, wanted, client) from None
             raise
         self.owners[record.run_id] = record.owner
         return replace(record, phase="queued")
 
     def _make_folder(self, wanted: StartRequest, record: Record, client: Client) -> None:
-        given: dict[str, Any] = {
-            "model": wanted.model, "temperature": wanted.temperature, "max_unassigned": wanted.max_unassigned
-        }  # fmt: skip
         settings = self._settings
         if wanted.no_temperature:
             settings = settings.model_copy(update={"default_temperature": None})
         self._database.prepare()
-        products = products_from_postgres(wanted.product_ids, settings)
-        chosen = choose_parameters(wanted.category, settings, **given)
-        admission.check_titles(products, chosen.max_unassigned)
-        calls = admission.check_price(products, chosen, record.budget, client.token, settings)
-        if calls is not None:
-            self._records.limit_calls(record.run_id, calls)
-        run = prepare_run(
-            products, wanted.category, run_id=record.run_id, runs_dir=self._jobs.runs_dir, source="amazon_products",
-            settings=settings, **given,
-        )  # fmt: skip
+        make = self._derived_run if wanted.how else self._new_run
+        run = make(wanted, record, client.token, settings)
+        self._records.enlist(listed_run(run))
         log_event(run.folder, "run_ordered", owner=record.owner, client=client.address, request_id=client.request_id)
         parameters = {**wanted.facts, "body_sha256": record.body_sha256}
         self._journal.write("run_ordered", run_id=run.id, **_who(client), parameters=parameters)
+
+    def _new_run(self, wanted: StartRequest, record: Record, token: Token, settings: Settings) -> Run:
+        given: dict[str, Any] = {
+            "model": wanted.model, "temperature": wanted.temperature, "max_unassigned": wanted.max_unassigned,
+            "prompts": wanted.prompts, "products_per_prompt": wanted.products_per_prompt,
+        }  # fmt: skip
+        products = products_from_postgres(wanted.product_ids, settings)
+        chosen = choose_parameters(wanted.category, settings, **given)
+        admission.check_titles(products, chosen.max_unassigned)
+        plan = plan_run(products, load_prompts(chosen.prompts), chosen, capped(settings))
+        self._check_price(plan, chosen.model, record, token)
+        return prepare_run(
+            products, wanted.category, run_id=record.run_id, runs_dir=self._jobs.runs_dir, source="amazon_products",
+            settings=settings, **given,
+        )  # fmt: skip
+
+    def _derived_run(self, wanted: StartRequest, record: Record, token: Token, settings: Settings) -> Run:
+        earlier, runs_dir = open_run(wanted.earlier, self._jobs.runs_dir), self._jobs.runs_dir
+        if lacking := [name for name in ("ledger", "lineage", "taxonomies") if not earlier.has_result(name)]:
+            what = f"{earlier.id} lacks results that a run could be built on: {', '.join(lacking)}"
+            raise RequestError("run-damaged", what)
+        products = products_from_postgres(wanted.product_ids, settings, earlier.parameters.product_line)
+        place: dict[str, Any] = {"run_id": record.run_id, "runs_dir": runs_dir, "source": "amazon_products"}
+        if wanted.how == "extend":
+            run = extend_run(earlier, products, settings=settings, **place)
+        else:
+            run = assign_run(earlier, products, settings=settings, model=wanted.model, **place)
+        admission.check_titles(run.new_products, wanted.max_unassigned or run.parameters.max_unassigned)
+        self._check_price(plan_of(run, capped(settings)), run.parameters.model, record, token)
+        return run
+
+    def _check_price(self, plan: pd.DataFrame, model: str, record: Record, token: Token) -> None:
+        calls = admission.check_price(plan, model, record.budget, token)
+        if calls is not None:
+            self._records.limit_calls(record.run_id, calls)
 
     def _caps(self, token: Token) -> Caps:
         most = self._settings.segkit_serve_runs + self._settings.segkit_serve_queue
         return Caps(most, token.max_active, token.max_total_cost_usd)
 
-    def _refusal(self, error: SegkitError, client: Client) -> RequestError:
+    def _refusal(self, error: SegkitError, wanted: StartRequest, client: Client) -> RequestError:
         """Return what a client can do something about; what only the operator can mend is logged."""
         if isinstance(error, RequestError):
             return error
+        if isinstance(error, PromptError):
+            what = f"the prompt set {wanted.prompts} cannot be used"
+            place = [{"pointer": "#/prompts", "detail": what}]
+            return RequestError("unknown-prompts", what, "leave it out, or ask the operator", errors=place)
         if isinstance(error, ProductsError):
-            return RequestError("unknown-products", error.message, error.hint)
+            return RequestError("unknown-products", error.message, "check the ids")
         self._journal.note_error("start_failed", error, **_who(client))
         if isinstance(error, SettingsError):
             what = "the service is not set up for this model; nothing was started"

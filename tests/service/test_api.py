@@ -645,6 +645,8 @@ def test_examples_of_the_page_work(quiet: Service, ann: httpx.Client) -> None:
         codes[command.split('"')[1].rpartition("/")[2]] = int(done.stdout)
     assert codes.pop("cancel") == codes.pop("resume") == 409, "a completed run is neither stopped nor resumed"
     assert codes.pop("report.html") == 404, "this one was made without a report"
+    for name in ("extend", "assign", "123", "results.csv", "results.parquet"):
+        assert codes.pop(name) == 409, "this one was made without a lineage"
     assert set(codes.values()) == {200}, codes
     with quiet.client("all") as client:
         empty(client)

@@ -93,7 +93,7 @@ def test_a_run_outlives_the_service_and_its_end_is_told(busy: Service, shared_en
         assert status(client, waiting)["failure"] == "cancelled"
         assert client.post(f"/api/segmentation/{run_id}/cancel").status_code == 200
         told = settled(client, run_id)
-        assert (told["status"], "interrupted" in told) == ("failed", False)
+        assert (told["status"], "interrupted" in told) == ("cancelled", False)
         assert told["failure"] == "cancelled"
         run = open_run(run_id, busy.place / "runs")
         asked = shared_endpoint.count()

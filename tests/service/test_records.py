@@ -15,7 +15,7 @@ from segkit.errors import RequestError
 from segkit.runs.status import as_status
 from segkit.service.admission import Caps
 from segkit.service.jobs import fair_order, spent
-from segkit.service.records import Record, Records
+from segkit.service.records import Filters, Listed, Record, Records
 
 CAPS = Caps(20, 20, Decimal(1))
 
@@ -120,3 +120,21 @@ STAGE = {"cost_usd": "0.2", "unknown_cost": 0}
 def test_a_status_that_does_not_tell_makes_it_the_whole_budget(status: dict[str, Any], cost: str) -> None:
     """What a run cost is never taken to be less than it may have been."""
     assert spent(record("RUN_A"), as_status({"state": "completed", **status})) == Decimal(cost)
+
+
+def test_runs_are_listed_in_the_order_of_their_starts(records: Records) -> None:
+    """The clock may go back between two starts: the list and its pages do not follow it."""
+    names = ["RUN_20260101T120000Z_0002", "RUN_20260101T100000Z_0001", "RUN_20260101T110000Z_0003"]
+    for name in names:
+        records.reserve(record(name, None), replace(CAPS, total_usd=None))
+        records.enlist(Listed(name, "Kettles", "offline", name[4:20]))
+    records.enlist(Listed(names[0], "Kettles", "offline", "later"))
+    everything = Filters()
+    assert [run.run_id for run in records.listed(None, everything, None)] == names[::-1]
+    assert [run.run_id for run in records.listed("ann", everything, names[2])] == names[1::-1]
+    assert records.listed("ben", everything, None) == records.listed("ann", everything, names[0]) == []
+    records.enlist(Listed("RUN_OF_THE_COMMAND_LINE", "Ladles", "offline", ""))
+    assert len(records.listed("ann", everything, None)) == 3
+    assert [run.run_id for run in records.listed(None, Filters(category="Ladles"), None)] == [
+        "RUN_OF_THE_COMMAND_LINE"
+    ]

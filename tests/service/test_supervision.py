@@ -131,7 +131,7 @@ def test_the_tokens_of_a_file_are_listed_and_removed(service: Service) -> None:
             assert command(service, "token", "revoke", "ann").returncode == 0
             assert [line for line in lines if line.startswith("data: ")]
         assert ann.get(f"/api/segmentation/{run_id}/status").status_code == 401
-        ended = until(lambda: (s := status(client, run_id))["status"] == "failed" and s)
+        ended = until(lambda: (s := status(client, run_id))["status"] == "cancelled" and s)
         assert (ended["failure"], "its token was withdrawn" in ended["detail"]) == ("cancelled", True)
         assert command(service, "token", "revoke", "ann").returncode == 2
 

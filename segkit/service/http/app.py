@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from segkit.service.http import operations, routes
+from segkit.service.http.links import Links
 from segkit.service.http.middleware import OPEN, ApiMiddleware
 from segkit.service.http.problems import add_handlers, responses
+from segkit.service.http.routes import operations, results, runs
 from segkit.service.http.schemas import Problem
 from segkit.service.service import Service
 
@@ -30,11 +31,12 @@ def make_app(service: Service) -> ApiMiddleware:
         responses=responses(401, 403, 429),
     )
     app.state.service = service
+    app.state.links = links = Links(service.journal.home, service.tokens)
     add_handlers(app)
-    app.include_router(routes.router)
-    app.include_router(operations.router)
+    for routes in (runs, results, operations):
+        app.include_router(routes.router)
     _describe(app)
-    return ApiMiddleware(app, service)
+    return ApiMiddleware(app, service, links)
 
 
 @asynccontextmanager

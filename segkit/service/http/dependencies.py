@@ -7,6 +7,7 @@ import json
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import orjson
 from fastapi import Depends, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +15,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from segkit.errors import RequestError
+from segkit.service.http import schemas
 from segkit.service.http.schemas import EXAMPLE_RUN, RUN_ID
 from segkit.service.service import Service
 from segkit.service.status import CachedStatus
@@ -24,6 +26,8 @@ _LARGE = 64_000  # bytes of a body that is parsed in a thread
 _FIELDS = 50  # of a body
 _VALUES = 2000  # of a body beside its products
 _NUMBERS = b"0123456789, \t\r\n"  # the bytes of a list of ids
+_PART = 65_536  # bytes of a list that are parsed at once
+_FEW = 5000  # ids that are checked at once
 _SHOWN = 40  # characters of a key that a refusal shows
 
 RunId = Annotated[str, Path(pattern=RUN_ID, examples=[EXAMPLE_RUN])]
@@ -94,14 +98,58 @@ def read_body(data: bytes, token: Token) -> Any:
     if data.count(b",") > most + _VALUES:
         what = f"the body holds more values than a run with {most:,} products, which are allowed, needs"
         raise RequestError("too-many-products", what, "send fewer products", allowed=most)
+    bounds = _list_of_ids(data)
     try:
-        value = orjson.loads(data)
+        value = _parsed(data, bounds)
     except orjson.JSONDecodeError as error:
         raise _unreadable(error) from None
     if isinstance(value, dict):
         _check_size(value, token)
-        _check_keys(data)
+        _check_keys(data, bounds)
+        _check_ids(value)
     return value
+
+
+def _list_of_ids(data: bytes) -> tuple[int, int] | None:
+    """Return where the brackets of the only list in a body stand if it holds nothing but numbers."""
+    first, last = data.find(b"["), data.rfind(b"]")
+    is_plain = 0 <= first < last and not data[first + 1 : last].translate(None, _NUMBERS)
+    return (first, last) if is_plain else None
+
+
+def _parsed(data: bytes, bounds: tuple[int, int] | None) -> Any:
+    """Parse a body, a long list of ids in parts: while one is parsed, all other threads wait."""
+    if bounds is None or len(data) < _LARGE:
+        return orjson.loads(data)
+    first, last = bounds
+    ids: list[int] = []
+    start = first + 1
+    while start <= last:
+        end = data.find(b",", min(start + _PART, last), last)
+        end = last if end < 0 else end
+        part: list[int] = orjson.loads(b"[" + data[start:end] + b"]")
+        if not part:
+            return orjson.loads(data)  # a comma too many, or no item: the parser says where
+        ids += part
+        start = end + 1
+    value = orjson.loads(data[: first + 1] + data[last:])
+    if isinstance(value, dict) and value.get("product_ids") == []:
+        value["product_ids"] = ids
+        return value
+    return orjson.loads(data)
+
+
+def _check_ids(body: dict[str, Any]) -> None:
+    """Mark long lists of ids that are right, so that they are not looked at again, one by one."""
+    ids = body.get("product_ids")
+    if not isinstance(ids, list) or not _FEW < len(ids) <= schemas.MOST_PRODUCTS:
+        return
+    parts = [ids[start : start + _FEW] for start in range(0, len(ids), _FEW)]
+    if all(type(each) is int and 0 < each < 2**63 for part in parts for each in part):
+        numbers = np.concatenate([np.fromiter(part, np.int64, len(part)) for part in parts])
+        numbers.sort()
+        if (numbers[1:] != numbers[:-1]).all():
+            body["product_ids"] = schemas.ProductIds(ids)
 
 
 def _unreadable(error: orjson.JSONDecodeError) -> RequestValidationError:
@@ -117,11 +165,10 @@ def _check_size(body: dict[str, Any], token: Token) -> None:
         raise RequestError("too-many-products", what, "send fewer products", allowed=token.max_products)
 
 
-def _check_keys(data: bytes) -> None:
+def _check_keys(data: bytes, bounds: tuple[int, int] | None) -> None:
     """Refuse a body that names a key twice: a proxy may have read the first value, the service reads the last."""
-    first, last = data.find(b"["), data.rfind(b"]")
-    if 0 <= first < last and not data[first + 1 : last].translate(None, _NUMBERS):
-        data = data[: first + 1] + data[last:]  # a list of ids has no keys, and may be long
+    if bounds:
+        data = data[: bounds[0] + 1] + data[bounds[1] :]  # ids have no keys
     json.loads(data, object_pairs_hook=_unique)
 
 

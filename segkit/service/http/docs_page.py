@@ -33,7 +33,7 @@ def page(openapi: dict[str, Any], address: str) -> str:
 def curl(openapi: dict[str, Any], path: str, method: str, address: str) -> str:
     """Write the example of a route as a command line."""
     operation = openapi["paths"][path][method]
-    words = ["curl -s", f'"{address}{path.replace("{run_id}", "$RUN")}"']
+    words = ["curl -s", f'"{address}{path.replace("{run_id}", "$RUN").replace("{product_id}", "123")}"']
     if operation.get("security"):
         words.append('-H "Authorization: Bearer $TOKEN"')
     if method == "post":

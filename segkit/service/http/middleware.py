@@ -10,9 +10,10 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from segkit.errors import RequestError
+from segkit.service.http.links import Links
 from segkit.service.http.problems import ProblemResponse, fault, log_failure, refusal, route_of
 from segkit.service.service import Service
 from segkit.service.tokens import LOCAL, Token
@@ -28,6 +29,10 @@ _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 _BRACKETS = 1000  # a start holds two; a body with more could be nested too deeply for a parser
 _BODY_SECONDS = 30
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+# What a request costs beside the status of a run: files are read, runs are planned, all runs are looked at.
+_COSTS = {"start": 10, "extend": 10, "assign": 10, "results": 10, "results.csv": 10, "results.parquet": 10}
+_COSTS |= {"runs": 5, "metrics": 20, "report.html": 2}
+_BYTES = 10_000  # of a body that cost as much as a request
 _CLOSE = {"connection": "close"}  # the rest of the body is not read
 
 
@@ -37,8 +42,10 @@ class ApiMiddleware:
     Without tokens everybody on this machine is let in, but no page of another site.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], service: Service) -> None:
-        self._app, self._service = app, service
+    def __init__(
+        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], service: Service, links: Links
+    ) -> None:
+        self._app, self._service, self._links = app, service, links
         self._buckets: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,22 +86,31 @@ class ApiMiddleware:
             _check_local(headers)
             scope["token"] = LOCAL
         elif scope["path"] not in OPEN:
-            scope["token"] = token = self._service.tokens.find(_secret(scope, headers))
+            scope["token"] = token = self._service.tokens.find(_secret(scope, headers)) or self._by_link(scope)
             if token is None:
                 more = ', Basic realm="segkit: the token is the password"' if scope["path"].endswith(_PAGES) else ""
                 realm = {"www-authenticate": f'Bearer realm="segkit"{more}'}
                 raise _RefusedError("token-needed", "a valid token is needed", realm)
-            self._count(token)
+            self._count(token, _COSTS.get(scope["path"].rpartition("/")[2], 1))
 
-    def _count(self, token: Token) -> None:
-        """Count a request against the token's rate: a bucket that holds two seconds of it."""
+    def _by_link(self, scope: Scope) -> Token | None:
+        """Return the token whose signed link opens a report."""
+        if scope["method"] != "GET" or not scope["path"].endswith("/report.html"):
+            return None
+        return self._links.token_of(scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))))
+
+    def _count(self, token: Token, cost: float) -> None:
+        """Count what a request costs against the token's rate: a bucket that holds two seconds of it.
+
+        A costly request is let in while anything is left, and those after it wait until it is paid off.
+        """
         now, rate = time.monotonic(), token.requests_per_second
         left, then = self._buckets.get(token.name, (2 * rate + 1, now))
         left = min(2 * rate + 1, left + (now - then) * rate)
         if left < 1:
             self._buckets[token.name] = (left, now)
             raise _RefusedError("rate-limit", f"more than {rate:g} requests a second")
-        self._buckets[token.name] = (left - 1, now)
+        self._buckets[token.name] = (left - cost, now)
 
     async def _with_body(self, scope: Scope, receive: Receive) -> Receive:
         """Read the body of a POST up to the limit, so that nothing behind can be flooded."""
@@ -116,6 +132,9 @@ class ApiMiddleware:
             raise _RefusedError("not-json", "a request body must be JSON, with Content-Type: application/json")
         if body.count(b"[") + body.count(b"{") > _BRACKETS:
             raise _RefusedError("invalid-request", "the body is nested too deeply, or holds too many lists")
+        if token := scope["token"]:
+            left, then = self._buckets.get(token.name, (0.0, time.monotonic()))
+            self._buckets[token.name] = (left - len(body) / _BYTES, then)
         return _replayed(body, receive)
 
 

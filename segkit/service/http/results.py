@@ -1,27 +1,36 @@
-"""The results of a run as JSON, piece by piece, so that memory does not grow with the products."""
+"""The results of a run, piece by piece, so that memory does not grow with the products; and of one product."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Generator, Iterator
+import zlib
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from segkit.analysis.export import exported
+from segkit.analysis.frames import records
 from segkit.core.models import NO_ANSWER
 from segkit.database.sync import taxonomy_ids
 from segkit.errors import DatabaseError, RequestError
+from segkit.evaluation.explain.explanation import explain
 from segkit.runs.mirror import fetch
+from segkit.runs.run import Run, open_run
 from segkit.service.status import CachedStatus
 from segkit.settings import Settings
 
 _ROWS = 2000
+_PIECE = 65536  # bytes
+_PRODUCT = ("product_id", "title", "category", "confidence")
+_STEP = ("step", "category", "where", "confidence", "prompt_line", "answer_line")
 _NAMES = ("taxonomies", "segments", "refined_segments", "ledger")
 
 
@@ -42,6 +51,50 @@ async def results_json(folder: Path, current: CachedStatus, settings: Settings) 
             yield piece
     finally:  # not awaited: when the client has gone, a thread may still be reading
         asyncio.get_running_loop().run_in_executor(None, close)
+
+
+async def exported_pieces(
+    runs_dir: Path, run_id: str, write: Callable[[pd.DataFrame, bool], bytes]
+) -> AsyncGenerator[bytes]:
+    """Write a row for each product in another format."""
+
+    def written() -> bytes:
+        return write(exported(_with_results(open_run(run_id, runs_dir))), False)
+
+    data = memoryview(await asyncio.to_thread(written))
+    for start in range(0, len(data), _PIECE):
+        yield bytes(data[start : start + _PIECE])
+
+
+async def gzipped(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Compress pieces with gzip, each in a thread."""
+    packer = zlib.compressobj(4, wbits=31)
+    try:
+        async for piece in pieces:
+            if packed := await asyncio.to_thread(packer.compress, piece):
+                yield packed
+        yield packer.flush()
+    finally:
+        await pieces.aclose()
+
+
+def explanation(runs_dir: Path, run_id: str, product_id: str) -> dict[str, Any]:
+    """Return how a product got its category; raises ProductsError for a product that the run lacks."""
+    found = explain(_with_results(open_run(run_id, runs_dir)), product_id)
+    product = {name: _json_value(found.product[name]) for name in _PRODUCT}
+    steps = [{name: _json_value(step[name]) for name in _STEP} for step in records(found.steps)]
+    second = found.second_category or None
+    return {"run_id": run_id, **product, "sentences": found.sentences, "steps": steps, "second_category": second}
+
+
+def _json_value(value: Any) -> Any:
+    return None if pd.isna(value) else value
+
+
+def _with_results(run: Run) -> Run:
+    if not run.has_result("lineage"):
+        raise RequestError("no-results-yet", f"{run.id} ended before it had results", "resume it")
+    return run
 
 
 def _pieces(folder: Path, current: CachedStatus, settings: Settings) -> Generator[bytes]:

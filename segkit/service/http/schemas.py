@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from segkit.core.text import one_line
 from segkit.runs import run
@@ -14,6 +22,7 @@ from segkit.settings import RANGES
 RUN_ID = f"^{run.RUN_ID.pattern}$"
 KEY = r"^[\x21-\x7e]{1,255}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
+PROMPTS = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 MOST_PRODUCTS = 100_000
 EXAMPLE_RUN = "RUN_20250618T120301Z_8d24"
 
@@ -28,12 +37,34 @@ RunId = Annotated[str, Field(pattern=RUN_ID, examples=[EXAMPLE_RUN])]
 ProductId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Dollars = Annotated[float, _within("max_cost_usd", allow_inf_nan=False)]
 Unassigned = Annotated[int, _within("max_unassigned", MOST_PRODUCTS)]
-State = Literal["running", "completed", "failed"]
+State = Literal["running", "completed", "failed", "cancelled"]
 Phase = Literal["preparing", "extracting", "consolidating", "refining", "reviewing", "syncing"]
 Failure = Literal[
     "cancelled", "budget", "unassigned", "model_refused", "endpoint", "database", "storage", "stopped", "interrupted",
     "internal",
 ]  # fmt: skip
+
+
+class ProductIds(tuple[int, ...]):
+    """Ids that were checked when the body was read: in a thread, and in numpy."""
+
+
+def _checked_before(ids: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return ids if isinstance(ids, ProductIds) else check(ids)
+
+
+def _unique(ids: list[int]) -> list[int]:
+    if len(set(ids)) < len(ids):
+        raise ValueError("ids are listed more than once")
+    return ids
+
+
+ProductIdList = Annotated[
+    list[ProductId],
+    Field(min_length=1, max_length=MOST_PRODUCTS, fail_fast=True, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_unique),
+    WrapValidator(_checked_before),
+]
 
 
 class Body(BaseModel):
@@ -49,10 +80,7 @@ class Body(BaseModel):
 class StartBody(Body):
     """What to segment. No address, path or template is taken from a client: the operator sets those."""
 
-    product_ids: Annotated[
-        list[ProductId],
-        Field(min_length=1, max_length=MOST_PRODUCTS, fail_fast=True, json_schema_extra={"uniqueItems": True}),
-    ]
+    product_ids: ProductIdList
     category: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\w", description="What the products are.")]
     model: Annotated[str | None, Field(pattern=MODEL, description="The operator's default, if absent.")] = None
     temperature: Annotated[
@@ -61,6 +89,12 @@ class StartBody(Body):
     ] = None
     max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
     max_unassigned: Annotated[Unassigned | None, Field(description="Products that may stay unassigned.")] = None
+    prompts: Annotated[
+        str | None, Field(pattern=PROMPTS, description="A prompt set of the operator, like v0; no text of a prompt.")
+    ] = None
+    products_per_prompt: Annotated[
+        Annotated[int, _within("products_per_prompt")] | None, Field(description="The operator's default, if absent.")
+    ] = None
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -74,13 +108,6 @@ class StartBody(Body):
             ]
         }
     )
-
-    @field_validator("product_ids")
-    @classmethod
-    def _unique(cls, ids: list[int]) -> list[int]:
-        if len(set(ids)) < len(ids):
-            raise ValueError("ids are listed more than once")
-        return ids
 
     @field_validator("category")
     @classmethod
@@ -99,6 +126,22 @@ class ResumeBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"max_unassigned": 2}]})
 
 
+class ExtendBody(Body):
+    """Products to add to a completed run; the rest is as in that run."""
+
+    product_ids: ProductIdList
+    max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
+    max_unassigned: Unassigned | None = None
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"product_ids": [790, 791]}]})
+
+
+class AssignBody(ExtendBody):
+    """Products to put into the categories of a completed run; the rest is as in that run."""
+
+    model: Annotated[str | None, Field(pattern=MODEL, description="That of the run, if absent.")] = None
+
+
 class Started(BaseModel):
     run_id: RunId
     status: Literal["started"] = "started"
@@ -110,7 +153,7 @@ class Started(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """How far a run is. `queued`, `phase` and `stopping` are there while it runs, the last fields when it failed."""
+    """How far a run is. `queued`, `phase` and `stopping` are there while it runs, the last ones if it failed."""
 
     run_id: RunId
     status: State
@@ -125,6 +168,13 @@ class RunStatus(BaseModel):
     queued: Annotated[bool | None, Field(description="It waits for its turn.")] = None
     phase: Phase | None = None
     stopping: Annotated[bool | None, Field(description="It was cancelled, and keeps the answers in flight.")] = None
+    cost_usd: Annotated[
+        float | None, Field(description="Spent so far, as far as prices are known; absent without calls and budget.")
+    ] = None
+    budget_usd: Annotated[float | None, Field(description="The most that the run may spend.")] = None
+    budget_left_usd: Annotated[float | None, Field(description="What of the budget is neither spent nor lost.")] = (
+        None
+    )
     failure: Failure | None = None
     reason: Annotated[str | None, Field(description="What `failure` means, and how to continue.")] = None
     detail: Annotated[str | None, Field(description="What the run said; for tokens that see all runs.")] = None
@@ -146,10 +196,18 @@ class RunStatus(BaseModel):
     )
 
 
-class RunList(BaseModel):
-    """Runs, the newest first; `next` is the `before` of the following page, if there is one."""
+class ListedRun(RunStatus):
+    """The status of a run, and what it was started with."""
 
-    runs: list[RunStatus]
+    category: str
+    model: str
+    created_at: datetime
+
+
+class RunList(BaseModel):
+    """Runs, the one created last first; `next` is the `before` of the following page, if there is one."""
+
+    runs: list[ListedRun]
     next: RunId | None
 
 
@@ -190,7 +248,7 @@ class Results(BaseModel):
     """The categories of a run and the category of each product; of a failed run what there is, marked `partial`."""
 
     run_id: RunId
-    status: Literal["completed", "failed"]
+    status: Literal["completed", "failed", "cancelled"]
     synced: Annotated[bool, Field(description="Whether ids of categories are those of the database.")]
     taxonomies: list[Taxonomy]
     segments: list[Segment]
@@ -198,6 +256,35 @@ class Results(BaseModel):
     partial: bool | None = None
     failure: Failure | None = None
     reason: str | None = None
+
+
+class Step(BaseModel):
+    """One step on the way of a product to its category."""
+
+    step: str
+    category: Annotated[str | None, Field(description="The category of the product after this step.")]
+    where: Annotated[str | None, Field(description="The batch or the merge, where there is one.")]
+    confidence: Annotated[float | None, Field(ge=0, le=1)]
+    prompt_line: Annotated[str | None, Field(description="The line of the prompt that shows the product.")]
+    answer_line: Annotated[str | None, Field(description="The line of the answer that states it.")]
+
+
+class Explanation(BaseModel):
+    """How a product got its category: in sentences, and step by step with the lines behind them."""
+
+    run_id: RunId
+    product_id: int
+    title: str | None
+    category: str | None
+    confidence: float | None
+    sentences: list[str]
+    steps: list[Step]
+    second_category: Annotated[str | None, Field(description="Where it was placed when it was asked twice.")]
+
+
+class Link(BaseModel):
+    url: str
+    expires_at: datetime
 
 
 class Health(BaseModel):

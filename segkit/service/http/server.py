@@ -6,6 +6,7 @@ import asyncio
 import resource
 import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ _GRACE = 3  # seconds that open answers have when the service is stopped
 _HEAD_SECONDS = 10.0  # that the head of a request may take
 _STALLED_SECONDS = 60.0  # that an answer is kept of which the client takes nothing
 _MOST_CONNECTIONS = 10_000
+_SWITCH = 0.001  # seconds for which a thread may keep the event loop waiting
 
 
 def serve(
@@ -88,6 +90,7 @@ def _run(service: Service, door: socket.socket) -> None:
         lifespan="on",
         timeout_graceful_shutdown=_GRACE,
     )
+    sys.setswitchinterval(_SWITCH)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them, and raises them again when it is done
         signal.signal(number, lambda *_: None)
     _Server(config, service).run(sockets=[door])

@@ -1,0 +1,1 @@
+"""The routes of the service: runs, what came of them, and what operators need."""

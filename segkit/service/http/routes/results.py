@@ -1,0 +1,142 @@
+"""The routes of what came of a run: its results, its progress, its report, and how a product got its category."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+
+from segkit.analysis.export import WRITERS
+from segkit.errors import ProductsError, RequestError
+from segkit.runs.mirror import fetch
+from segkit.service.http import schemas
+from segkit.service.http.dependencies import JsonRoute, RunId, TheService, TheStatus, TheToken
+from segkit.service.http.problems import Responses, responses
+from segkit.service.http.results import explanation, exported_pieces, gzipped, results_json
+from segkit.service.http.streams import DOWNLOADS, STREAMS, follow, is_seen
+from segkit.service.status import CachedStatus
+
+router = APIRouter(prefix="/api/segmentation/{run_id}", route_class=JsonRoute)
+
+LastEvent = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event received.")]
+Encodings = Annotated[str, Header(alias="Accept-Encoding", include_in_schema=False)]
+_OF_RUN = responses(404, 503)
+_OF_RESULTS = _OF_RUN | responses(409, 429)
+_TEXT = {"schema": {"type": "string"}}
+_HTML: Responses = {200: {"content": {"text/html": _TEXT}}}
+_CSV: Responses = {200: {"content": {"text/csv": _TEXT}}}
+_FILE: Responses = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+_EVENTS: Responses = {
+    200: {"content": {"text/event-stream": {}}},
+    204: {"description": "The run has ended, and its last status was received."},
+}
+
+
+@router.get("/results", operation_id="results", responses=_OF_RESULTS, response_model=schemas.Results)
+async def results(current: TheStatus, service: TheService, token: TheToken, encodings: Encodings = "") -> Response:
+    """Return the categories of a run and the category of each product, however many there are."""
+    _require_ended(current)
+    pieces = results_json(service.runs_dir / current.run_id, current, service.settings)
+    headers = {"vary": "accept-encoding"}
+    if _takes_gzip(encodings):
+        pieces, headers["content-encoding"] = gzipped(pieces), "gzip"
+    admitted = await DOWNLOADS.admit(token, pieces)
+    return StreamingResponse(admitted, media_type="application/json", headers=headers)
+
+
+@router.get("/results.csv", operation_id="results_csv", responses=_OF_RESULTS | _CSV, response_class=Response)
+async def results_csv(
+    current: TheStatus, service: TheService, token: TheToken, encodings: Encodings = ""
+) -> Response:
+    """Return a row for each product as CSV, as `segkit export` writes it: title, category, confidence, state."""
+    return await _file(current, service, token, "csv", encodings)
+
+
+@router.get(
+    "/results.parquet", operation_id="results_parquet", responses=_OF_RESULTS | _FILE, response_class=Response
+)
+async def results_parquet(current: TheStatus, service: TheService, token: TheToken) -> Response:
+    """Return a row for each product as Parquet, as `segkit export` writes it."""
+    return await _file(current, service, token, "parquet", "")
+
+
+async def _file(current: CachedStatus, service: Any, token: Any, kind: str, encodings: str) -> Response:
+    _require_ended(current)
+    pieces = exported_pieces(service.runs_dir, current.run_id, WRITERS[kind])
+    headers = {"content-disposition": f'attachment; filename="{current.run_id}.{kind}"', "vary": "accept-encoding"}
+    if _takes_gzip(encodings):
+        pieces, headers["content-encoding"] = gzipped(pieces), "gzip"
+    media_type = "text/csv; charset=utf-8" if kind == "csv" else "application/octet-stream"
+    return StreamingResponse(await DOWNLOADS.admit(token, pieces), media_type=media_type, headers=headers)
+
+
+@router.get(
+    "/products/{product_id}",
+    operation_id="explain",
+    responses=_OF_RUN | responses(409),
+    response_model=schemas.Explanation,
+)
+async def explain(
+    current: TheStatus, service: TheService, product_id: Annotated[str, Path(min_length=1, max_length=255)]
+) -> Response:
+    """Explain how a product got its category: its batch, the merges, the refinement, as `segkit explain` does."""
+    _require_ended(current)
+    try:
+        found = await asyncio.to_thread(explanation, service.runs_dir, current.run_id, product_id)
+    except ProductsError as error:
+        raise RequestError("no-such-product", error.message) from None
+    return JSONResponse(found)
+
+
+@router.get(
+    "/events", operation_id="events", responses=_OF_RUN | responses(429) | _EVENTS, response_class=StreamingResponse
+)
+async def events(current: TheStatus, service: TheService, token: TheToken, last: LastEvent = None) -> Response:
+    """Stream the status of a run whenever it changes (server-sent events), until the run ends."""
+    if current.state != "running" and is_seen(current, last):
+        return Response(status_code=204)  # so that a browser does not come again and again
+    pieces = follow(service, current.run_id, token, last or "")
+    return StreamingResponse(await STREAMS.admit(token, pieces), media_type="text/event-stream")
+
+
+@router.get("/report.html", operation_id="report", responses=_OF_RUN | _HTML, response_class=HTMLResponse)
+async def report(run_id: RunId, service: TheService, token: TheToken) -> Response:
+    """Return the report of a run: one page that loads nothing and runs nothing."""
+    service.check_visible(run_id, token)
+    path = service.runs_dir / run_id / "report.html"
+    await asyncio.to_thread(fetch, path.parent, path.name)
+    if path.is_symlink() or not path.is_file():  # segkit writes no link: one leads out of the folder
+        raise RequestError("no-report", f"{run_id} has no report yet")
+    return FileResponse(path, headers={"content-security-policy": "sandbox"}, media_type="text/html")
+
+
+@router.post(
+    "/report-link",
+    operation_id="report_link",
+    responses=_OF_RUN | responses(413, 415, 422),
+    response_model=schemas.Link,
+)
+async def report_link(current: TheStatus, request: Request, service: TheService, token: TheToken) -> Response:
+    """Return a link that opens the report in a browser for five minutes, without a token."""
+    path = f"/api/segmentation/{current.run_id}/report.html"
+    query, expires = await asyncio.to_thread(partial(request.app.state.links.sign, path, token))
+    until = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return JSONResponse({"url": f"{str(request.base_url).rstrip('/')}{path}?{query}", "expires_at": until})
+
+
+def _require_ended(current: CachedStatus) -> None:
+    if current.state == "running":
+        what = f"{current.run_id} has no results yet"
+        raise RequestError("no-results-yet", what, "wait for its status", retry_after=5)
+
+
+def _takes_gzip(encodings: str) -> bool:
+    """Report whether a client accepts gzip: the name stands in its header, and not with a weight of 0."""
+    names = [part.replace(" ", "").lower() for part in encodings.split(",")]
+    return any(name == "gzip" or (name.startswith("gzip;q=") and name.strip("gzip;q=0.")) for name in names)

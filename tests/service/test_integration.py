@@ -1,0 +1,214 @@
+"""What a back end needs beside the seed's three routes, over real HTTP, from one completed run."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pandas as pd
+import pytest
+from catalogues import KEY
+from endpoint import Endpoint
+from rest_service import Service, fill_products, settled, wish
+
+from segkit.analysis.export import exported
+from segkit.evaluation.explain.explanation import explain
+from segkit.runs.run import Run, open_run
+
+RUNS = "/api/segmentation"
+
+
+@dataclass
+class Completed:
+    """A service with one completed run of 40 products, whose further runs wait."""
+
+    service: Service
+    run: Run
+    path: str
+
+
+@pytest.fixture(scope="module")
+def completed(
+    tmp_path_factory: pytest.TempPathFactory, postgres_url: str, shared_endpoint: Endpoint
+) -> Iterator[Completed]:
+    fill_products(postgres_url, range(1, 101))
+    place = tmp_path_factory.mktemp("integration")
+    urls = {"DATABASE_URL": postgres_url, "OPENAI_BASE_URL": shared_endpoint.url, "OPENAI_API_KEY": KEY}
+    service = Service(place, SEGKIT_SERVE_RUNS="1", SEGKIT_SERVE_QUEUE="50", **urls)
+    service.token("ann", max_cost_usd=5.0, max_active=100)
+    service.token("ben")
+    with service:
+        with service.client() as client:
+            run_id = client.post(f"{RUNS}/start", json=wish(*range(1, 41))).json()["run_id"]
+            assert settled(client, run_id)["status"] == "completed"
+        service.stop()
+        service.environment["SEGKIT_SERVE_RUNS"] = "0"
+        service.start()
+        yield Completed(service, open_run(run_id, place / "runs"), f"{RUNS}/{run_id}")
+
+
+@pytest.fixture
+def client(completed: Completed) -> Iterator[httpx.Client]:
+    with completed.service.client() as client:
+        yield client
+
+
+def test_results_come_as_csv_and_parquet_too(completed: Completed, client: httpx.Client) -> None:
+    """They hold what `segkit export` writes."""
+    expected = exported(completed.run)
+    csv = client.get(f"{completed.path}/results.csv")
+    assert csv.headers["content-type"].startswith("text/csv")
+    assert completed.run.id in csv.headers["content-disposition"]
+    assert list(pd.read_csv(io.StringIO(csv.text))["category"]) == list(expected["category"])
+    parquet = client.get(f"{completed.path}/results.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(parquet.content)), expected)
+
+
+@pytest.mark.parametrize("name", ["results", "results.csv"])
+def test_results_are_compressed_where_the_client_wants_it(
+    completed: Completed, client: httpx.Client, name: str
+) -> None:
+    """With gzip and without it the bytes are the same; a weight of 0 means no."""
+    plain = client.get(f"{completed.path}/{name}", headers={"accept-encoding": "identity"})
+    with client.stream("GET", f"{completed.path}/{name}", headers={"accept-encoding": "br, gzip;q=0.5"}) as answer:
+        assert answer.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(b"".join(answer.iter_raw())) == plain.content
+    none = client.get(f"{completed.path}/{name}", headers={"accept-encoding": "gzip;q=0"})
+    assert "content-encoding" not in none.headers
+
+
+def test_a_product_is_explained(completed: Completed, client: httpx.Client) -> None:
+    """The steps are those of `segkit explain`; a product that the run lacks is 404."""
+    answer = client.get(f"{completed.path}/products/7").json()
+    assert (answer["product_id"], answer["title"]) == (7, "Solid number 7 whisk")
+    expected = explain(completed.run, 7)
+    assert answer["sentences"] == expected.sentences
+    assert [step["category"] for step in answer["steps"]] == list(expected.steps["category"])
+    assert 0 <= answer["steps"][0]["confidence"] <= 1
+    for wrong in ("777", "x", "9" * 30, "%00"):
+        refused = client.get(f"{completed.path}/products/{wrong}")
+        assert (refused.status_code, refused.json()["type"]) == (404, "/problems/no-such-product")
+
+
+def test_a_link_opens_the_report_in_a_browser(completed: Completed, client: httpx.Client) -> None:
+    """It holds no token, opens this report only, and nothing that was changed opens anything."""
+    link = client.post(f"{completed.path}/report-link").json()
+    with httpx.Client(trust_env=False) as stranger:
+        assert stranger.get(link["url"]).content == (completed.run.folder / "report.html").read_bytes()
+        for wrong in (
+            link["url"][:-1] + ("0" if link["url"][-1] != "0" else "1"),
+            link["url"].replace("expires=", "expires=9"),
+            link["url"].replace("by=ann", "by=ben"),
+            link["url"].replace("report.html", "results"),
+        ):
+            assert stranger.get(wrong).status_code == 401
+    assert completed.service.secrets["ann"] not in link["url"]
+    key = completed.service.place / "home" / "service" / "links.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    with completed.service.client("ben") as ben:
+        assert ben.post(f"{completed.path}/report-link").status_code == 404
+
+
+@pytest.mark.parametrize("how", ["extend", "assign"])
+def test_a_run_is_built_on_over_rest(completed: Completed, client: httpx.Client, how: str) -> None:
+    """More products come in, once a key; the new run has the products of both."""
+    headers = {"idempotency-key": f"more-{how}"}
+    answer = client.post(f"{completed.path}/{how}", json={"product_ids": [39, 40, 41, 42]}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["total_products"] == 42
+    again = client.post(f"{completed.path}/{how}", json={"product_ids": [39, 40, 41, 42]}, headers=headers)
+    assert again.json()["run_id"] == answer.json()["run_id"]
+    made = open_run(answer.json()["run_id"], completed.service.place / "runs").parameters
+    assert (made.extends if how == "extend" else made.taxonomy) == completed.run.id
+    wrong = client.post(f"{RUNS}/{answer.json()['run_id']}/{how}", json={"product_ids": [50]})
+    assert (wrong.status_code, wrong.json()["type"]) == (409, "/problems/wrong-state")
+    lacking = client.post(f"{completed.path}/{how}", json={"product_ids": [999]})
+    assert lacking.json()["type"] == "/problems/unknown-products"
+    with completed.service.client("ben") as ben:
+        assert ben.post(f"{completed.path}/{how}", json={"product_ids": [50]}).status_code == 404
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["extend", "assign"])
+def test_a_run_that_builds_on_another_completes(completed: Completed, client: httpx.Client, how: str) -> None:
+    """Its results hold the products of both; a new product is explained."""
+    service = completed.service
+    run_id = client.post(f"{completed.path}/{how}", json={"product_ids": [61, 62]}).json()["run_id"]
+    for other in client.get(f"{RUNS}/runs", params={"state": "running"}).json()["runs"]:
+        if other["run_id"] != run_id:
+            client.post(f"{RUNS}/{other['run_id']}/cancel")
+    service.stop()
+    service.environment["SEGKIT_SERVE_RUNS"] = "1"
+    service.start()
+    with service.client() as again:
+        assert settled(again, run_id)["status"] == "completed"
+        assert len(again.get(f"{RUNS}/{run_id}/results").json()["segments"]) == 42
+        assert again.get(f"{RUNS}/{run_id}/products/62").json()["steps"]
+    service.stop()
+    service.environment["SEGKIT_SERVE_RUNS"] = "0"
+    service.start()
+
+
+def test_prompts_and_batch_size_are_chosen_in_the_body(completed: Completed, client: httpx.Client) -> None:
+    """A prompt set is one of the operator's by name; another one is refused."""
+    answer = client.post(f"{RUNS}/start", json=wish(1, 2, 3, prompts="v0", products_per_prompt=2))
+    made = open_run(answer.json()["run_id"], completed.service.place / "runs").parameters
+    assert (made.prompts, made.products_per_prompt) == ("v0", 2)
+    refused = client.post(f"{RUNS}/start", json=wish(1, prompts="nowhere"))
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/unknown-prompts")
+    for wrong in ({"prompts": "../v0"}, {"products_per_prompt": 0}, {"products_per_prompt": 1001}):
+        assert client.post(f"{RUNS}/start", json=wish(1, 2, **wrong)).status_code == 422
+
+
+def test_a_run_says_what_is_left_of_its_budget(completed: Completed, client: httpx.Client) -> None:
+    """A run that has asked nothing has all of it; one of the offline model has none."""
+    run_id = client.post(f"{RUNS}/start", json=wish(1, 2, model="gpt-4o", max_cost_usd=0.5)).json()["run_id"]
+    status = client.get(f"{RUNS}/{run_id}/status").json()
+    assert (status["cost_usd"], status["budget_usd"], status["budget_left_usd"]) == (0, 0.5, 0.5)
+    assert "cost_usd" not in client.get(f"{completed.path}/status").json()
+
+
+def test_runs_are_found_by_what_they_were_started_with(completed: Completed, client: httpx.Client) -> None:
+    """Category, model, time and state filter the list; a cancelled run is neither running nor failed."""
+    own = client.post(f"{RUNS}/start", json=wish(1, 2, category="Rare Things")).json()["run_id"]
+
+    def found(**filters: str) -> list[str]:
+        return [run["run_id"] for run in client.get(f"{RUNS}/runs", params=filters).json()["runs"]]
+
+    assert found(category="Rare Things") == [own]
+    assert found(category="Rare Things", model="gpt-4o") == []
+    assert own in found(created_after="2020-01-01T00:00:00Z", model="offline")
+    assert found(created_before="2020-01-01T00:00:00+02:00") == []
+    client.post(f"{RUNS}/{own}/cancel")
+    assert (own in found(state="cancelled"), own in found(state="failed"), own in found(state="running")) == (
+        True,
+        False,
+        False,
+    )
+    listed = client.get(f"{RUNS}/runs", params={"category": "Rare Things"}).json()["runs"][0]
+    assert (listed["status"], listed["model"], listed["category"]) == ("cancelled", "offline", "Rare Things")
+    assert listed["created_at"] > "2020"
+    assert client.get(f"{RUNS}/runs", params={"created_after": "yesterday"}).status_code == 422
+
+
+def test_pages_of_runs_follow_the_order_of_their_starts(completed: Completed, client: httpx.Client) -> None:
+    """Page by page the list is the same as in one piece; a resumed run keeps its place."""
+    first = client.post(f"{RUNS}/start", json=wish(1)).json()["run_id"]
+    last = client.post(f"{RUNS}/start", json=wish(2)).json()["run_id"]
+    client.post(f"{RUNS}/{first}/cancel")
+    assert client.post(f"{RUNS}/{first}/resume").status_code == 200
+    whole = [run["run_id"] for run in client.get(f"{RUNS}/runs", params={"limit": 200}).json()["runs"]]
+    assert whole.index(last) < whole.index(first)
+    pages: list[str] = []
+    before: dict[str, str] = {}
+    while True:
+        page = client.get(f"{RUNS}/runs", params={"limit": 2, **before}).json()
+        pages += [run["run_id"] for run in page["runs"]]
+        if not page["next"]:
+            break
+        before = {"before": page["next"]}
+    assert pages == whole
