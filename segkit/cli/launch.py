@@ -15,7 +15,7 @@ from segkit.analysis.report import REPORT
 from segkit.analysis.tables import repeatability, saved_money
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
-from segkit.cli.plan import confirm_sending, report_price, show_plan, show_plans
+from segkit.cli.plan import confirm_sending, confirm_titles, report_price, show_plan, show_plans
 from segkit.cli.progress import watched
 from segkit.cli.terminal import pairs, write_json
 from segkit.core.catalogue.gate import Catalogue
@@ -28,7 +28,6 @@ from segkit.core.prompts import load_prompts
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError
-from segkit.llm.prices import require_price
 from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks.run import run_notebooks
@@ -36,6 +35,7 @@ from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.prepare import (
     change_requests,
+    check_endpoint,
     choose_parameters,
     input_facts,
     make_run,
@@ -58,8 +58,9 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     settings = options.applied(load_settings())
     chosen = choose_parameters(settings=settings, **asdict(parameters))
     report_price(chosen.model, chosen.endpoint, settings)
-    require_price(chosen.model, chosen.endpoint, settings)
+    check_endpoint(chosen, settings)
     catalogue = read_catalogue(source, settings, parameters.product_line or "")
+    confirm_titles(catalogue.products, chosen.max_unassigned, options, yes)
     run = make_run(catalogue, chosen, settings, options.runs_dir or settings.storage_root)
     _work_with_consent(run, options, yes, settings)
 
@@ -70,6 +71,7 @@ def extend_and_show(name: str, source: ProductSource, options: RunOptions, yes: 
     runs_dir = options.runs_dir or settings.storage_root
     finished = open_run(name, runs_dir, settings)
     catalogue = read_catalogue(source, settings, finished.parameters.product_line)
+    confirm_titles(catalogue.products, finished.parameters.max_unassigned, options, yes)
     run = extend_run(finished, catalogue, runs_dir=runs_dir, settings=settings)
     _work_with_consent(run, options, yes, settings)
 
@@ -82,6 +84,10 @@ def assign_and_show(
     runs_dir = options.runs_dir or settings.storage_root
     finished = open_run(name, runs_dir, settings)
     catalogue = read_catalogue(source, settings, parameters.get("product_line") or finished.parameters.product_line)
+    allowed = parameters.get("max_unassigned")
+    confirm_titles(
+        catalogue.products, finished.parameters.max_unassigned if allowed is None else allowed, options, yes
+    )
     run = assign_run(finished, catalogue, runs_dir=runs_dir, settings=settings, **parameters)
     _work_with_consent(run, options, yes, settings)
 
@@ -139,6 +145,7 @@ def resume_and_show(
     if not is_finished(run):
         run = change_requests(run, settings, **asdict(changes))
         _warn_of_another_address(run, settings)
+        check_endpoint(run.parameters, run.capped(settings))
     options.console.print(run.id)
     _report_lost_logs(run)
     _report_open_calls(run)
@@ -202,7 +209,7 @@ def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Setti
     options.console.print(run.id)
     if run.document["input"]["source"] != "sample":
         _report_input(run.document["input"], run.products, settings)
-    _warn_of_untitled(run)
+    _report_untitled(run)
     if run.parameters.model != "offline":
         confirm_sending(run, options, yes, settings)
     _work_and_show(run, options, settings)
@@ -247,15 +254,10 @@ def _proposal(proposal: Mapping[str, Any]) -> str:
     return f"{proposal['category_name']} ({_counted(proposal['products'], 'product')})"
 
 
-def _warn_of_untitled(run: Run) -> None:
-    count = run.document["input"]["untitled"]
-    if count:
-        allowed = run.parameters.max_unassigned
-        more = "" if count <= allowed else f"; the run will fail unless --max-unassigned {count} allows them"
+def _report_untitled(run: Run) -> None:
+    if count := run.document["input"]["untitled"]:
         listed = shortened(given_ids(run.products)[untitled(run.products)], most=5)
-        typer.echo(
-            f"{_counted(count, 'product')} without a title ({listed}): not sent, and unassigned{more}", err=True
-        )
+        typer.echo(f"{_counted(count, 'product')} without a title ({listed}): not sent, and unassigned", err=True)
 
 
 def _report_open_calls(run: Run) -> None:
@@ -292,7 +294,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "products": f"{summary['products']:,}",
         "categories": f"{summary['categories']:,}",
         "out of scope": f"{summary['out_of_scope']:,}",
-        "unassigned": f"{summary['unassigned']:,}",
+        "unassigned": f"{summary['unassigned']:,}{_without_title(summary)}",
         "asked twice": repeatability(run),
         "calls": f"{summary['calls']:,} (and {summary['cached']:,} from the cache, {summary['retries']:,} retries)",
         "tokens": tokens + unmetered,
@@ -310,6 +312,11 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
     if summary["model"] == "offline":
         rows["note"] = "offline groups products by words; it is no language model and follows no instructions"
     return pairs(rows)
+
+
+def _without_title(summary: Mapping[str, Any]) -> str:
+    count = summary.get("untitled", 0)
+    return f" ({count:,} without a title)" if count else ""
 
 
 def _stage_seconds(summary: Mapping[str, Any]) -> str:

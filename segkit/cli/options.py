@@ -50,7 +50,12 @@ Missing = Annotated[
     ),
 ]
 TakeOver = Annotated[bool, typer.Option("--take-over", help="Take over a run in S3 whose previous machine is gone.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before product titles are sent to a provider.")]
+Yes = Annotated[
+    bool,
+    typer.Option(
+        "--yes", "-y", help="Do not ask: before titles are sent, or where more than 5 % of them are missing."
+    ),
+]
 Concurrency = Annotated[
     int | None,
     typer.Option(
@@ -68,7 +73,7 @@ MaxUnassigned = Annotated[
         "--max-unassigned",
         metavar="N",
         min=0,
-        help="How many products may end without a category before the run counts as failed.",
+        help="Products that may end without an answer before the run counts as failed; untitled ones do not count.",
         show_default="0",
         rich_help_panel=_LIMITS,
     ),

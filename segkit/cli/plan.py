@@ -10,8 +10,11 @@ import typer
 
 from segkit.cli.options import RunOptions
 from segkit.cli.terminal import new_console, print_table
+from segkit.core.catalogue.ids import given_ids
+from segkit.core.catalogue.titles import lacks_titles, untitled
 from segkit.core.models import Parameters
-from segkit.errors import StoppedError
+from segkit.core.text import shortened
+from segkit.errors import ProductsError, StoppedError
 from segkit.llm.prices import price_note
 from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence
 from segkit.runs.mirror import discard
@@ -39,6 +42,23 @@ def confirm_sending(run: Run, options: RunOptions, yes: bool, settings: Settings
     if not typer.confirm(f"Send {titles} to {where}: {sentence(total)}?", default=True, err=True):
         discard(run.folder)  # nothing is in it that was asked
         raise StoppedError("nothing was sent, and no run was made")
+
+
+def confirm_titles(products: pd.DataFrame, allowed: int, options: RunOptions, yes: bool) -> None:
+    """Ask before a run in which more than 5 % of the products have no title; without a terminal, raise ProductsError.
+
+    `allowed` is the number of products that may stay unassigned: so many need no question.
+    """
+    if yes or not lacks_titles(products, allowed):
+        return
+    missing = given_ids(products)[untitled(products)]
+    share = f"{len(missing):,} of {len(products):,} products have no title ({shortened(missing, most=5)})"
+    if options.as_json or not sys.stdin.isatty():
+        raise ProductsError(
+            share, "see whether --title-column names the titles; --yes goes on without these products"
+        )
+    if not typer.confirm(f"{share}. Go on without them?", default=False, err=True):
+        raise StoppedError("nothing was sent, and no run was made", "--title-column names the column of the titles")
 
 
 def show_plan(plan: pd.DataFrame, parameters: Parameters) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,8 +47,9 @@ _THINKERS = re.compile(r"(?:^|/)o\d|gpt-5|gpt-oss|think|reason|deepseek-r|qwq|ma
 _TOO_COMPLEX = re.compile(
     r"state|complex|too (?:large|many|deep|long|big)|enum|nest|limit|size|exceed", re.IGNORECASE
 )
-# Providers take about 1,000 values of enums in a schema; a prompt of this length may have more.
-_LONG_PROMPT, _SHORT_ENUM = 60_000, 10
+_SHORT_ENUM = 10
+#: What hosts take of a schema, the first that fits: values of all enums, properties of all objects.
+_SCHEMA_LIMITS = (("openai.azure.com", 1000, 100), ("", 1000, 5000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,14 @@ class RequestShape:
 
     `limits` are the names under which the limit of the output is sent, `ceiling` the largest limit that the endpoint
     takes, `without` the keywords of a schema that it does not know; `slim` drops long enums, and `grown` multiplies
-    the derived limit, for models that think before they answer.
+    the derived limit, for models that think before they answer. `most_enum_values` and `most_properties` are what
+    the provider takes of a schema.
     """
 
     limits: tuple[str, ...]
     ceiling: int | None = None
+    most_enum_values: int = 1000
+    most_properties: int = 5000
     without: frozenset[str] = frozenset()
     slim: bool = False
     stream: bool | None = False
@@ -94,7 +98,9 @@ class RequestShape:
             body["temperature"] = parameters.temperature
         body |= dict.fromkeys(self.limits, self.output_limit(stage, parameters, items))
         body["response_format"] = {"type": parameters.response_format}
-        if parameters.response_format == "json_schema":
+        if parameters.response_format == "json_schema" and self.has_too_many_properties(prompt, parameters):
+            body["response_format"] = {"type": "json_object"}  # of a question that cannot be cut
+        elif parameters.response_format == "json_schema":
             asked = {"name": stage, "strict": True, "schema": self._schema(prompt)}
             body["response_format"]["json_schema"] = asked
         return body
@@ -157,9 +163,24 @@ class RequestShape:
         offered = re.search(rf"use \W?{other}", text, re.IGNORECASE) or refused == LIMIT_NAMES[0]
         return replace(self, limits=(other,) if offered else ())
 
+    def has_too_many_properties(self, prompt: Prompt, parameters: Parameters) -> bool:
+        """Report whether the provider would refuse the schema of a prompt: it takes a smaller question."""
+        if parameters.response_format != "json_schema" or _ids(prompt) <= self.most_properties:
+            return False
+        return _count(prompt.schema)[1] > self.most_properties
+
     def _schema(self, prompt: Prompt) -> dict[str, Any]:
-        slim = self.slim or len(prompt.text) > _LONG_PROMPT
-        return _trimmed(prompt.schema, self.without, slim) if self.without or slim else prompt.schema
+        """Return the schema of a prompt within the provider's limits: enums of categories are dropped first.
+
+        Validation checks the ids whether the schema names them or not.
+        """
+        schema: dict[str, Any] = _trimmed(prompt.schema, self.without, _is_long if self.slim else None)
+        if 2 * _ids(prompt) <= self.most_enum_values:
+            return schema
+        for dropped in (_is_of_categories, _is_long):
+            if _count(schema)[0] > self.most_enum_values:
+                schema = _trimmed(schema, frozenset(), dropped)
+        return schema
 
 
 def shape_for(model: str, endpoint: str, name: str = "") -> RequestShape:
@@ -171,26 +192,53 @@ def shape_for(model: str, endpoint: str, name: str = "") -> RequestShape:
         limits = LIMIT_NAMES  # some servers know the one name only, and pass over the other
     grown = _GROWN if _THINKERS.search(model.lower()) else 1
     chosen = (name,) if name else limits
-    return RequestShape(chosen, without=_NOT_AT_OPENAI if official else frozenset(), grown=grown)
+    _, values, properties = next(row for row in _SCHEMA_LIMITS if host.endswith(row[0]))
+    without = _NOT_AT_OPENAI if official else frozenset()
+    return RequestShape(chosen, without=without, grown=grown, most_enum_values=values, most_properties=properties)
 
 
-def _trimmed(schema: Any, without: frozenset[str], slim: bool) -> Any:
+def _trimmed(schema: Any, without: frozenset[str], dropped: Callable[[list[str]], bool] | None) -> Any:
+    """Return a schema without some keywords, and without the enums that `dropped` marks."""
     if isinstance(schema, list):
-        return [_trimmed(inner, without, slim) for inner in schema]
-    if not isinstance(schema, dict):
+        return [_trimmed(inner, without, dropped) for inner in schema]
+    if not isinstance(schema, dict) or not (without or dropped):
         return schema
-    kept = {name for name in schema if not (name in without or (slim and _is_long_enum(name, schema[name])))}
+    kept = {n for n in schema if not (n in without or (dropped and n == "enum" and dropped(schema[n])))}
     return {
-        name: {key: _trimmed(value, without, slim) for key, value in inner.items()}
+        name: {key: _trimmed(value, without, dropped) for key, value in inner.items()}
         if name in ("properties", "$defs")
-        else _trimmed(inner, without, slim)
+        else _trimmed(inner, without, dropped)
         for name, inner in schema.items()
         if name in kept
     }
 
 
-def _is_long_enum(name: str, value: Any) -> bool:
-    return name == "enum" and len(value) > _SHORT_ENUM
+def _is_long(values: list[str]) -> bool:
+    return len(values) > _SHORT_ENUM
+
+
+def _is_of_categories(values: list[str]) -> bool:
+    return _is_long(values) and not values[0].startswith("P_")
+
+
+def _ids(prompt: Prompt) -> int:
+    """Return a number of ids that the schema of a prompt does not exceed: quicker than to count them."""
+    return prompt.text.count("\n[") + 20
+
+
+def _count(schema: Any) -> tuple[int, int]:
+    """Count the values of all enums and the properties of all objects in a schema."""
+    if isinstance(schema, list):
+        schema = dict(enumerate(schema))
+    if not isinstance(schema, dict):
+        return 0, 0
+    enum, properties = schema.get("enum"), schema.get("properties")
+    own = (
+        len(enum) if isinstance(enum, list) else 0,
+        len(properties) if isinstance(properties, dict) else 0,
+    )
+    inner = [_count(value) for value in schema.values()]
+    return own[0] + sum(each[0] for each in inner), own[1] + sum(each[1] for each in inner)
 
 
 def user_messages(prompt: str) -> list[dict[str, str]]:

@@ -108,6 +108,9 @@ class QuestionAsker:
         checked, prompt, outcome, why = None, question.prompt, None, ""
         if self._is_too_large(question):
             return await self._split(question, None, "too_long", f"more than {self._most_products} products")
+        if self.shape.has_too_many_properties(question.prompt, self.parameters) and self._parts(question):
+            why = f"its schema has more properties than the {self.shape.most_properties:,} that the provider takes"
+            return await self._split(question, None, "too_long", why)
         for attempt in range(1, self.parameters.max_retries + 1):
             grown = self.shape.grown
             try:

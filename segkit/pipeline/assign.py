@@ -23,7 +23,7 @@ from segkit.core.taxonomy.keys import choices, counted, of_results, with_proposa
 from segkit.errors import ProductsError, RunError
 from segkit.llm.ask import ask_all
 from segkit.pipeline.extend import with_ids_of
-from segkit.pipeline.prepare import choose_parameters, input_facts
+from segkit.pipeline.prepare import check_endpoint, choose_parameters, input_facts
 from segkit.pipeline.stages import consolidate_taxonomy, consolidated_assignments, find_categories
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
@@ -61,6 +61,7 @@ def assign_run(
         **{**given, **{name: value for name, value in parameters.items() if value not in (None, "")}},
         taxonomy=earlier.id,
     )
+    check_endpoint(chosen, settings)
     product_lines(frame.head(1), chosen.product_line)
     origin = input_facts(replace(catalogue, products=frame), source)
     archived = {"taxonomy": living_taxonomy(earlier), "earlier": placed_rows(earlier)}
@@ -91,6 +92,7 @@ def accept_proposals(
     frame = frame.assign(**{FIRST_RUN: [came[int(product)] for product in frame["product_id"]]})
     archived = {"taxonomy": taxonomy.assign(state=taxonomy["state"].mask(is_accepted, "active")), "earlier": rows}
     parameters = replace(earlier.parameters, taxonomy=earlier.id)
+    check_endpoint(parameters, settings)
     place, origin = Path(runs_dir or earlier.folder.parent), dict(earlier.document["input"])
     return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings, archived=archived)
 

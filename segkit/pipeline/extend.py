@@ -12,7 +12,7 @@ from segkit.core.catalogue.ids import number_of
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
 from segkit.errors import ProductsError, RunError
-from segkit.pipeline.prepare import input_facts
+from segkit.pipeline.prepare import check_endpoint, input_facts
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
@@ -49,6 +49,7 @@ def extend_run(
     origin = input_facts(replace(catalogue, products=frame), source)
     parameters = replace(earlier.parameters, extends=earlier.id)
     place, settings = Path(runs_dir or earlier.folder.parent), settings or load_settings()
+    check_endpoint(parameters, settings)
     return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings)
 
 

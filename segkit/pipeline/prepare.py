@@ -20,8 +20,8 @@ from segkit.core.catalogue.titles import cut_titles, untitled
 from segkit.core.models import Parameters
 from segkit.core.prompts import load_prompts
 from segkit.core.text import one_line
-from segkit.errors import SettingsError
-from segkit.llm.prices import check_prices
+from segkit.errors import ProductsError, SettingsError
+from segkit.llm.prices import check_prices, require_price
 from segkit.llm.transports.choose import require_key
 from segkit.llm.transports.offline import offline_endpoint
 from segkit.pipeline.values import conditions, typed_caps, typed_parameters
@@ -69,6 +69,7 @@ def prepare_run(
         return open_run(run_id, place, settings)
     chosen = choose_parameters(category, settings, **parameters)
     caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
+    check_endpoint(chosen, settings, caps)
     load_prompts(chosen.prompts)  # refuses a set that cannot be used before a large file is read
     options = CatalogueOptions(
         id_column=id_column,
@@ -101,8 +102,18 @@ def make_run(
     frame = catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     product_lines(frame.head(1), chosen.product_line)
+    if untitled(frame).all():
+        raise ProductsError("no product has a title", "name the column of the titles: --title-column COLUMN")
     prompts, origin = load_prompts(chosen.prompts), input_facts(catalogue, source)
     return create_run(runs_dir, run_id or new_run_id(), chosen, frame, prompts, origin, settings, caps)
+
+
+def check_endpoint(parameters: Parameters, settings: Settings, caps: Mapping[str, Any] | None = None) -> None:
+    """Raise SettingsError, before anything is made, for a key that is missing and for a cap without a price."""
+    require_key(parameters.endpoint, settings)
+    if caps and caps.get("max_cost_usd") is not None:
+        settings = settings.model_copy(update={"segkit_max_cost_usd": caps["max_cost_usd"]})
+    require_price(parameters.model, parameters.endpoint, settings)
 
 
 def open_catalogue(products: str | Path | pd.DataFrame | Catalogue, options: CatalogueOptions) -> Catalogue:

@@ -7,6 +7,7 @@ from typing import Any
 
 from segkit.analysis import logs
 from segkit.analysis.report import REPORT, UNMEASURED, write_report
+from segkit.core.extract import NO_TITLE
 from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
 from segkit.errors import RunError
 from segkit.evaluation.agreement import repeats_of
@@ -22,15 +23,15 @@ from segkit.storage.locks import is_held
 def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
     """Decide from the ledger what state the run is in, and write its summary."""
     ledger = run.result("ledger")
-    counts = ledger["state"].value_counts()
-    # That a product fits no category is an answer of the model, and leaves nothing to be asked again.
-    fits_none = int((ledger["reason"].str.startswith(NONE_FITS) & (ledger["state"] == "unassigned")).sum())
-    unassigned = int(counts.get("unassigned", 0)) - fits_none
+    # That a product fits no category is an answer of the model, and without a title there is nothing to ask.
+    is_known = ledger["reason"].str.startswith(NONE_FITS) | (ledger["reason"] == NO_TITLE)
+    left = ledger[(ledger["state"] == "unassigned") & ~is_known]
+    unassigned = len(left)
     allowed = run.parameters.max_unassigned if max_unassigned is None else max_unassigned
     whole = len(ledger) == run.document["input"]["products"] and ledger["product_id"].is_unique
     reason = "" if whole else "the ledger does not hold every product once"
     if unassigned > allowed:
-        reasons = ledger.loc[ledger["state"] == "unassigned", "reason"].value_counts()
+        reasons = left["reason"].value_counts()
         told = "; ".join(f"{count} × {why}" for why, count in reasons.head(3).items())
         reason = f"{unassigned} products are unassigned, {allowed} are allowed ({told})"
     state = "failed" if reason else "completed"
@@ -48,7 +49,8 @@ def has_open_questions(run: Run) -> bool:
 
 def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
     """Sum up a run: products by state, categories, calls, tokens, cost and seconds, as JSON can hold them."""
-    counts = run.result("ledger")["state"].value_counts()
+    ledger = run.result("ledger")
+    counts = ledger["state"].value_counts()
     taxonomies = run.result("taxonomies")
     status = run.status
     total = status.total
@@ -63,6 +65,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "categories": int((named & (taxonomies["product_count"] > 0)).sum()),
         "out_of_scope": int(counts.get("out_of_scope", 0)),
         "unassigned": int(counts.get("unassigned", 0)),
+        "untitled": int((ledger["reason"] == NO_TITLE).sum()),
         "calls": total.calls,
         "cached": total.cached,
         "retries": total.retries,

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pandas as pd
 
-from segkit.core.catalogue.titles import untitled
+from segkit.core.catalogue.titles import lacks_titles, untitled
 from segkit.core.models import Usage
 from segkit.errors import RequestError
 from segkit.llm.prices import call_cost_usd
@@ -64,9 +64,9 @@ def check_token(model: str, products: int, token: Token) -> None:
 
 
 def check_titles(products: pd.DataFrame, allowed: int) -> None:
-    """Raise RequestError 422 for more products without a title than a run allows."""
-    missing = products.loc[untitled(products), "product_id"]
-    if len(missing) > allowed:
+    """Raise RequestError 422 where more than 5 % of the products have no title, and more than the run allows."""
+    if lacks_titles(products, allowed):
+        missing = products.loc[untitled(products), "product_id"]
         ids = [int(product_id) for product_id in missing.head(_NAMED)]
         what = f"{len(missing)} products have no title, {allowed} are allowed: {', '.join(map(str, ids[:5]))}"
         hint = f"leave them out, or allow them with max_unassigned = {len(missing)}"

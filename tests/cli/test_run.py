@@ -432,23 +432,24 @@ def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -
     assert KEY not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.long
-@pytest.mark.usefixtures("unmeasured_children")
-def test_untitled_products_are_told_and_must_be_allowed(tmp_path: Path) -> None:
-    """Listed, unassigned, not paid for; the run is completed only when it was told to allow them."""
+def test_many_untitled_products_ask_first(tmp_path: Path) -> None:
+    """More than 5 % are refused before a run is made, where nobody can be asked; with consent they fail no run."""
     frame = catalogue(8)
     frame.loc[[2, 5], "title"] = ["", "  "]
     frame.to_csv(tmp_path / "p.csv", index=False)
-    arguments = ["p.csv", "-c", "Kitchen Things", "-m", "offline", "--no-sync"]
-    strict = segkit("run", *arguments, cwd=tmp_path)
-    assert strict.returncode == 1
-    assert "2 products without a title (102, 105): not sent, and unassigned" in strict.stderr
-    assert "2 products are unassigned, 0 are allowed (2 × no title)" in strict.stderr
+    arguments = ["p.csv", "-c", "Kitchen Things", "-m", "offline", "--no-notebooks"]
+    refused = segkit("run", *arguments, cwd=tmp_path)
+    assert refused.returncode != 0
+    assert "2 of 8 products have no title (102, 105)" in refused.stderr
+    assert not list((tmp_path / "runs").glob("RUN_*"))
+    agreed = segkit("run", *arguments, "--yes", cwd=tmp_path)
+    assert agreed.returncode == 0, agreed.stderr
+    assert "2 products without a title (102, 105): not sent, and unassigned" in agreed.stderr
+    assert "2 (2 without a title)" in agreed.stdout
     ledger = open_run("latest", tmp_path / "runs").result("ledger").set_index("product_id")
     assert dict(ledger.loc[[102, 105], "reason"]) == {102: "no title", 105: "no title"}
-    eased = segkit("resume", "latest", "--max-unassigned", "2", "--no-sync", "--json", cwd=tmp_path)
-    assert eased.returncode == 0, eased.stderr
-    assert json.loads(eased.stdout)["unassigned"] == 2
+    allowed = segkit("run", *arguments, "--max-unassigned", "2", cwd=tmp_path)
+    assert allowed.returncode == 0, allowed.stderr
 
 
 @pytest.mark.long

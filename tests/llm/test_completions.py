@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.core.models import STAGES, Parameters, Prompt, Usage
-from segkit.llm.completions import LIMIT_NAMES, LONGEST_ANSWER, Completion, read_completion, shape_for
+from segkit.core.questions import consolidate_schema, refine_schema
+from segkit.llm.completions import (
+    LIMIT_NAMES,
+    LONGEST_ANSWER,
+    Completion,
+    RequestShape,
+    read_completion,
+    shape_for,
+)
 from segkit.llm.meanings import keywords_in
 
 TOKENS = {
@@ -372,6 +380,59 @@ def test_keywords_and_long_enums_are_left_out_of_a_schema_but_no_property_of_the
             "kind": {"type": "string"},
         },
     }
+
+
+def asked_schema(shape: RequestShape, stage: str, prompt: Prompt) -> Any:
+    body = shape.body(prompt, stage, parameters(), 3)
+    return body["response_format"].get("json_schema", {}).get("schema")
+
+
+def enums_in(schema: Any) -> list[list[str]]:
+    if isinstance(schema, list):
+        return [found for inner in schema for found in enums_in(inner)]
+    if not isinstance(schema, dict):
+        return []
+    own = [schema["enum"]] if "enum" in schema else []
+    return own + [found for inner in schema.values() for found in enums_in(inner)]
+
+
+def ids(letter: str, count: int) -> list[str]:
+    return [f"{letter}_{i}" for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("products", "categories", "kept"),
+    [
+        (40, 25, [40, 26]),
+        (400, 599, [400, 600]),
+        (400, 600, [400]),
+        (999, 300, [999]),
+        (1001, 300, []),
+    ],
+)
+def test_a_schema_stays_within_a_thousand_enum_values(products: int, categories: int, kept: list[int]) -> None:
+    """The ids of categories are dropped first, then those of products; a schema at the limit keeps both."""
+    schema = refine_schema(ids("P", products), ids("S", categories))
+    text = "".join(f"\n[{name}] x" for name in (*ids("P", products), *ids("S", categories)))
+    sent = asked_schema(shape_for("m", "https://api.example.com/v1"), "refine_assignments", Prompt(text, schema))
+    assert [len(enum) for enum in enums_in(sent)] == kept
+    assert len(enums_in(schema)) == 2, "the schema of the prompt itself is not changed"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "count", "is_asked"),
+    [
+        ("https://me.openai.azure.com/openai/v1", 80, True),
+        ("https://me.openai.azure.com/openai/v1", 120, False),
+        ("https://api.openai.com/v1", 120, True),
+        ("https://api.openai.com/v1", 5100, False),
+    ],
+)
+def test_what_has_too_many_properties_is_asked_without_a_schema(endpoint: str, count: int, is_asked: bool) -> None:
+    text = "".join(f"\n[{name}] x" for name in ids("A", count))
+    prompt, shape = Prompt(text, consolidate_schema(ids("A", count))), shape_for("m", endpoint)
+    assert (asked_schema(shape, "consolidate_taxonomy", prompt) is not None) == is_asked
+    assert shape.has_too_many_properties(prompt, parameters()) != is_asked
 
 
 TEXT = '{"reassignments": []}'

@@ -9,7 +9,7 @@ import pytest
 from catalogues import catalogue
 
 from segkit.analysis.report import UNMEASURED
-from segkit.errors import RunError, StageError
+from segkit.errors import ProductsError, RunError
 from segkit.pipeline.segment import run_stages, segment
 from segkit.pipeline.summary import finish_run, renew_report
 from segkit.runs.integrity import differences, is_finished
@@ -53,13 +53,13 @@ def test_a_report_says_how_far_repeats_agree(place: Path) -> None:
     assert "(2 runs)" in page
 
 
-def test_products_without_a_title_fail_a_run_of_one_call(place: Path) -> None:
+def test_products_without_a_title(place: Path) -> None:
     frame = catalogue(8)
     frame.loc[2, "title"] = ""
-    with pytest.raises(StageError, match="1 products are unassigned"):
-        segment(frame, "Kitchen Things", model="offline", runs_dir=place / "runs")
-    run = segment(frame, "Kitchen Things", model="offline", runs_dir=place / "runs", max_unassigned=1)
+    run = segment(frame, "Kitchen Things", model="offline", runs_dir=place / "runs")
     assert current_state(run.folder) == "completed"
+    with pytest.raises(ProductsError, match="no product has a title"):
+        segment(frame.assign(title="N/A"), "Kitchen Things", model="offline", runs_dir=place / "runs")
 
 
 def test_the_last_stage_finishes_a_run_where_nobody_else_will(new_run: NewRun) -> None:

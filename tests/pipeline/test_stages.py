@@ -149,12 +149,14 @@ def test_a_large_catalogue_in_minutes_and_under_2_gb(place: Path) -> None:
     assert '"state": "completed"' in done.stdout
 
 
-def test_products_without_a_title_must_be_allowed(new_run: NewRun) -> None:
-    """They are told as unassigned, and the run is completed only where so many are allowed."""
+def test_products_without_a_title_fail_no_run(new_run: NewRun) -> None:
+    """They are unassigned with their reason; what fails a run is a product that could have been asked about."""
     frame = catalogue(8)
     frame.loc[[2, 5], "title"] = ["", "  "]
     run = worked(new_run(frame, model="offline"))
-    assert decide_state(run)["state"] == run.status.state == "failed"
-    assert run.status.reason == "2 products are unassigned, 0 are allowed (2 × no title)"
-    eased = decide_state(run, max_unassigned=2)
-    assert (eased["state"], eased["reason"], eased["unassigned"]) == ("completed", "", 2)
+    summary = decide_state(run)
+    assert (summary["state"], summary["unassigned"], summary["untitled"]) == ("completed", 2, 2)
+    ledger = run.result("ledger")
+    ledger.loc[0, ["state", "reason"]] = ["unassigned", "invalid: no JSON"]
+    run.save_result("ledger", ledger)
+    assert decide_state(run)["reason"] == "1 products are unassigned, 0 are allowed (1 × invalid: no JSON)"

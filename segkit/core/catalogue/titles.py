@@ -19,6 +19,8 @@ PLACEHOLDERS = frozenset([
     "no name", "(blank)", "blank", "empty", "missing", "#ref!", "#value!", "#name?", "#null!", "#div/0!",
 ])
 # fmt: on
+#: The share of products without a title up to which a catalogue is taken as it is.
+MOST_UNTITLED = 0.05
 _SEEN = {"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "So", "Sc"}  # letters, digits, pictures, currencies
 
 
@@ -36,6 +38,14 @@ def is_title(title: str) -> bool:
 def untitled(products: pd.DataFrame) -> pd.Series:
     """Mark the products that have no title to show a model (boolean, aligned with `products`)."""
     return ~products["title"].map(is_title).astype(bool)
+
+
+def lacks_titles(products: pd.DataFrame, allowed: int) -> bool:
+    """Report whether so many products have no title that somebody should look first: more than 5 %, and than allowed.
+
+    Often the wrong column was taken for the title.
+    """
+    return int(untitled(products).sum()) > max(allowed, MOST_UNTITLED * len(products))
 
 
 def cut_titles(products: pd.DataFrame) -> int:

@@ -9,6 +9,16 @@ from segkit.errors import SettingsError
 from segkit.llm.transports.base import NotSentError, Response, Transport
 from segkit.settings import Settings
 
+# Hosts that answer no question without a key.
+# fmt: off
+_PROVIDERS = (
+    "openai.com", "openai.azure.com", "services.ai.azure.com", "anthropic.com", "generativelanguage.googleapis.com",
+    "mistral.ai", "groq.com", "deepseek.com", "x.ai", "openrouter.ai", "together.ai", "together.xyz",
+    "fireworks.ai", "cerebras.ai", "perplexity.ai", "cohere.com", "cohere.ai", "moonshot.ai", "moonshot.cn",
+    "router.huggingface.co", "sambanova.ai", "deepinfra.com", "nebius.com", "novita.ai", "aliyuncs.com",
+)
+# fmt: on
+
 
 class NoTransport:
     """The transport of a run that may make no call: the budget stops it before anything is sent."""
@@ -43,9 +53,9 @@ def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
 
 
 def needs_key(endpoint: str) -> bool:
-    """Report whether an endpoint surely refuses a request without a key: every host of openai.com does."""
+    """Report whether an endpoint surely refuses a request without a key: every host of a provider does."""
     host = urlsplit(endpoint).hostname or ""
-    return host == "openai.com" or host.endswith(".openai.com")
+    return any(host == own or host.endswith(f".{own}") for own in _PROVIDERS)
 
 
 def require_key(endpoint: str, settings: Settings) -> str:
@@ -55,7 +65,8 @@ def require_key(endpoint: str, settings: Settings) -> str:
     """
     key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
     if not key and needs_key(endpoint):
-        raise SettingsError("there is no API key", "set OPENAI_API_KEY, or try without a key: --model offline")
+        what = f"there is no API key for {urlsplit(endpoint).hostname}"
+        raise SettingsError(what, "set OPENAI_API_KEY, or try without a key: --model offline")
     if not (key.isascii() and key.isprintable()):
         raise SettingsError("the API key holds a line break or another odd character", "set OPENAI_API_KEY anew")
     return key
