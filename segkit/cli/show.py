@@ -85,7 +85,7 @@ def explain(
     console.print()
     console.print(pairs(product))
     console.print()
-    for sentence in found.sentences:
+    for sentence in found.lines:
         console.print(terminal_text(sentence), markup=False)
     console.print()
     for step in found.steps.to_dict("records"):

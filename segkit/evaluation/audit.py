@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from segkit.core.batching import batches_of as batch_lists
 from segkit.core.catalogue.gate import first_runs
@@ -21,8 +20,8 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.text import MAX_TITLE, fold_name, shortened
 from segkit.evaluation import agreement, figures
-from segkit.evaluation.pages import sections, write_page
-from segkit.evaluation.statistics import Numbers, holm, permute_within
+from segkit.evaluation.pages import Parts, Readable, sections, write_page
+from segkit.evaluation.statistics import Numbers, correlation_test, holm, permute_within
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 WINDOW = 10  # slots
 ALPHA = 0.05
 MOST_OUT_OF_SCOPE = 0.2  # a list of one product category has few others
+SMALLEST_BATCH = 10  # products: fewer say little about a rate
 SHORTEST_LIMIT = 30  # characters: titles are not cut shorter, and short ones are often of one length
 SAME_DEFINITION = 0.75  # cosine of the words of two definitions
 _VAGUE = {"other", "others", "misc", "miscellaneous", "various", "general", "unknown", "rest", "assorted"}
@@ -50,8 +50,8 @@ class Flag:
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Readable):
     """All checks of a run; `outcome` is what the position was tested by, `slots` its rate in each slot."""
 
     run: Run
@@ -83,11 +83,9 @@ class Audit:
         parts |= {flag.check: [flag.rows] for flag in self.flags if len(flag.rows)}
         return write_page(Path(path), "A run audited", [self.run.id], sections(parts))
 
-    def __str__(self) -> str:
-        return "\n".join(self.sentences())
-
-    def _repr_html_(self) -> str:
-        return sections({"In short": self.sentences()})
+    def shown(self) -> Parts:
+        """Return what Jupyter shows: the findings, and the outcome by position."""
+        return {"": [*self.sentences(), self.plot()]}
 
 
 def audit(run: Run | str, *, runs_dir: str | Path = "") -> Audit:
@@ -312,21 +310,15 @@ def position_test(
 
     `outcomes` are 0 or 1. One p for a trend, a bad end, a bad middle; windows that overlap would cost power and find
     little more. The statistic is the largest absolute excess of outcomes in any window over what its batches have
-    elsewhere, so that easy and hard batches raise no alarm. Permuted within a batch, the outcomes fall into its
-    windows as a multivariate hypergeometric draw, which is what is drawn. The p value counts what was seen as one of
-    the permutations, so that it is never too small. Source: Good, "Permutation, Parametric and Bootstrap Tests of
-    Hypotheses" (2005), chapter 7 on blocks.
+    elsewhere, so that easy and hard batches raise no alarm; its reference is made by `permute_within`. The p value
+    counts what was seen as one of the permutations, so that it is never too small.
     """
     _, numbers = np.unique(batches, return_inverse=True)
     sizes, found = (_by_window(numbers, slots, weights) for weights in (np.ones(len(slots)), outcomes))
     totals = found.sum(axis=1)
     expected = (sizes * (totals / sizes.sum(axis=1))[:, None]).sum(axis=0)
     excess = found.sum(axis=0) - expected
-    random = np.random.default_rng(seed)
-    drawn = np.zeros((times, sizes.shape[1]))
-    for row, total in zip(sizes.astype(np.int64), totals.astype(np.int64), strict=True):
-        drawn += random.multivariate_hypergeometric(row, total, size=times)
-    reference = np.abs(drawn - expected).max(axis=1)
+    reference = np.abs(permute_within(sizes, totals, times, seed) - expected).max(axis=1)
     worst = int(np.argmax(np.abs(excess)))
     p_value = float((1 + np.sum(reference >= np.abs(excess[worst]) - 1e-9)) / (times + 1))
     inside = slots // WINDOW == worst
@@ -347,17 +339,21 @@ def _by_window(numbers: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], wei
 
 
 def size_test(outcomes: Numbers, batches: npt.NDArray[np.int64], times: int = 2000, seed: int = 0) -> SizeTest | None:
-    """Test whether the outcome goes with the size of the batch: Spearman's rank correlation, permuted over batches.
+    """Test whether the outcome goes with the size of the batch, by Spearman's rank correlation over batches.
 
-    None where the sizes are equal, but for one product, or the outcome is equally frequent in all batches.
+    Of each batch as many products count as the smallest has, drawn at random: rates of small batches spread more, and
+    without this the p would be too small. Batches of fewer than ten products are left out. None where the sizes are
+    equal but for one product, or the outcome is equally frequent in all batches.
     """
-    _, numbers, sizes = np.unique(batches, return_inverse=True, return_counts=True)
-    means = np.bincount(numbers, weights=outcomes) / sizes
-    if sizes.max() - sizes.min() <= 1 or np.ptp(means) == 0:
+    sizes = np.bincount(batches)[batches]
+    kept = sizes >= SMALLEST_BATCH
+    if not kept.any() or np.ptp(sizes[kept]) <= 1:
         return None
-    ranks, others = stats.rankdata(sizes), stats.rankdata(means)
-    p_value, _ = permute_within(
-        others, np.zeros(len(sizes), dtype=np.int64), lambda values: abs(float(np.corrcoef(ranks, values)[0, 1])),
-        times, seed,
-    )  # fmt: skip
-    return SizeTest(p_value, float(np.corrcoef(ranks, others)[0, 1]), len(sizes))
+    outcomes, batches, sizes = outcomes[kept], batches[kept], sizes[kept]
+    order = np.lexsort((np.random.default_rng(seed).random(len(batches)), batches))
+    starts = np.flatnonzero(np.diff(batches[order], prepend=-1))
+    rates = np.array([outcomes[order[start : start + sizes.min()]].mean() for start in starts])
+    if np.ptp(rates) == 0:
+        return None
+    rank, p_value = correlation_test(sizes[order[starts]].astype(float), rates, times, seed)
+    return SizeTest(p_value, rank, len(rates))

@@ -15,7 +15,7 @@ from segkit.analysis.logs import query
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.evaluation import agreement, figures
 from segkit.evaluation.labels import Labels, labels_of
-from segkit.evaluation.pages import sections, write_page
+from segkit.evaluation.pages import Html, Parts, Readable, sections, write_page
 from segkit.evaluation.statistics import Estimate, Numbers, difference_interval, group_test, mean_pairwise
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _FILES = "SELECT cache_key, any_value(file_path) AS file_path FROM interactions GROUP BY cache_key"
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Readable):
     """What two runs have in common and what not.
 
     `noise_floor` is how far repeats of the first run agree with each other, None without repeats; `p_value` is the
@@ -146,7 +146,7 @@ class Comparison:
         if self.first.id != self.second.id:
             parts |= {
                 "What differs in the parameters": [self.parameters] if len(self.parameters) else ["Nothing."],
-                "What differs in the prompts": [] if self.prompts else ["Nothing."],
+                "What differs in the prompts": [Html(self._diffs())] if self.prompts else ["Nothing."],
                 "Where products went": [self.flow()],
                 "Who moved, stable movers first": [self._movers_table()],
                 "Categories matched one to one": [self.matched],
@@ -154,11 +154,10 @@ class Comparison:
                 "Where products ended": [self.ledger],
                 "What they took": [self.spent],
             }
-        body = sections(parts)
-        diffs = "".join(f"<h3>{key}</h3>\n<pre>{_escaped(diff)}</pre>" for key, diff in self.prompts.items())
-        return body.replace(
-            "<h2>Where products went</h2>", f"{_PROMPTS if diffs else ''}{diffs}<h2>Where products went</h2>", 1
-        )
+        return sections(parts)
+
+    def _diffs(self) -> str:
+        return "".join(f"<h3>{key}</h3>\n<pre>{_escaped(diff)}</pre>" for key, diff in self.prompts.items())
 
     def _movers_table(self) -> pd.DataFrame:
         table = self.moved.drop(columns=["file_first", "file_second"])
@@ -173,15 +172,16 @@ class Comparison:
         ]
         return pd.DataFrame(rows, columns=["category", "stands_in"])
 
-    def __str__(self) -> str:
-        return "\n".join(self.sentences())
-
-    def _repr_html_(self) -> str:
-        return sections({"": self.sentences()}).replace("<h2></h2>\n", "")
+    def shown(self) -> Parts:
+        """Return what Jupyter shows: the summary, the flow, and who moved."""
+        if self.moved.empty:
+            return {"": self.sentences()}
+        movers = self._movers_table().head(_MOVERS)
+        return {"": [*self.sentences(), self.flow()], f"Who moved ({len(movers):,} of {len(self.moved):,})": [movers]}
 
 
 _SIDES = ("first", "second")
-_PROMPTS = "<h2>What differs in the prompts</h2>\n"
+_MOVERS = 20  # products that Jupyter shows
 
 
 def compare(

@@ -15,7 +15,7 @@ from segkit.errors import ProductsError
 from segkit.evaluation import figures, scores
 from segkit.evaluation.agreement import batches_of, placements
 from segkit.evaluation.labels import NONE_OF_THESE, Labels, labels_of
-from segkit.evaluation.pages import sections, write_page
+from segkit.evaluation.pages import Parts, Readable, sections, write_page
 from segkit.evaluation.statistics import Estimate, krippendorff_alpha, share, wilson
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Readable):
     """What labels say about a run.
 
     `scores` has a row a score with its interval; `shares` a row a segment: its `share` of all products by PPI++ with
@@ -125,11 +125,10 @@ class Evaluation:
         }
         return sections(parts)
 
-    def __str__(self) -> str:
-        return "\n".join(self.sentences())
-
-    def _repr_html_(self) -> str:
-        return sections({"In short": self.sentences(), "Shares": [self.shares]})
+    def shown(self) -> Parts:
+        """Return what Jupyter shows: the summary, the shares of the segments, and what is confused."""
+        shares: list[Any] = [self.shares_figure(), self.shares]
+        return {"": self.sentences(), "Shares": shares, "What is confused": [self.confusions.head(10)]}
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from segkit.analysis.page import html_page
 from segkit.analysis.tables import show
-from segkit.display import PLAIN_TEXT, html_text
+from segkit.display import PLAIN_TEXT, html_text, visible
 from segkit.errors import InputError
 from segkit.storage.disk import write_atomic
 
@@ -19,10 +19,40 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROWS = 60
+Parts = Mapping[str, Sequence["str | pd.DataFrame | Figure"]]
+
+
+class Html(str):
+    """HTML that is shown as it is: whoever makes it has escaped what is text in it."""
+
+    __slots__ = ()
+
+
+class Readable:
+    """What is read as sentences in a terminal, and with tables and figures in Jupyter."""
+
+    def sentences(self) -> list[str]:
+        """Say in plain words what was found."""
+        raise NotImplementedError
+
+    def shown(self) -> Parts:
+        """Return what Jupyter shows: titled sections, the first one without a title."""
+        return {"": self.sentences()}
+
+    def __str__(self) -> str:
+        return visible("\n".join(self.sentences()), keep="\n")
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return sections(self.shown())
 
 
 def as_html(part: str | pd.DataFrame | Figure) -> str:
     """Return a paragraph, a table or a picture as HTML; every text is escaped."""
+    if isinstance(part, Html):
+        return part
     if isinstance(part, str):
         return f'<p class="{PLAIN_TEXT}" dir="auto">{html_text(part, most=2000)}</p>'
     if isinstance(part, pd.DataFrame):
@@ -32,14 +62,17 @@ def as_html(part: str | pd.DataFrame | Figure) -> str:
     return f'<img src="data:image/png;base64,{data}" width="{size["width"]}" alt="">'
 
 
-def sections(parts: Mapping[str, Sequence[str | pd.DataFrame | Figure]]) -> str:
-    """Return titled sections as HTML; one without parts is left out."""
+def sections(parts: Parts) -> str:
+    """Return titled sections as HTML; one without parts is left out, and a title that is empty is not shown."""
     return "\n".join(
-        f'<h2 class="{PLAIN_TEXT}" dir="auto">{html_text(title)}</h2>\n'
-        + "\n".join(as_html(part) for part in content)
+        "\n".join([*([_heading(title)] if title else []), *map(as_html, content)])
         for title, content in parts.items()
         if content
     )
+
+
+def _heading(title: str) -> str:
+    return f'<h2 class="{PLAIN_TEXT}" dir="auto">{html_text(title)}</h2>'
 
 
 def write_page(path: Path, title: str, facts: Sequence[str], body: str) -> Path:

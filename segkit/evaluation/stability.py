@@ -15,7 +15,7 @@ from segkit.core.models import OUT_OF_SCOPE, Category
 from segkit.core.text import fold_name
 from segkit.errors import RunError
 from segkit.evaluation import agreement, figures
-from segkit.evaluation.pages import sections, write_page
+from segkit.evaluation.pages import Parts, Readable, sections, write_page
 from segkit.evaluation.statistics import Estimate, Numbers, mean_pairwise
 from segkit.runs.run import Run
 
@@ -26,8 +26,8 @@ HOLDS = 0.7  # the Jaccard from which a category is said to hold
 VARIED = ("seed", "temperature", "prompts", "model", "repeat")
 
 
-@dataclass(frozen=True)
-class Stability:
+@dataclass(frozen=True, repr=False)
+class Stability(Readable):
     """How far runs agree that differ in nothing that should matter.
 
     `ami` is the mean agreement of two runs, `flip_rate` the share of products that stand elsewhere in another run.
@@ -93,11 +93,9 @@ class Stability:
         }
         return write_page(Path(path), "How far a run repeats itself", facts, sections(parts))
 
-    def __str__(self) -> str:
-        return "\n".join(self.sentences())
-
-    def _repr_html_(self) -> str:
-        return sections({"In short": self.sentences(), "Categories": [self.categories]})
+    def shown(self) -> Parts:
+        """Return what Jupyter shows: the summary, and which categories hold."""
+        return {"": self.sentences(), "Which categories hold": [self.categories_figure(), self.categories]}
 
 
 def stability_of(runs: Sequence[Run]) -> Stability:

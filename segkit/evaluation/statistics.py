@@ -7,7 +7,7 @@ judged by its batches, and two taxonomies by repeats of their runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -156,27 +156,33 @@ def _separation(similarity: Numbers, group: Sequence[int]) -> float:
     return float(similarity[pairs & same].mean() - similarity[pairs & ~same].mean())
 
 
-def permute_within(
-    outcomes: Numbers,
-    groups: npt.NDArray[np.int64],
-    statistic: Callable[[Numbers], float],
-    times: int = 2000,
-    seed: int = 0,
-) -> tuple[float, Numbers]:
-    """Return the one-sided p of a statistic, and its values when outcomes are permuted within their groups.
+def permute_within(sizes: Numbers, totals: Numbers, times: int = 2000, seed: int = 0) -> Numbers:
+    """Draw how many outcomes of 0 or 1 each part of a batch has, summed over batches, when they are permuted in it.
 
-    What groups differ in (an easy batch, a hard one) stays as it is, so that only the order inside them is tested.
-    Source: Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses" (2005), chapter 7 on blocks.
+    `sizes` has a row a batch and a column a part, with its number of products; `totals` the outcomes of each batch.
+    Returns a row a permutation and a column a part. Within a batch, permuted outcomes fall into its parts as a
+    multivariate hypergeometric draw. What batches differ in (an easy one, a hard one) stays as it is, so that only
+    the order inside them is tested. Source: Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses" (2005),
+    chapter 7 on blocks.
     """
-    random, order = np.random.default_rng(seed), np.argsort(groups, kind="stable")
-    numbers = np.unique(groups[order], return_inverse=True)[1]
-    ordered, permuted, values = outcomes[order], np.empty_like(outcomes), np.empty(times)
-    for i in range(times):
-        # Sorted by group and a random fraction: each group is shuffled, and stays in its place.
-        permuted[order] = ordered[np.argsort(numbers + random.random(len(numbers)))]
-        values[i] = statistic(permuted)
-    seen = statistic(outcomes)
-    return float((1 + np.sum(values >= seen - 1e-12)) / (times + 1)), values
+    random, drawn = np.random.default_rng(seed), np.zeros((times, sizes.shape[1]))
+    for row, total in zip(sizes.astype(np.int64), totals.astype(np.int64), strict=True):
+        drawn += random.multivariate_hypergeometric(row, total, size=times)
+    return drawn
+
+
+def correlation_test(first: Numbers, second: Numbers, times: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return Spearman's rank correlation and its two-sided p, by permuting one side.
+
+    The values of each side must be exchangeable where nothing is correlated: rates from equally many products are.
+    Source: Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses" (2005), chapter 3.
+    """
+    x, y = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
+    if not np.any(x) or not np.any(y):
+        return 0.0, 1.0
+    random, seen = np.random.default_rng(seed), abs(float(x @ y))
+    more = sum(abs(float(x @ random.permutation(y))) >= seen - 1e-9 for _ in range(times))
+    return float(x @ y / math.sqrt(float((x @ x) * (y @ y)))), (1 + more) / (times + 1)
 
 
 def wilson(successes: float, count: float, unit: str = "products", confidence: float = CONFIDENCE) -> Estimate:

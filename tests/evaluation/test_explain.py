@@ -36,7 +36,7 @@ def moved_product(run: Run) -> pd.Series:
 def test_each_step_of_a_moved_product_is_a_sentence_with_the_lines_behind_it(alone: Run) -> None:
     moved = moved_product(alone)
     found = explain(alone, int(moved["product_id"]))
-    text = "\n".join(found.sentences)
+    text = "\n".join(found.lines)
     batch = alone.result("batch_assignments").query(f"batch == {moved['batch']}")
     alike = (batch["category"] == moved["batch_category"]).sum()
     assert f"Batch {moved['batch']} stated it as {moved['batch_category']} ({moved['confidence']:.2f})" in text
@@ -58,7 +58,7 @@ def test_every_product_can_be_explained(alone: Run) -> None:
     assignments = alone.assignments.set_index("product_id")
     for product in assignments.index[::12]:
         found = explain(alone, int(product))
-        assert assignments["category"][product] in " ".join(found.sentences)
+        assert assignments["category"][product] in " ".join(found.lines)
         assert found.steps["answer_line"].iloc[0]
         assert (found.similar["category"] != assignments["category"][product]).all()
 
@@ -67,9 +67,9 @@ def test_a_product_asked_twice_says_where_it_was_placed_then(alone: Run) -> None
     twice = alone.result("asked_twice")
     differs = twice[twice["category"] != twice["second_category"]]
     same = twice[twice["category"] == twice["second_category"]].iloc[0]
-    assert "in the same category again" in " ".join(explain(alone, int(same["product_id"])).sentences)
+    assert "in the same category again" in " ".join(explain(alone, int(same["product_id"])).lines)
     for product, second in differs[["product_id", "second_category"]].itertuples(index=False):
-        assert f"the model placed it in {second}" in " ".join(explain(alone, int(product)).sentences)
+        assert f"the model placed it in {second}" in " ".join(explain(alone, int(product)).lines)
 
 
 def test_repeats_say_how_stable_the_place_is_and_what_the_next_best_is(sample_runs: list[Run]) -> None:
@@ -91,7 +91,7 @@ def test_the_command_and_the_method_give_the_same(alone: Run) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     here = alone.explain(product)
-    assert found["sentences"] == here.sentences
+    assert found["sentences"] == here.lines
     assert [step["prompt_line"] for step in found["steps"]] == here.steps["prompt_line"].tolist()
     assert {"run", "title", "category", "confidence", "first_category", "first_confidence", "sentences"} <= set(found)
     assert len(found["similar_elsewhere"]) == 2
@@ -116,7 +116,7 @@ def test_a_lost_log_leaves_the_sentence_without_its_lines(alone: Run, tmp_path: 
     for log in (run.folder / "segmentation").glob("*.json"):
         log.unlink()
     found = run.explain(int(run.products["product_id"][0]))
-    assert found.sentences[0].startswith("Batch ")
+    assert found.lines[0].startswith("Batch ")
     assert found.steps["answer_line"].iloc[0] == ""
 
 

@@ -41,7 +41,7 @@ def test_shares_hold_for_segments_with_ten_labels(labelled: int) -> None:
 @pytest.mark.parametrize("uneven", [False, True])
 def test_a_fair_model_is_flagged_in_at_most_five_percent(uneven: bool) -> None:
     """Thousands of runs, which show the share to half a point; batches of two sizes are tested for size as well."""
-    assert simulations.audit_alarms(25, uneven=uneven, times=2000 if uneven else 4000) <= 0.05
+    assert simulations.audit_alarms(25, uneven=uneven) <= 0.05
 
 
 def test_ten_points_more_errors_at_the_end_are_found() -> None:

@@ -101,18 +101,20 @@ def test_flipping_signs_of_five_equal_differences() -> None:
     assert statistics.sign_flip_test([0.1] * 20) == pytest.approx(1 / statistics.EXACT)
 
 
-def test_permuting_within_groups_keeps_their_sums() -> None:
-    outcomes, groups = np.array([1.0, 0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 0, 1])
-    seen: list[tuple[float, float]] = []
+def test_permuting_within_batches_keeps_their_sums() -> None:
+    """Of a batch of 3 and 3 with two outcomes, and one of 2 and 4 with three; the means are those of the urn."""
+    sizes, totals = np.array([[3.0, 3.0], [2.0, 4.0]]), np.array([2.0, 3.0])
+    drawn = statistics.permute_within(sizes, totals, times=4000)
+    assert set(drawn.sum(axis=1)) == {5.0}
+    assert drawn.mean(axis=0) == pytest.approx([1 + 1, 1 + 2], abs=0.05)
+    assert drawn[:, 0].var() == pytest.approx(0.4 + 0.4, abs=0.05)
 
-    def sums(values: np.ndarray) -> float:
-        seen.append((values[groups == 0].sum(), values[groups == 1].sum()))
-        return float(values[0])
 
-    p, values = statistics.permute_within(outcomes, groups, sums, times=200)
-    assert set(seen) == {(2.0, 2.0)}
-    assert values.mean() == pytest.approx(2 / 3, abs=0.12)
-    assert p == pytest.approx(2 / 3, abs=0.12)
+def test_a_rank_correlation_has_the_p_of_its_permutations() -> None:
+    """Of 24 orders of four units, two are as extreme as one that is in order."""
+    rank, p = statistics.correlation_test(np.arange(4.0), np.arange(4.0), times=4000)
+    assert (rank, p) == (pytest.approx(1), pytest.approx(2 / 24, abs=0.02))
+    assert statistics.correlation_test(np.arange(4.0), np.zeros(4)) == (0.0, 1.0)
 
 
 def test_a_share_with_a_perfect_model_needs_no_labels_for_its_precision() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from segkit.core.json_text import MalformedError, find_object
 from segkit.core.text import fold_name
-from segkit.display import json_text
 from segkit.runs import interactions
 from segkit.runs.run import Run
 
@@ -65,8 +65,8 @@ def answer_line(items: Mapping[str, Any], local_id: str) -> str:
     if not items:
         return ""
     stated, defined = items["stated"], items.get("category")
-    first = json_text(stated if isinstance(stated, Mapping) and "product" in stated else {local_id: stated})
-    return f"{first} {json_text(defined)}" if defined else first
+    first = stated if isinstance(stated, Mapping) and "product" in stated else {local_id: stated}
+    return " ".join(json.dumps(each, ensure_ascii=False, default=str) for each in (first, defined) if each)
 
 
 def _stated(answer: Mapping[str, Any], local_id: str) -> Any:

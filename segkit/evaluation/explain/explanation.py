@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from segkit.analysis.frames import records
+from segkit.analysis.jupyter import show
 from segkit.analysis.lineage import merge_steps, product_path
 from segkit.core.catalogue.ids import numbers_of
 from segkit.core.models import OUT_OF_SCOPE
@@ -24,28 +25,28 @@ from segkit.evaluation.explain.evidence import (
     read_log,
 )
 from segkit.evaluation.explain.nearest import category_similarity, similar_elsewhere
-from segkit.evaluation.pages import sections
+from segkit.evaluation.pages import Html, Parts, Readable
 from segkit.runs.run import Run
 
 _REASONS = ("reason", "why", "explanation", "rationale")
 _NAMED = 4  # categories or repeats that a sentence lists before it counts the rest
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Readable):
     """How a product got its category.
 
     `product` is its row of `run.assignments`. `steps` is its path (`step`, `category` after it, `where`,
-    `confidence`, `prompt_line`, `answer_line`, `cache_key`, `file_path`). `second_category` is where it was placed
-    when it was asked twice (empty if it was not), `repeats` the categories in which repeats of the run place it, by
-    the names of this run, `next_best` the category that it would be in otherwise, and `similar` the products most
-    like it that stand elsewhere.
+    `confidence`, `prompt_line`, `answer_line`, `cache_key`, `file_path`), `lines` the same and what follows in words.
+    `second_category` is where it was placed when it was asked twice (empty if it was not), `repeats` the categories
+    in which repeats of the run place it, by the names of this run, `next_best` the category that it would be in
+    otherwise, and `similar` the products most like it that stand elsewhere.
     """
 
     run: Run
     product: dict[str, Any]
     steps: pd.DataFrame
-    sentences: list[str]
+    lines: list[str]
     second_category: str
     repeats: list[str]
     next_best: dict[str, Any] | None
@@ -57,7 +58,7 @@ class Explanation:
         return {
             "run": self.run.id,
             **self.product,
-            "sentences": self.sentences,
+            "sentences": self.lines,
             "steps": records(self.steps),
             "second_category": self.second_category or None,
             "repeats": {"runs": len(self.repeats), "same": same, "categories": dict(Counter(self.repeats))},
@@ -65,13 +66,28 @@ class Explanation:
             "similar_elsewhere": records(self.similar),
         }
 
-    def __str__(self) -> str:
-        return "\n".join([str(self.product["title"]), *self.sentences])
+    def sentences(self) -> list[str]:
+        """Return the title of the product and how it got its category."""
+        return [str(self.product["title"]), *self.lines]
 
-    def _repr_html_(self) -> str:
-        lines = self.steps[["step", "category", "where", "confidence", "prompt_line", "answer_line"]]
-        parts: dict[str, Sequence[Any]] = {str(self.product["title"]): self.sentences, "Evidence": [lines]}
-        return sections({**parts, "Similar products elsewhere": [self.similar] if len(self.similar) else []})
+    def shown(self) -> Parts:
+        """Return what Jupyter shows: the sentences, the lines of prompts and answers, and similar products."""
+        lines = [
+            (f"{step} {where}".strip(), source, line)
+            for step, where, *both in self._evidence
+            for source, line in zip(("prompt", "answer"), both, strict=True)
+            if line
+        ]
+        evidence = Html(show(pd.DataFrame(lines, columns=["step", "line_of", "text"]), once="step").to_html())
+        parts: dict[str, Sequence[Any]] = {
+            str(self.product["title"]): self.lines,
+            "Evidence": [evidence],
+        }
+        return {**parts, "Similar products elsewhere": [self.similar] if len(self.similar) else []}
+
+    @property
+    def _evidence(self) -> Iterable[tuple[str, ...]]:
+        return self.steps[["step", "where", "prompt_line", "answer_line"]].itertuples(index=False, name=None)
 
 
 def explain(run: Run, product_id: int | str) -> Explanation:
