@@ -29,8 +29,8 @@ def product_path(run: Run, product_id: int | str) -> pd.DataFrame:
 
     The columns are `step`, the category `before` and after it (`category`), `where` it happened, `confidence`, and
     the `cache_key` and `file_path` of the interaction that stated it (empty if none did). A product may also be
-    `assigned` to a taxonomy that was given, `taken over` from the run that this one began with, or `agreed` on by
-    the runs of a consensus. Raises ProductsError for a product that the run lacks.
+    `assigned` to a taxonomy that was given or found in a sample, `taken over` from the run that this one began with,
+    or `agreed` on by the runs of a consensus. Raises ProductsError for a product that the run lacks.
     """
     lineage = run.result("lineage")
     try:
@@ -97,6 +97,9 @@ def _path(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:
         is_new = product["product_id"] in set(run.new_products["product_id"])
         step, where = ("assigned", batch) if is_new else ("taken over", run.parameters.taxonomy)
         yield step, product["category"], where, confidence, key, file
+        return
+    if run.parameters.extract_sample:
+        yield "assigned", product["category"], batch, confidence, key, file
         return
     yield "stated", product["batch_category"], batch, confidence, key, file
     if product["batch_category"] != OUT_OF_SCOPE:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from segkit.analysis.lineage import merge_paths
 from segkit.analysis.page import html_page
-from segkit.analysis.tables import environment, stage_figures, typical_products
+from segkit.analysis.tables import environment, sample_sentence, stage_figures, typical_products
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.display import html_table, html_text, is_missing
 from segkit.runs.run import Run
@@ -49,6 +49,8 @@ def report_page(run: Run, trust: Sequence[str] = (UNMEASURED,)) -> str:
         "cost": ("What it took", _cost(run)),
         "made": ("How it was made", _made(run)),
     }
+    if "refine_assignments" not in run.parameters.stages:
+        del sections["moves"]
     links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in sections.items())
     body = _first_screen(run, table, sizes, trust) + f'<nav aria-label="Contents">{links}</nav>'
     body += "".join(
@@ -119,10 +121,17 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
     else:
         yield "Every product was read and has its place."
     yield from _about_confidence(table)
-    moved = int((table["first_category"] != table["category"])[table["first_category"].notna()].sum())
-    yield f"The second reading moved {_count(moved, 'product')} ({_share(moved, total)}) to another segment."
+    yield from _about_reading(run, table)
     if problems := run.status.total.problems:
         yield f"While it ran: {'; '.join(map(str, problems[:3]))}."
+
+
+def _about_reading(run: Run, table: pd.DataFrame) -> Iterable[str]:
+    if read := sample_sentence(run):
+        yield f"The segments were found in a sample: {read}. Then every product was put into one of them."
+        return
+    moved = int((table["first_category"] != table["category"])[table["first_category"].notna()].sum())
+    yield f"The second reading moved {_count(moved, 'product')} ({_share(moved, len(table))}) to another segment."
 
 
 def _about_confidence(table: pd.DataFrame) -> Iterable[str]:

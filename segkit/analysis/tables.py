@@ -11,10 +11,11 @@ import pandas as pd
 from segkit.analysis.jupyter import show as show
 from segkit.analysis.lineage import merge_paths
 from segkit.analysis.lineage import product_path as product_path
-from segkit.core.batching import batches_of, planned_calls
+from segkit.core.batching import batches_of, extraction_batches, planned_calls
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, STAGES
+from segkit.core.taxonomy.unseen import sentence
 from segkit.core.text import fold_name, shortened
 from segkit.runs.run import Run
 from segkit.runs.status import StageFigures
@@ -24,16 +25,20 @@ _NAMED = 8  # how many names a cell lists before it counts the rest
 
 
 def batch_plan(run: Run) -> pd.DataFrame:
-    """Count the calls that each stage needs when every answer is valid at once (`stage`, `calls`, `each holds`)."""
+    """Count the calls that each stage needs when every answer is valid at once (`stage`, `calls`, `each holds`).
+
+    A sample that is read until it is enough needs these at most.
+    """
     parameters, products = run.parameters, run.new_products
     known, calls = first_runs(products[~untitled(products)]), planned_calls(products, parameters)
     if parameters.taxonomy:
         holds = [_sizes(batches_of(known, parameters.seed, parameters.products_per_assignment))]
         return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
+    last = parameters.products_per_assignment if parameters.extract_sample else parameters.products_per_refinement
     holds = [
-        _sizes(batches_of(known, parameters.seed, parameters.products_per_prompt)),
+        _sizes(extraction_batches(products, parameters)),
         f"the categories of at most {parameters.taxonomies_per_consolidation} batches",
-        _sizes(batches_of(known, parameters.seed, parameters.products_per_refinement)),
+        _sizes(batches_of(known, parameters.seed, last)),
     ]
     return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
 
@@ -74,6 +79,23 @@ def batch_categories(run: Run) -> pd.DataFrame:
     names = run.result("batch_categories").groupby("batch")["name"].agg(["size", _listed])
     table = products.join(names).reset_index()
     return table.rename(columns={"size": "categories", "_listed": "names"}).fillna({"categories": 0, "names": ""})
+
+
+def sample_read(run: Run) -> pd.DataFrame:
+    """Return how much of the catalogue the taxonomy was extracted from, and what of it may be unseen."""
+    return _facts({"read": sample_sentence(run) or "every product is read"})
+
+
+def sample_sentence(run: Run) -> str:
+    """Say what was read of a run that extracts its taxonomy from a sample; nothing for any other run."""
+    if not run.parameters.extract_sample or not run.has_result("readings"):
+        return ""
+    return sentence(run.result("readings"), int((~untitled(run.products)).sum()))
+
+
+def given_taxonomy(run: Run) -> pd.DataFrame:
+    """List the categories that products are put into: those of the run it was made from, or of its own sample."""
+    return run.archived("taxonomy") if run.parameters.taxonomy else final_taxonomy(run)
 
 
 def first_assignments(run: Run) -> pd.DataFrame:
@@ -222,6 +244,7 @@ def summary(run: Run) -> pd.DataFrame:
         "products": int(states.sum()),
         "categories": int(named.sum()),
         **{name.replace("_", " "): int(states.get(name, 0)) for name in ("assigned", "out_of_scope", "unassigned")},
+        "sample": sample_sentence(run),
         "moved by refinement": len(moved_products(run)),
         "asked twice": repeatability(run),
         **spending(status.total),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from segkit.analysis.report import REPORT
-from segkit.analysis.tables import repeatability, saved_money
+from segkit.analysis.tables import repeatability, sample_sentence, saved_money
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
 from segkit.cli.plan import confirm_sending, confirm_titles, report_price, show_plan, show_plans
@@ -24,7 +24,7 @@ from segkit.core.catalogue.lines import renamed_line
 from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
-from segkit.core.prompts import load_prompts
+from segkit.core.prompts import load_prompts, prompt_keys
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError
@@ -125,7 +125,13 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
 def _planned(catalogue: Catalogue, chosen: Parameters, settings: Settings) -> pd.DataFrame:
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     with known_before(chosen, settings) as known:
-        return plan_run(catalogue.products, load_prompts(chosen.prompts), chosen, settings, look_up=known.look_up)
+        return plan_run(
+            catalogue.products,
+            load_prompts(chosen.prompts, keys=prompt_keys(chosen)),
+            chosen,
+            settings,
+            look_up=known.look_up,
+        )
 
 
 def _plans_as_json(plans: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
@@ -295,6 +301,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "categories": f"{summary['categories']:,}",
         "out of scope": f"{summary['out_of_scope']:,}",
         "unassigned": f"{summary['unassigned']:,}{_without_title(summary)}",
+        "sample": sample_sentence(run),
         "asked twice": repeatability(run),
         "calls": f"{summary['calls']:,} (and {summary['cached']:,} from the cache, {summary['retries']:,} retries)",
         "tokens": tokens + unmetered,

@@ -300,6 +300,40 @@ class RunParameters:
             rich_help_panel=_METHOD,
         ),
     ] = None
+    extract_sample: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Extract the taxonomy from a random sample, then put all products into it: from N products, or "
+            "`auto`, which reads until few products can belong to a kind that was not met.",
+            show_default="all products",
+            rich_help_panel=_METHOD,
+        ),
+    ] = ""
+    most_unseen: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="With --extract-sample auto: at most this share may be of a kind not met (95 % bound).",
+            show_default="0.01",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
+    products_per_assignment: Annotated[
+        int | None,
+        typer.Option(
+            "--products-per-assignment",
+            "--batch-size",
+            metavar="N",
+            min=1,
+            max=100,
+            help="Products in one prompt when they are put into a taxonomy (with --extract-sample).",
+            show_default="40",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Return what was typed, without the category."""

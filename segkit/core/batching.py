@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import pandas as pd
@@ -80,6 +81,50 @@ def consolidation_rounds(taxonomies: Sequence[int], most: int) -> list[list[int]
     return rounds
 
 
+def calls_of(rounds: Iterable[Iterable[int]]) -> int:
+    """Count the calls that rounds of merges take: a group of one needs none."""
+    return sum(size > 1 for sizes in rounds for size in sizes)
+
+
+def extraction_batches(products: pd.DataFrame, parameters: Parameters) -> list[list[int]]:
+    """Return the batches of the first stage: of all titled products, or of a random sample of them.
+
+    A sample is drawn from the whole catalogue, whatever run its products came in.
+    """
+    known = first_runs(products[~untitled(products)])
+    if sample := parameters.extract_sample:
+        ids = shuffled(list(known), parameters.seed)
+        known = dict.fromkeys(ids if sample == "auto" else ids[: int(sample)], "")
+    return batches_of(known, parameters.seed, parameters.products_per_prompt)
+
+
+def reading_ends(batches: int) -> list[int]:
+    """Return after how many batches a growing sample is looked at: 5, 10, …, 20, 25, 31, each a quarter more."""
+    ends = [0]
+    while ends[-1] < batches:
+        ends.append(min(batches, ends[-1] + max(5, ends[-1] // 4)))
+    return ends[1:]
+
+
+def looks(batches: int, parameters: Parameters) -> list[int]:
+    """Return after how many batches the sample of a run is looked at; one of a fixed size is at its end alone."""
+    return reading_ends(batches) if parameters.extract_sample == "auto" else [batches]
+
+
+def sample_rounds(taxonomies: Sequence[int], most: int) -> list[list[int]]:
+    """Return the rounds in which the taxonomies of a growing sample are merged, as `consolidation_rounds` does.
+
+    `taxonomies` counts those that each look at the sample added; they are merged with the taxonomy of all before.
+    Those that come later wait, each as a group of its own.
+    """
+    rounds, merged, waiting = [], 0, sum(taxonomies)
+    for added in taxonomies:
+        waiting -= added
+        rounds += [[*sizes, *[1] * waiting] for sizes in consolidation_rounds([merged + added], most)]
+        merged = min(1, merged + added)
+    return rounds
+
+
 def batches_by_first_run(products: pd.DataFrame, most: int) -> list[int]:
     """Count the batches of at most `most` titled products, for each first run."""
     counted = Counter(first_runs(products[~untitled(products)]).values())
@@ -90,17 +135,32 @@ def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, i
     """Count the calls of each stage when every answer is valid at once: 1,000 products at 40 give 25, 3 and 25.
 
     Where a taxonomy is given, `products` are only put into it; what fits nowhere takes more calls, which depend on
-    the answers.
+    the answers. A sample that is read until it is enough takes these calls at most.
     """
     if parameters.taxonomy:
         return {"assign_products": sum(batches_by_first_run(products, parameters.products_per_assignment))}
-    batches = batches_by_first_run(products, parameters.products_per_prompt)
-    rounds = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
+    if parameters.extract_sample:
+        batches = len(extraction_batches(products, parameters))
+        last = sum(batches_by_first_run(products, parameters.products_per_assignment))
+        return {**reading_calls(batches, parameters), "assign_products": last}
+    by_first_run = batches_by_first_run(products, parameters.products_per_prompt)
+    rounds = consolidation_rounds(by_first_run, parameters.taxonomies_per_consolidation)
     return {
-        "segmentation": sum(batches),
-        "consolidate_taxonomy": sum(size > 1 for sizes in rounds for size in sizes),
+        "segmentation": sum(by_first_run),
+        "consolidate_taxonomy": calls_of(rounds),
         "refine_assignments": refinement_calls(products, parameters),
     }
+
+
+def reading_calls(batches: int, parameters: Parameters) -> dict[str, int]:
+    """Count the calls that extract a taxonomy from so many batches of a sample."""
+    return {"segmentation": batches, "consolidate_taxonomy": calls_of(reading_rounds(batches, parameters))}
+
+
+def reading_rounds(batches: int, parameters: Parameters) -> list[list[int]]:
+    """Return the rounds in which the taxonomies of a sample of so many batches are merged."""
+    ends = [0, *looks(batches, parameters)]
+    return sample_rounds([end - start for start, end in pairwise(ends)], parameters.taxonomies_per_consolidation)
 
 
 def refinement_calls(products: pd.DataFrame, parameters: Parameters) -> int:

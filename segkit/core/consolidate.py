@@ -134,18 +134,27 @@ def consolidated(assignments: pd.DataFrame, batch_categories: pd.DataFrame, merg
 def _paths(batch_categories: pd.DataFrame, merges: pd.DataFrame) -> dict[tuple[int, str], str]:
     """Follow every category of a batch through the rounds to the category it ended in."""
     numbers = {batch: i for i, batch in enumerate(sorted(batch_categories["batch"].unique()))}
+    starts = {
+        (batch, fold_name(name)): (numbers[batch], name)
+        for batch, name in zip(batch_categories["batch"], batch_categories["name"], strict=True)
+    }
+    return followed(starts, merges)
+
+
+def followed(starts: Mapping[tuple[int, str], tuple[int, str]], merges: pd.DataFrame) -> dict[tuple[int, str], str]:
+    """Follow categories through the rounds of `merges`, each from a taxonomy and a name to the name it ends with."""
     steps = {
         (r, t, fold_name(name)): (merge - 1, into)
         for r, merge, t, name, into in merges.itertuples(index=False, name=None)
     }
     rounds = int(merges["round"].max()) if len(merges) else 0
-    paths = {}
-    for batch, name in zip(batch_categories["batch"], batch_categories["name"], strict=True):
-        place, current = numbers[batch], name
+    ends = {}
+    for key, (start, first_name) in starts.items():
+        place, name = start, first_name
         for number in range(1, rounds + 1):
-            place, current = steps[number, place, fold_name(current)]
-        paths[batch, fold_name(name)] = current
-    return paths
+            place, name = steps[number, place, fold_name(name)]
+        ends[key] = name
+    return ends
 
 
 def numbered(taxonomy: pd.DataFrame) -> list[Category]:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from segkit.core.batching import batches_of
-from segkit.core.catalogue.gate import first_runs
+from segkit.core.batching import extraction_batches
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, Answer, BatchFindings, CheckedAnswer, Parameters, Prompt, Question
@@ -20,20 +19,24 @@ NO_TITLE = "no title"
 
 
 def extract_questions(
-    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    start: int = 0,
+    end: int | None = None,
 ) -> list[Question[BatchFindings]]:
     """Make the questions of the first stage: every product that has a title stands in exactly one batch.
 
-    `products` has `product_id`, `title` and the columns of the product line; its order does not matter.
+    Where the parameters ask for a sample, only that is read. `products` has `product_id`, `title` and the columns of
+    the product line; its order does not matter. `start` and `end` take some of the batches, as a slice does.
     """
-    titled = products[~untitled(products)]
-    lines = dict(zip(titled["product_id"], product_lines(titled, parameters.product_line), strict=True))
+    batches = extraction_batches(products, parameters)[start:end]
+    read = products[products["product_id"].isin([product for batch in batches for product in batch])]
+    lines = dict(zip(read["product_id"], product_lines(read, parameters.product_line), strict=True))
     wording = Wording(prompts, parameters.category)
     return [
         _extract_question(wording, number, [(product, lines[product]) for product in batch])
-        for number, batch in enumerate(
-            batches_of(first_runs(titled), parameters.seed, parameters.products_per_prompt), start=1
-        )
+        for number, batch in enumerate(batches, start=start + 1)
     ]
 
 

@@ -153,6 +153,9 @@ class Parameters:
     A `repeat` other than 0 asks anew where the cache would answer, once for each number; `consensus` is the number of
     runs that a run was made from without asking a model. `ask_twice` is how many products are asked twice at most, to
     see how far the run repeats itself (0 in runs of earlier releases).
+
+    `extract_sample` is how many products the taxonomy is extracted from: all where it is empty, so many, or `auto`:
+    batch after batch until at most a share of `most_unseen` of the products belongs to a kind that was not met.
     """
 
     category: str
@@ -176,3 +179,13 @@ class Parameters:
     products_per_assignment: int = 40
     smallest_proposal: int = 5
     ask_twice: int = 0
+    extract_sample: str = ""
+    most_unseen: float = 0.01
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the run, in their order."""
+        if self.taxonomy:
+            return ("assign_products",)
+        last = "assign_products" if self.extract_sample else "refine_assignments"
+        return ("extract_taxonomy", "consolidate_taxonomy", last)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+from segkit.core.models import Parameters
 from segkit.core.text import one_line
 from segkit.errors import PromptError
 from segkit.settings import project_folder
@@ -37,6 +38,11 @@ def load_prompts(name: str = "v0", folder: Path | None = None, keys: Sequence[st
     if not _SET_NAME.fullmatch(name):
         raise PromptError(f"prompt set {name[:80]!r} is no plain name", "use letters, digits, - and _, like v0")
     return {key: _load(key, name, folder) for key in keys}
+
+
+def prompt_keys(parameters: Parameters) -> tuple[str, ...]:
+    """Return the keys of the prompts that a run needs."""
+    return ASSIGNING if parameters.taxonomy else (*parameters.stages, "shared_retry")
 
 
 def prompt_file(key: str, name: str) -> str:

@@ -108,7 +108,8 @@ def _outcomes(run: Run) -> tuple[str, pd.Series]:
     """Return what the position is tested by, and 0 or 1 for each product that was extracted."""
     lineage = run.result("lineage").set_index("product_id").sort_index()
     extracted = (lineage["batch"] > 0) & (lineage["category"] != "")
-    lineage = lineage[extracted & (not run.parameters.taxonomy)]  # a taxonomy that was given was not extracted
+    # What was put into a taxonomy that was given, or found in a sample, was not extracted.
+    lineage = lineage[extracted & ("refine_assignments" in run.parameters.stages)]
     repeats = agreement.repeats_of(run)
     if len(repeats) > 1:
         placed = [agreement.placements(each) for each in (run, *repeats)]

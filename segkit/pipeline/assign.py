@@ -14,9 +14,10 @@ from segkit.analysis.live import live_progress
 from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
+from segkit.core.consolidate import numbered
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Category
 from segkit.core.prompts import ASSIGNING, load_prompts
-from segkit.core.results import kept_tables
+from segkit.core.results import final_tables, kept_tables
 from segkit.core.taxonomy.assign import assign_questions, assigned
 from segkit.core.taxonomy.drift import drift_p_value
 from segkit.core.taxonomy.keys import choices, counted, of_results, with_proposals
@@ -137,6 +138,8 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     StoppedError when asking had to end; all answers are kept.
     """
     settings = settings or load_settings()
+    if run.parameters.extract_sample:
+        return _assign_all(run, settings)
     taxonomy, new = run.archived("taxonomy"), run.new_products
     shown = choices(taxonomy)
     questions = assign_questions(new, shown, run.prompts, run.parameters) if shown else []
@@ -155,6 +158,33 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     return placed
 
 
+def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
+    """Put all products of a run into the taxonomy that its sample gave, and write the results of the run."""
+    products, taxonomy = run.products, numbered(run.result("taxonomy"))
+    questions = assign_questions(products, taxonomy, run.prompts, run.parameters)
+    with live_progress(run, STAGES["assign_products"]):
+        answers = ask_all(run, "assign_products", questions, settings)
+    placed = assigned(answers, products, taxonomy)
+    fits_none = placed["category"] == NONE_FITS
+    reasons = placed["reason"].mask(fits_none, f"{NONE_FITS}: of a kind that the sample did not meet")
+    lineage = _as_lineage(placed, placed["category"].mask(fits_none, ""), reasons.tolist())
+    tables = {"assignments": placed, "lineage": lineage, **final_tables(products, lineage, taxonomy)}
+    read = run.result("batch_assignments").query("batch > 0")["product_id"]
+    tables["ledger"]["in_sample"] = tables["ledger"]["product_id"].isin(read)  # these were read twice
+    for name, table in tables.items():
+        run.save_result(name, table)
+    return placed
+
+
+def _as_lineage(placed: pd.DataFrame, category: pd.Series, reasons: Sequence[str]) -> pd.DataFrame:
+    """Return the lineage of products that were asked about once: the first category is that at the end."""
+    lineage = placed.assign(
+        category=category, batch_category=category, refined_category=category,
+        refined_confidence=placed["confidence"], refined_by="", reason=pd.array(reasons, dtype="str"),
+    )[_LINEAGE]  # fmt: skip
+    return lineage.astype(dict.fromkeys(("part", "refined_by", "reason", "cache_key"), "str"))
+
+
 def _save(run: Run, placed: pd.DataFrame, taxonomy: pd.DataFrame, ends: pd.Series) -> None:
     """Write the results of the run; the ledger comes last, for where it stands the stage has done all its work."""
     fits = (placed["category"] != "") & (placed["category"] != NONE_FITS)
@@ -163,14 +193,11 @@ def _save(run: Run, placed: pd.DataFrame, taxonomy: pd.DataFrame, ends: pd.Serie
         reason if stated != NONE_FITS else _reason(taxonomy, str(ends.get(product, "")))
         for product, stated, reason in placed[["product_id", "category", "reason"]].itertuples(index=False, name=None)
     ]
-    own = placed.assign(
-        category=category, batch_category=category, refined_category=category,
-        refined_confidence=placed["confidence"], refined_by="",
-        reason=pd.array(reasons, dtype="str"),
-    )  # fmt: skip
     earlier = run.archived("earlier")
-    lineage = pd.concat([earlier[_LINEAGE], own[_LINEAGE]]).sort_values("product_id", ignore_index=True)
-    lineage = lineage.astype(dict.fromkeys(("part", "refined_by", "reason", "cache_key"), "str"))
+    lineage = pd.concat([earlier[_LINEAGE], _as_lineage(placed, category, reasons)])
+    lineage = lineage.sort_values("product_id", ignore_index=True).astype(
+        dict.fromkeys(("part", "refined_by", "reason", "cache_key"), "str")
+    )
     taxonomy = counted(taxonomy, lineage["refined_category"])
     tables = {"assignments": placed, "categories": taxonomy, "lineage": lineage}
     for name, table in {**tables, **kept_tables(run.products, lineage, taxonomy, earlier)}.items():
@@ -192,13 +219,14 @@ def _reason(taxonomy: pd.DataFrame, found: str) -> str:
 def assign_report(run: Run) -> dict[str, Any]:
     """Report what a run of this kind did: the counts of its new products, proposals, old rows, and drift.
 
-    `old_rows_unchanged` compares the rows of the products that were placed before, in the results of this run, with
-    those that it started from, by their SHA-256. `drift_p_value` is that of `core.taxonomy.drift`.
+    If a run extracted its taxonomy from a sample, all products are new. `old_rows_unchanged` compares the rows of
+    the products that were placed before, in the results of this run, with those that it started from, by their
+    SHA-256. `drift_p_value` is that of `core.taxonomy.drift`.
     """
-    placed, taxonomy = run.result("assignments"), run.result("categories")
+    placed, taxonomy = run.result("assignments"), living_taxonomy(run)
     is_none, is_out = placed["category"] == NONE_FITS, placed["category"] == OUT_OF_SCOPE
     proposed = taxonomy[taxonomy["state"] == "proposed"]
-    old = run.archived("earlier")
+    old = run.archived("earlier") if run.parameters.taxonomy else _no_rows(run)
     before, after = _fingerprints(run, old)
     batches = old[old["batch"] > 0].rename(columns={"refined_category": "final"})[["batch", "final"]]
     return {
@@ -221,6 +249,11 @@ def assign_report(run: Run) -> dict[str, Any]:
             batches.rename(columns={"final": "category"}), placed.loc[placed["category"] != "", ["batch", "category"]]
         ),
     }
+
+
+def _no_rows(run: Run) -> pd.DataFrame:
+    """Return the earlier rows of a run that had none."""
+    return run.result("lineage").head(0).assign(taxonomy_id=0, refined_taxonomy_id=0)
 
 
 def _fingerprints(run: Run, old: pd.DataFrame) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from segkit.core.catalogue.load import load_catalogue
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.titles import cut_titles, untitled
 from segkit.core.models import Parameters
-from segkit.core.prompts import load_prompts
+from segkit.core.prompts import load_prompts, prompt_keys
 from segkit.core.text import one_line
 from segkit.errors import ProductsError, SettingsError
 from segkit.llm.prices import check_prices, require_price
@@ -70,7 +70,7 @@ def prepare_run(
     chosen = choose_parameters(category, settings, **parameters)
     caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
     check_endpoint(chosen, settings, caps)
-    load_prompts(chosen.prompts)  # refuses a set that cannot be used before a large file is read
+    load_prompts(chosen.prompts, keys=prompt_keys(chosen))  # refuses a bad set before a large file is read
     options = CatalogueOptions(
         id_column=id_column,
         title_column=title_column,
@@ -104,7 +104,7 @@ def make_run(
     product_lines(frame.head(1), chosen.product_line)
     if untitled(frame).all():
         raise ProductsError("no product has a title", "name the column of the titles: --title-column COLUMN")
-    prompts, origin = load_prompts(chosen.prompts), input_facts(catalogue, source)
+    prompts, origin = load_prompts(chosen.prompts, keys=prompt_keys(chosen)), input_facts(catalogue, source)
     return create_run(runs_dir, run_id or new_run_id(), chosen, frame, prompts, origin, settings, caps)
 
 
@@ -177,6 +177,7 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
     if unknown:
         raise SettingsError(f"unknown parameters: {', '.join(unknown)}")
     _check_ranges(chosen)
+    _check_sample(chosen.get("extract_sample", ""))
     check_prices(settings.segkit_prices)
     return Parameters(
         **{
@@ -220,6 +221,11 @@ def _check_ranges(chosen: Mapping[str, Any]) -> None:
         value = chosen.get(name)
         if value is not None and not least <= value <= most:
             raise SettingsError(f"{name} is {value!r}", f"it lies between {least} and {most}")
+
+
+def _check_sample(sample: str) -> None:
+    if sample not in ("", "auto") and not re.fullmatch(r"[1-9][0-9]{0,9}", sample):
+        raise SettingsError(f"extract_sample is {sample!r}", "it is a number of products, or `auto`")
 
 
 def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:

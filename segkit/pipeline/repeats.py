@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from segkit.core.models import Parameters
-from segkit.core.prompts import load_prompts, prompt_hash
+from segkit.core.prompts import load_prompts, prompt_hash, prompt_keys
 from segkit.core.results import final_tables
 from segkit.errors import SettingsError
 from segkit.evaluation.agreement import OF_REPEATS, is_repeat
@@ -118,7 +118,7 @@ def _next_seeds(runs: Sequence[Run], count: int, fresh: bool) -> list[Parameters
 def _found_or_made(first: Run, parameters: Parameters, settings: Settings, but: set[str]) -> Run:
     folder, prompts = first.folder.parent, first.prompts
     if parameters.prompts != first.parameters.prompts:
-        prompts = load_prompts(parameters.prompts)
+        prompts = load_prompts(parameters.prompts, keys=prompt_keys(parameters))
     document = {**first.document, "prompts": {key: prompt_hash(text) for key, text in prompts.items()}}
     run = find_run(folder, parameters, document, but)
     return run or create_run(folder, new_run_id(), parameters, first.products, prompts, _source(first), settings)

@@ -15,14 +15,12 @@ import pandas as pd
 
 from segkit.core.models import STAGES
 from segkit.errors import RunError, SegkitError
-from segkit.pipeline.assign import assign_products
-from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.segment import STAGE_FUNCTIONS
 from segkit.runs import mirror
 from segkit.runs.interactions import scan
 from segkit.runs.run import Run, open_run
 from segkit.settings import Settings, load_settings
 
-STAGE_FUNCTIONS = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
 _LEFT_BEHIND = ("results", "notebooks", "stop", "*.lock", "*.making")
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 
@@ -141,16 +139,16 @@ def _stay_offline(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _work(folder: Path) -> str:
-    """Run the three stages on a copy of a run; return why they stopped, or nothing."""
+    """Run the stages on a copy of a run; return why they stopped, or nothing."""
     # No call is allowed, so that a question without a log stops the replay instead of failing at the network.
     alone = {"segkit_cache": False, "segkit_max_calls": 0, "database_url": None, "storage_backend": "local"}
     settings: Settings = load_settings().model_copy(update=alone)
     run = open_run(folder.name, folder.parent)
-    for stage in (assign_products,) if run.parameters.taxonomy else STAGE_FUNCTIONS:
+    for stage in run.parameters.stages:
         try:
-            stage(run, settings)
+            STAGE_FUNCTIONS[stage](run, settings)
         except SegkitError as error:
-            return f"{stage.__name__} has a question that no log answers: {error.message}"
+            return f"{stage} has a question that no log answers: {error.message}"
     return ""
 
 

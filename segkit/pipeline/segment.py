@@ -18,7 +18,11 @@ from segkit.runs.integrity import is_finished
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
 
-_STAGES = (extract_taxonomy, consolidate_taxonomy, refine_assignments)
+#: What does each stage.
+STAGE_FUNCTIONS = {
+    function.__name__: function
+    for function in (extract_taxonomy, consolidate_taxonomy, refine_assignments, assign_products)
+}
 
 
 def segment(
@@ -55,8 +59,8 @@ def run_stages(
             release(run)
         return run.status.summary
     with at_work(run, settings, sync=False, take_over=take_over):
-        for stage in (assign_products,) if run.parameters.taxonomy else _STAGES:
-            stage(run, settings)
+        for stage in run.parameters.stages:
+            STAGE_FUNCTIONS[stage](run, settings)
         decide_state(run, max_unassigned)
         write_report(run)
         summary = finish(run, time.monotonic() - began)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pandas as pd
 
 from segkit.analysis.live import live_progress
-from segkit.core.batching import consolidation_rounds
+from segkit.core.batching import calls_of, consolidation_rounds, extraction_batches, looks, sample_rounds
 from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.titles import untitled
 from segkit.core.consolidate import (
     Merge,
     Taxonomy,
     consolidated,
     count_by_first_run,
+    followed,
     merge_round,
     merge_steps,
     merged,
@@ -22,9 +25,11 @@ from segkit.core.consolidate import (
     taxonomies_of,
 )
 from segkit.core.extract import extract_questions, extracted
-from segkit.core.models import STAGES, Answer, Category
+from segkit.core.models import OUT_OF_SCOPE, STAGES, Answer, Category
 from segkit.core.refine import refine_questions, refined, second_questions
 from segkit.core.results import final_tables
+from segkit.core.taxonomy.unseen import reading, readings_frame
+from segkit.core.text import fold_name
 from segkit.evaluation.statistics import clustered_rate
 from segkit.llm.ask import ask_all
 from segkit.runs.events import log_event
@@ -37,9 +42,74 @@ def extract_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame
     """Ask for the categories of every batch and the assignments of its products.
 
     Gives the categories found (`batch`, `part`, `name`, `definition`); the assignments are the run's result
-    `batch_assignments`. Raises ModelError or StoppedError when asking had to end; all answers are kept.
+    `batch_assignments`. A run with a sample asks about that, and says in its result `readings` what may be unseen.
+    Raises ModelError or StoppedError when asking had to end; all answers are kept.
     """
-    return find_categories(run, run.products, settings or load_settings())
+    settings = settings or load_settings()
+    if run.parameters.extract_sample:
+        return read_sample(run, settings)
+    return find_categories(run, run.products, settings)
+
+
+def read_sample(run: Run, settings: Settings) -> pd.DataFrame:
+    """Ask about random batches until the sample is enough; the results are those of `extract_taxonomy`.
+
+    After each look the taxonomies are merged, since the same kind has other names in other batches. The result
+    `readings` has a row a look: see `core.taxonomy.unseen`. Consolidation finds the answers of
+    these merges in the logs.
+    """
+    products, parameters = run.products, run.parameters
+    total, batches = int((~untitled(products)).sum()), len(extraction_batches(products, parameters))
+    update_status(run.folder, sample=parameters.extract_sample)
+    answers: list[Answer] = []
+    readings: list[dict[str, float]] = []
+    sample = _Sample(run, settings)
+    for number, (start, end) in enumerate(pairwise([0, *looks(batches, parameters)]), start=1):
+        questions = extract_questions(products, run.prompts, parameters, start, end)
+        with live_progress(run, STAGES["extract_taxonomy"]):
+            answers += ask_all(run, "extract_taxonomy", questions, settings, planned=end, done=start)
+        categories, assignments = extracted(answers, products)
+        run.save_result("batch_categories", categories)
+        run.save_result("batch_assignments", assignments)
+        sample.add([taxonomy for taxonomy in taxonomies_of(categories) if taxonomy.first > start])
+        readings.append(reading(number, end, sample.ends(assignments), total))
+        run.save_result("readings", readings_frame(readings))
+        if readings[-1]["bound"] <= parameters.most_unseen:
+            break
+    return run.result("batch_categories")
+
+
+class _Sample:
+    """The taxonomy of what was read so far, and where each category of a batch ended in it."""
+
+    def __init__(self, run: Run, settings: Settings) -> None:
+        self._run, self._settings, self._asked = run, settings, 0
+        self._taxonomies: list[Taxonomy] = []
+        self._ends: dict[tuple[int, str], str] = {}
+
+    def add(self, new: Sequence[Taxonomy]) -> None:
+        """Merge the taxonomies of more batches into that of all before."""
+        waiting = [*self._taxonomies, *new]
+        rounds = consolidation_rounds([len(waiting)], self._run.parameters.taxonomies_per_consolidation)
+        starts = {key: (0, name) for key, name in self._ends.items()} | {
+            (taxonomy.first, fold_name(category.name)): (position, category.name)
+            for position, taxonomy in enumerate(new, start=len(self._taxonomies))
+            for category in taxonomy.categories
+        }
+        steps: list[dict[str, object]] = []
+        with live_progress(self._run, STAGES["consolidate_taxonomy"]):
+            self._taxonomies = _merge(self._run, waiting, rounds, steps, self._settings, self._asked)
+        self._asked += calls_of(rounds)
+        self._ends = followed(starts, steps_frame(steps))
+
+    def ends(self, assignments: pd.DataFrame) -> pd.Series:
+        """Return the category that each product read is in by now."""
+        read = assignments[assignments["batch"] > 0]
+        ends = [
+            name if name in ("", OUT_OF_SCOPE) else self._ends[batch, fold_name(name)]
+            for batch, name in zip(read["batch"], read["category"], strict=True)
+        ]
+        return pd.Series(ends, dtype="str")
 
 
 def find_categories(run: Run, products: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -61,22 +131,43 @@ def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataF
     """
     settings = settings or load_settings()
     taxonomies = taxonomies_of(run.result("batch_categories"))
-    rounds = consolidation_rounds(_by_first_run(run, taxonomies), run.parameters.taxonomies_per_consolidation)
-    planned = sum(size > 1 for sizes in rounds for size in sizes)
+    rounds = _rounds(run, taxonomies)
     steps: list[dict[str, object]] = []
-    done = 0
     with live_progress(run, STAGES["consolidate_taxonomy"]):
-        for number, sizes in enumerate(rounds, start=1):
-            merges = merge_round(taxonomies, sizes, done, run.prompts, run.parameters.category)
-            questions = [merge.question for merge in merges if merge.question]
-            answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
-            taxonomies = _apply(run, number, merges, answers, steps)
-            done += len(questions)
+        taxonomies = _merge(run, taxonomies, rounds, steps, settings)
     taxonomy = taxonomies[0].categories if taxonomies else ()
     run.save_result("merges", steps_frame(steps))
     frame = pd.DataFrame([(c.name, c.definition) for c in taxonomy], columns=["name", "definition"], dtype="str")
     run.save_result("taxonomy", frame)
     return frame
+
+
+def _merge(
+    run: Run,
+    taxonomies: list[Taxonomy],
+    rounds: Sequence[Sequence[int]],
+    steps: list[dict[str, object]],
+    settings: Settings,
+    done: int = 0,
+) -> list[Taxonomy]:
+    """Merge taxonomies in rounds, and note in `steps` which category went where; `done` were asked about before."""
+    planned = done + calls_of(rounds)
+    for number, sizes in enumerate(rounds, start=1):
+        merges = merge_round(taxonomies, sizes, done, run.prompts, run.parameters.category)
+        questions = [merge.question for merge in merges if merge.question]
+        answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
+        taxonomies = _apply(run, number, merges, answers, steps)
+        done += len(questions)
+    return taxonomies
+
+
+def _rounds(run: Run, taxonomies: Sequence[Taxonomy]) -> list[list[int]]:
+    """Return the sizes of the groups merged in each round; a sample is merged after each look at it, as it grew."""
+    most = run.parameters.taxonomies_per_consolidation
+    if not run.parameters.extract_sample:
+        return consolidation_rounds(_by_first_run(run, taxonomies), most)
+    ends = [0, *run.result("readings")["batches"].tolist()]
+    return sample_rounds([sum(a < each.first <= b for each in taxonomies) for a, b in pairwise(ends)], most)
 
 
 def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFrame:

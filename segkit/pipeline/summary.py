@@ -7,6 +7,7 @@ from typing import Any
 
 from segkit.analysis import logs
 from segkit.analysis.report import REPORT, UNMEASURED, write_report
+from segkit.analysis.tables import sample_sentence
 from segkit.core.extract import NO_TITLE
 from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
 from segkit.errors import RunError
@@ -77,6 +78,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "saved_usd": None if total.saved_unpriced else str(total.saved_usd),
         "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
         "problems": total.problems,
+        "sample": sample_sentence(run),
         "asked_twice": status.document.get("asked_twice"),
     }
 

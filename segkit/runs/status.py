@@ -119,12 +119,13 @@ class Status:
         """The number of products that are worked off, also while the run works.
 
         A product is placed by extraction and judged again by refinement: each counts half. One that is put into a
-        given taxonomy counts whole.
+        taxonomy which was given, or extracted from a sample, counts whole.
         """
         if self.summary:
             return self.processed
-        if assign := self.stages.get(STAGES["assign_products"]):
-            return int((self.products or 0) * assign.share_done)
+        assign = self.stages.get(STAGES["assign_products"])
+        if assign or self.document.get("sample"):
+            return int((self.products or 0) * (assign.share_done if assign else 0))
         halves = (self.stages.get(STAGES[name]) for name in ("extract_taxonomy", "refine_assignments"))
         return int((self.products or 0) * sum(stage.share_done for stage in halves if stage) / 2)
 

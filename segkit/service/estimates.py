@@ -14,10 +14,11 @@ from pathlib import Path
 import orjson
 import pandas as pd
 
-from segkit.core.batching import batches_by_first_run, consolidation_rounds
+from segkit.core.batching import batches_by_first_run, calls_of, consolidation_rounds, reading_rounds
 from segkit.core.models import Parameters
 from segkit.errors import SegkitError
 from segkit.pipeline.plan.estimate import plan_run
+from segkit.pipeline.plan.walk import batches_read
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import StageFigures, Status
 from segkit.settings import Settings
@@ -81,11 +82,20 @@ def forecast(run: Run, settings: Settings) -> Forecast:
 
 
 def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[int, ...]]:
+    """Count the questions of each round of each stage; a sample that may grow is taken to be enough at once."""
+    last = sum(batches_by_first_run(products, parameters.products_per_assignment))
+    assign: dict[str, tuple[int, ...]] = {"assign_products": (last,)}
+    if parameters.taxonomy:
+        return assign
+    if parameters.extract_sample:
+        read = batches_read(products, parameters)[0]
+        merges = tuple(calls_of([sizes]) for sizes in reading_rounds(read, parameters))
+        return {"segmentation": (read,), "consolidate_taxonomy": merges, **assign}
     batches = batches_by_first_run(products, parameters.products_per_prompt)
-    merges = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
+    rounds = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
     return {
         "segmentation": (sum(batches),),
-        "consolidate_taxonomy": tuple(sum(size > 1 for size in sizes) for sizes in merges),
+        "consolidate_taxonomy": tuple(calls_of([sizes]) for sizes in rounds),
         "refine_assignments": (sum(batches_by_first_run(products, parameters.products_per_refinement)),),
     }
 
@@ -139,7 +149,7 @@ def _waves_done(rounds: tuple[int, ...], done: int, at_once: int) -> float:
 def _notebooks_left(status: Status, began: datetime | None, written: datetime) -> float:
     """Estimate the seconds that notebooks take beside their questions: the kernel, its imports, tables and plots."""
     least, usual, most = _NOTEBOOK_SECONDS
-    name = status.notebook[:2]
+    name = status.notebook[:2].replace("35", "30")
     position = _NOTEBOOKS.index(name) if name in _NOTEBOOKS else 0
     each = usual
     if began and position >= 2:

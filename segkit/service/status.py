@@ -52,6 +52,7 @@ _PHASES = {  # of a working run, by the number of its notebook
     "10": "extracting",
     "20": "consolidating",
     "30": "refining",
+    "35": "assigning",
     "40": "reviewing",
     "50": "syncing",
 }

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orjson
 import pandas as pd
 
-from segkit.core.prompts import load_prompts
+from segkit.core.prompts import load_prompts, prompt_keys
 from segkit.database.sync import products_from_postgres
 from segkit.errors import (
     DatabaseError,
@@ -64,6 +64,8 @@ class StartRequest:
     max_unassigned: int | None = None
     prompts: str | None = None
     products_per_prompt: int | None = None
+    extract_sample: str = ""
+    most_unseen: float | None = None
     earlier: str = ""
     how: Literal["", "extend", "assign"] = ""
     total: int = 0  # products with those of the earlier run
@@ -255,11 +257,12 @@ class Submissions:
         given: dict[str, Any] = {
             "model": wanted.model, "temperature": wanted.temperature, "max_unassigned": wanted.max_unassigned,
             "prompts": wanted.prompts, "products_per_prompt": wanted.products_per_prompt,
+            "extract_sample": wanted.extract_sample, "most_unseen": wanted.most_unseen,
         }  # fmt: skip
         products = products_from_postgres(wanted.product_ids, settings)
         chosen = choose_parameters(wanted.category, settings, **given)
         admission.check_titles(products, chosen.max_unassigned)
-        plan = plan_run(products, load_prompts(chosen.prompts), chosen, capped(settings))
+        plan = plan_run(products, load_prompts(chosen.prompts, keys=prompt_keys(chosen)), chosen, capped(settings))
         self._check_price(plan, chosen.model, record, token)
         return prepare_run(
             products, wanted.category, run_id=record.run_id, runs_dir=self._jobs.runs_dir, source="amazon_products",

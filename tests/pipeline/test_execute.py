@@ -20,7 +20,7 @@ from nbclient.exceptions import CellTimeoutError
 import segkit
 from segkit.errors import StageError, StoppedError
 from segkit.pipeline.notebooks.execute import copy_of, execute_notebook, unfinished
-from segkit.pipeline.notebooks.run import STAGE_NOTEBOOKS, stages_to_do
+from segkit.pipeline.notebooks.run import stages_to_do
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state, finish
 from segkit.runs.events import read_events
@@ -82,6 +82,7 @@ def test_an_exit_with_0_fails_the_run(place: Path) -> None:
     assert read_status(folder).state == "failed"
 
 
+NOTEBOOKS = ["00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments"]
 ENDS = {
     "an exit in the last cell": ("import sys; sys.exit(0)", "11_small ended in its code cell 3"),
     "a kernel that is killed": ("import os; os.kill(os.getpid(), 9)", "11_small: Kernel died"),
@@ -190,7 +191,7 @@ execute_notebook(run, source, kernel, [])
 def test_killed_while_papermill_writes_a_copy(new_run: NewRun, place: Path, kernel: AsyncKernelManager) -> None:
     """The data is as it was; that the copy of a stage that is done is broken is told, and it is made again."""
     run, source = new_run(8, model="offline"), notebook(place)
-    source = source.rename(place / f"{STAGE_NOTEBOOKS[2]}.ipynb")
+    source = source.rename(place / f"{NOTEBOOKS[2]}.ipynb")
     work(run)
     before = {path: path.read_bytes() for path in run.folder.rglob("*.*") if path.parent.name != "notebooks"}
     done = subprocess.run([sys.executable, "-c", DRIVER, str(source)], cwd=place, env=unmeasured(), timeout=300)
@@ -226,7 +227,7 @@ def test_a_finished_run_that_lost_a_log_is_opened_again(endpoint: Endpoint, loss
     asked = endpoint.count()
     assert read_status(run.folder).state == "completed"
     assert not is_finished(run)
-    assert stages_to_do(run) == list(STAGE_NOTEBOOKS)
+    assert stages_to_do(run) == NOTEBOOKS
     (told,) = [event for event in read_events(run.folder) if event["event"] == "logs_lost"]
     assert (told["count"], told["files"]) == (1, [lost])
     work(run)
@@ -241,14 +242,14 @@ def test_resuming_mends_what_was_lost(endpoint: Endpoint, lossy: tuple[Run, str]
     """The same from the command line, with a broken copy; a run that lacks nothing is left alone."""
     run, lost = lossy
     asked = endpoint.count()
-    copy_of(run, STAGE_NOTEBOOKS[1]).write_text('{"cells": [', encoding="utf-8")
+    copy_of(run, NOTEBOOKS[1]).write_text('{"cells": [', encoding="utf-8")
     for requests, told in ((asked + 1, f"{run.id} has lost 1 log;"), (asked + 1, "")):
         command = [sys.executable, "-m", "segkit", "resume", run.id, "--no-sync"]
         done = subprocess.run(command, cwd=place, env=unmeasured(), capture_output=True, text=True, timeout=300)
         assert (done.returncode, endpoint.count()) == (0, requests), done.stderr
         assert (lost in done.stderr) == bool(told)
         assert told in done.stderr
-    assert not [name for name in STAGE_NOTEBOOKS if unfinished(copy_of(run, name))]
+    assert not [name for name in NOTEBOOKS if unfinished(copy_of(run, name))]
 
 
 def test_a_run_whose_status_is_lost_is_counted_again(endpoint: Endpoint, new_run: NewRun) -> None:
@@ -258,7 +259,7 @@ def test_a_run_whose_status_is_lost_is_counted_again(endpoint: Endpoint, new_run
     before, asked = decide_state(run), endpoint.count()
     assert stages_to_do(run) == []
     (run.folder / "status.json").unlink()
-    assert stages_to_do(run) == list(STAGE_NOTEBOOKS)
+    assert stages_to_do(run) == NOTEBOOKS
     work(run)
     after = decide_state(run)
     figures = ("state", "products", "calls", "input_tokens", "cost_usd", "categories")

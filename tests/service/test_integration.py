@@ -164,6 +164,14 @@ def test_prompts_and_batch_size_are_chosen_in_the_body(completed: Completed, cli
         assert client.post(f"{RUNS}/start", json=wish(1, 2, **wrong)).status_code == 422
 
 
+def test_a_sample_is_chosen_in_the_body(completed: Completed, client: httpx.Client) -> None:
+    answer = client.post(f"{RUNS}/start", json=wish(1, 2, 3, extract_sample="auto", most_unseen=0.05))
+    made = open_run(answer.json()["run_id"], completed.service.place / "runs").parameters
+    assert (made.extract_sample, made.most_unseen) == ("auto", 0.05)
+    for wrong in ({"extract_sample": 0}, {"extract_sample": "some"}, {"most_unseen": 2}):
+        assert client.post(f"{RUNS}/start", json=wish(1, 2, **wrong)).status_code == 422
+
+
 def test_a_run_says_what_is_left_of_its_budget(completed: Completed, client: httpx.Client) -> None:
     """A run that has asked nothing has all of it; one of the offline model has none."""
     run_id = client.post(f"{RUNS}/start", json=wish(1, 2, model="gpt-4o", max_cost_usd=0.5)).json()["run_id"]

@@ -20,8 +20,7 @@ from segkit.settings import Settings, load_settings, project_folder
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
-STAGE_NOTEBOOKS = ("00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments")
-ASSIGN_NOTEBOOKS = ("00_prepare_run", "35_assign_products")
+_NUMBERS = {"extract_taxonomy": 10, "consolidate_taxonomy": 20, "refine_assignments": 30, "assign_products": 35}
 REVIEW, SYNC = "40_review_run", "50_sync_postgres"
 
 
@@ -70,7 +69,7 @@ def stages_to_do(run: Run) -> list[str]:
     if lost:
         log_event(run.folder, "logs_lost", count=len(lost), files=lost[:20])
     everything, left = bool(lost) or not _stages_are_done(run), []
-    for name in _notebooks_of(run):
+    for name in notebooks_of(run):
         why = unfinished(copy_of(run, name)) if copy_of(run, name).exists() else ""
         if why:
             log_event(run.folder, "notebook_executed_again", notebook=name, why=f"{name} {why}")
@@ -79,8 +78,9 @@ def stages_to_do(run: Run) -> list[str]:
     return left
 
 
-def _notebooks_of(run: Run) -> tuple[str, ...]:
-    return ASSIGN_NOTEBOOKS if run.parameters.taxonomy else STAGE_NOTEBOOKS
+def notebooks_of(run: Run) -> list[str]:
+    """Name the notebooks of the stages of a run, in their order."""
+    return ["00_prepare_run", *(f"{_NUMBERS[stage]}_{stage}" for stage in run.parameters.stages)]
 
 
 def _execute(run: Run, name: str, kernel: AsyncKernelManager, settings: Settings) -> None:
@@ -91,6 +91,6 @@ def _execute(run: Run, name: str, kernel: AsyncKernelManager, settings: Settings
 def _stages_are_done(run: Run) -> bool:
     """Tell whether every question of every stage has its answer, so that only what follows them is left."""
     stages = run.status.stages
-    names = ("assign_products",) if run.parameters.taxonomy else ("extract_taxonomy", "refine_assignments")
+    names = set(run.parameters.stages) - {"consolidate_taxonomy"}  # which asks nothing about a single batch
     known = {STAGES[name] for name in names} <= stages.keys()
     return known and run.has_result("ledger") and not any(stage.failed for stage in stages.values())

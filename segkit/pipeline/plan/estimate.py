@@ -34,7 +34,8 @@ def plan_run(
 
     `look_up` finds the answers that are there already (see `KnownAnswers`); without it no answer is known. Calls are
     exact when every answer is valid at once; where a stage is `estimated`, its prompts depend on answers that are not
-    there yet, and it may need fewer. Tokens, cost and seconds have a `low` and a `high` end; cost is None where the
+    there yet, and it may need fewer. A sample that is read until it is enough takes `calls_low` at least, and `calls`
+    at most. Tokens, cost and seconds have a `low` and a `high` end; cost is None where the
     price is not known. `saved_usd` is the price of the answers from the cache.
     """
     stages = walk_run(products, prompts, parameters, look_up, taxonomy)
@@ -97,6 +98,8 @@ def _saved(total: pd.Series) -> str:
 
 def _calls(row: pd.Series) -> str:
     """Write a number of calls; what depends on answers that are not there may turn out to be known."""
+    if row["calls_low"] < row["calls"]:
+        return f"{row['calls_low']:,} to {row['calls']:,}"
     return f"at most {row['calls']:,}" if row["estimated"] and row["answered"] else f"{row['calls']:,}"
 
 
@@ -110,6 +113,7 @@ def _row(stage: StageQuestions, parameters: Parameters, settings: Settings) -> d
         "questions": stage.questions,
         "answered": stage.answered,
         "calls": stage.calls,
+        "calls_low": stage.calls - stage.fewer_calls,
         "estimated": stage.estimated,
         "input_low": math.floor(stage.characters[0] / PLAIN),
         "input_high": math.ceil(stage.characters[1] / _DENSE),
@@ -127,7 +131,8 @@ def _money_and_time(
         usage = Usage(input=int(row[f"input_{end}"]), cached=0, output=int(row[f"output_{end}"]))
         cost = call_cost_usd(usage, parameters.model, parameters.endpoint, settings)
         figures[f"cost_usd_{end}"] = Decimal(0) if cost is not None and not row["calls"] else cost
-        figures[f"seconds_{end}"] = round(_seconds(int(row["calls"]), usage, i, parameters, settings), 1)
+        calls = int(row["calls_low" if end == "low" else "calls"])
+        figures[f"seconds_{end}"] = round(_seconds(calls, usage, i, parameters, settings), 1)
     return figures
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import pairwise
 
 import pandas as pd
 
-from segkit.core.batching import asked_twice, consolidation_rounds, refinement_calls
+from segkit.core.batching import (
+    asked_twice,
+    batches_by_first_run,
+    consolidation_rounds,
+    extraction_batches,
+    looks,
+    refinement_calls,
+    sample_rounds,
+)
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.catalogue.titles import untitled
 from segkit.core.consolidate import (
@@ -27,6 +36,7 @@ from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import NONE_FITS, STAGES, Answer, Category, Parameters, Question
 from segkit.core.refine import refine_questions, second_questions
 from segkit.core.taxonomy.assign import assign_questions, assigned
+from segkit.core.taxonomy.unseen import least_batches
 from segkit.pipeline.plan.known import Lookup
 
 # Characters a token in plain English; what a prompt holds of later stages is estimated in tokens.
@@ -57,6 +67,13 @@ class StageQuestions:
     answered: int = 0
     estimated: bool = False
     saved_usd: Decimal = Decimal(0)
+    fewer_calls: int = 0  # by so many the calls may fall short: where a sample is enough at once
+
+    def at_least(self, least: StageQuestions) -> StageQuestions:
+        """Return these questions as the most of a stage, which has `least` at least."""
+        characters = least.characters[0], self.characters[1]
+        answers = least.answers[0], self.answers[1]
+        return replace(self, characters=characters, answers=answers, fewer_calls=self.calls - least.calls)
 
 
 @dataclass
@@ -122,10 +139,54 @@ def walk_run(
     """
     if parameters.taxonomy:
         return _walk_assignment(products, prompts, parameters, look_up, taxonomy)
+    if parameters.extract_sample:
+        return _walk_sampled(products, prompts, parameters, look_up)
     first, second, found = _walk_extraction(products, prompts, parameters, look_up)
     if found.taxonomy is None:
         return [first, second, _estimated_refinement(products, prompts, parameters)]
     return [first, second, _walk_refinement(products, prompts, parameters, look_up, found)]
+
+
+def batches_read(products: pd.DataFrame, parameters: Parameters) -> tuple[int, int]:
+    """Return how many batches of a sample are read, at least and at most."""
+    batches, total = len(extraction_batches(products, parameters)), int((~untitled(products)).sum())
+    if parameters.extract_sample != "auto":
+        return batches, batches
+    return least_batches(total, batches, parameters.most_unseen), batches
+
+
+def _walk_sampled(
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters, look_up: LookUp
+) -> list[StageQuestions]:
+    """Walk a run that extracts its taxonomy from a sample: with the most that may be read, and with the least."""
+    least, most = batches_read(products, parameters)
+    first, second, found = _walk_extraction(products, prompts, parameters, look_up, most)
+    if least < most:
+        fewer = _walk_extraction(products, prompts, parameters, look_up, least)
+        return [
+            first.at_least(fewer[0]),
+            second.at_least(fewer[1]),
+            _estimated_assignment(products, prompts, parameters),
+        ]
+    if found.taxonomy is None:
+        return [first, second, _estimated_assignment(products, prompts, parameters)]
+    frame = pd.DataFrame([(c.name, c.definition) for c in found.taxonomy], columns=["name", "definition"])
+    questions, counted = assign_questions(products, numbered(frame), prompts, parameters), _Counted()
+    counted.add(questions, look_up("assign_products", questions), _of_assignments)
+    return [first, second, counted.of("assign_products")]
+
+
+def _estimated_assignment(
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
+) -> StageQuestions:
+    titled = products[~untitled(products)]
+    calls = sum(batches_by_first_run(titled, parameters.products_per_assignment))
+    titles = float(titled["title"].str.len().sum()) + 8 * len(titled)
+    text = [calls * (len(prompts["assign_products"]) + _OF_MERGE[i] * _CATEGORY[i] * PLAIN) + titles for i in (0, 1)]
+    counted = _Counted()
+    answers = len(titled) * _ASSIGNMENT[0], len(titled) * _ASSIGNMENT[1]
+    counted.add_unknown(calls, (text[0], text[1]), answers)
+    return counted.of("assign_products")
 
 
 def _walk_assignment(
@@ -150,10 +211,14 @@ def _walk_assignment(
 
 
 def _walk_extraction(
-    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters, look_up: LookUp
+    products: pd.DataFrame,
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    look_up: LookUp,
+    sample: int = 0,
 ) -> tuple[StageQuestions, StageQuestions, _Consolidation]:
-    """Walk the first two stages."""
-    questions = extract_questions(products, prompts, parameters)
+    """Walk the first two stages; of a `sample` so many batches are read."""
+    questions = extract_questions(products, prompts, parameters, 0, sample or None)
     found, counted = look_up("extract_taxonomy", questions), _Counted()
     counted.add(questions, found, _of_batch)
     categories, assignments = extracted(_flat(found.answers), products)
@@ -163,6 +228,10 @@ def _walk_extraction(
     batches = {q.batch: int(q.context["product_ids"][0]) for q in questions}
     counts = count_by_first_run(taxonomies, batches, first_runs(products))
     rounds = consolidation_rounds(counts, parameters.taxonomies_per_consolidation)
+    if sample:
+        ends = [0, *looks(sample, parameters)]
+        added = [sum(a < taxonomy.first <= b for taxonomy in taxonomies) for a, b in pairwise(ends)]
+        rounds = sample_rounds(added, parameters.taxonomies_per_consolidation)
     walk = _Merging(prompts, parameters, look_up, unknown)
     taxonomy = walk.merge(sorted(taxonomies, key=lambda each: each.first), rounds)
     consolidation = _Consolidation(taxonomy, categories, assignments, walk.steps)

@@ -38,7 +38,7 @@ ProductId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Dollars = Annotated[float, _within("max_cost_usd", allow_inf_nan=False)]
 Unassigned = Annotated[int, _within("max_unassigned", MOST_PRODUCTS)]
 State = Literal["running", "completed", "failed", "cancelled"]
-Phase = Literal["preparing", "extracting", "consolidating", "refining", "reviewing", "syncing"]
+Phase = Literal["preparing", "extracting", "consolidating", "refining", "assigning", "reviewing", "syncing"]
 Failure = Literal[
     "cancelled", "budget", "unassigned", "model_refused", "endpoint", "database", "storage", "stopped", "interrupted",
     "internal",
@@ -94,6 +94,17 @@ class StartBody(Body):
     ] = None
     products_per_prompt: Annotated[
         Annotated[int, _within("products_per_prompt")] | None, Field(description="The operator's default, if absent.")
+    ] = None
+    extract_sample: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_PRODUCTS)] | Literal["auto"] | None,
+        Field(
+            description="Extract the categories from a random sample of so many products, or (`auto`) of as many as "
+            "are needed, then put all products into them; all products are read, if absent."
+        ),
+    ] = None
+    most_unseen: Annotated[
+        Annotated[float, _within("most_unseen", allow_inf_nan=False)] | None,
+        Field(description="With `auto`: the share of products that may be of a kind not met; 0.01, if absent."),
     ] = None
 
     model_config = ConfigDict(
@@ -159,7 +170,10 @@ class RunStatus(BaseModel):
     status: State
     total_products: int
     processed_products: Annotated[
-        int, Field(description="Extraction and refinement count half each; all products once it is completed.")
+        int,
+        Field(
+            description="Extraction and refinement count half each (after a sample, the assigned); all at the end."
+        ),
     ]
     progress_percent: Annotated[float, Field(ge=0, le=100, description="100 only once it is completed.")]
     estimated_completion: Annotated[
