@@ -115,7 +115,7 @@ def db_check(name: RunsOrAll = "latest", runs_dir: RunsDir = None) -> None:
     from segkit.settings import load_settings
 
     settings, console, count = load_settings(), new_console(), 0
-    for run in _chosen_runs(name, runs_dir, settings):
+    for run in chosen_runs(name, runs_dir, settings):
         differences = check_run(run, settings)
         count += len(differences)
         for line in differences:
@@ -136,7 +136,7 @@ def db_reindex(name: RunsOrAll = "all", runs_dir: RunsDir = None, as_json: Json 
     from segkit.settings import load_settings
 
     settings = load_settings()
-    rows = {run.id: reindex_run(run, settings) for run in _chosen_runs(name, runs_dir, settings)}
+    rows = {run.id: reindex_run(run, settings) for run in chosen_runs(name, runs_dir, settings)}
     if as_json:
         write_json(rows)
         return
@@ -153,7 +153,7 @@ def left_out(skipped: list[int]) -> dict[str, str]:
     return {"left out": f"{len(skipped):,} products that amazon_products lacks: {shortened(skipped)}"}
 
 
-def _chosen_runs(name: str, runs_dir: Path | None, settings: Settings) -> list[Run]:
+def chosen_runs(name: str, runs_dir: Path | None, settings: Settings) -> list[Run]:
     """Open one run, or all runs of the folder."""
     from segkit.runs.run import open_run, run_ids
 

@@ -1,4 +1,4 @@
-"""`segkit run`, `extend`, `plan`, `resume`, `note` and `rm`: runs are made, continued, marked and removed."""
+"""Commands that make, continue, mark and remove runs: `run`, `extend`, `plan`, `resume`, `note`, `costs`, `rm`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from segkit.cli.options import (
+    CHECK,
     SEGMENT,
     Concurrency,
     Json,
@@ -18,6 +19,7 @@ from segkit.cli.options import (
     RunOptions,
     RunParameters,
     RunsDir,
+    RunsOrAll,
     TakeOver,
     Yes,
     grouped,
@@ -112,6 +114,39 @@ def note(
     run = opened_run(name, runs_dir)
     update_status(run.folder, note=text.strip())
     typer.echo(f"{run.id}: {text.strip() or 'no note'}")
+
+
+@app.command(rich_help_panel=CHECK)
+def costs(
+    name: RunsOrAll = "all",
+    save: Annotated[
+        bool, typer.Option("--save", help="Put the recomputed figures into status.json; the logs stay as they are.")
+    ] = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the cost of runs again from the raw answers in their logs, and show what changed in dollars.
+
+    Prices and the reading of tokens change from release to release, and so does SEGKIT_PRICES. Nothing is sent.
+
+    Example: segkit costs all --save
+    """
+    from segkit.cli.db import chosen_runs
+    from segkit.cli.terminal import columns_of, print_table, write_json
+    from segkit.pipeline import costs as recounting
+    from segkit.settings import load_settings
+
+    settings, rows = load_settings(), []
+    for run in chosen_runs(name, runs_dir, settings):
+        found = recounting.recount(run, settings)
+        rows.append(found.as_json())
+        if save:
+            recounting.save(run, found)
+    if as_json:
+        write_json(rows)
+    else:
+        shown = ("run_id", "calls", "recorded_usd", "recomputed_usd", "changed_usd", "unknown_cost")
+        print_table(columns_of(rows, shown))
 
 
 @app.command(rich_help_panel=SEGMENT)

@@ -136,6 +136,7 @@ class Recorder:
             "duration_ms": reply.duration_ms,
             "money": "paid",
             "cost_usd": None if cost is None else str(cost),
+            **({"cost_from": "endpoint"} if cost is not None and cost == _stated(reply.response) else {}),
             **_judgement(completion, checked),
             **({"outcome": "prompt_cut", "why": unread} if unread else {}),
         }
@@ -177,7 +178,7 @@ class Recorder:
     def cost(self, completion: Completion, response: Response | None = None) -> Decimal | None:
         """Return what an answer cost: by the user's prices, by what a proxy states, or by the price list."""
         p, prices = self._parameters, self._settings.segkit_prices
-        stated = stated_cost(response.body, response.headers) if response else None
+        stated = _stated(response)
         if stated is not None and not has_own_price(p.model, prices):
             return stated
         return call_cost_usd(completion.usage, p.model, p.endpoint, self._settings)
@@ -239,6 +240,10 @@ class Recorder:
             "cache_key": key,
             "segkit_version": self._run.document["segkit_version"],
         }
+
+
+def _stated(response: Response | None) -> Decimal | None:
+    return stated_cost(response.body, response.headers) if response else None
 
 
 def _judgement(completion: Completion, checked: CheckedAnswer) -> dict[str, Any]:

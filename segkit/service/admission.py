@@ -132,7 +132,7 @@ def calls_without_price(run: Run, token: Token, settings: Settings) -> int | Non
     if call_cost_usd(Usage(1, 0, 1), chosen.model, chosen.endpoint, capped(settings)) is not None:
         return None
     _check_unpriced(chosen.model, token)
-    return _most_calls(plan_of(run, capped(settings)).iloc[-1])
+    return _most_calls(plan_of(run, capped(settings), whole=True).iloc[-1])
 
 
 def capped(settings: Settings) -> Settings:

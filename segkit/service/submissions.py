@@ -281,7 +281,7 @@ class Submissions:
         else:
             run = assign_run(earlier, products, settings=settings, model=wanted.model, **place)
         admission.check_titles(run.new_products, wanted.max_unassigned or run.parameters.max_unassigned)
-        self._check_price(plan_of(run, capped(settings)), run.parameters.model, record, token)
+        self._check_price(plan_of(run, capped(settings), whole=True), run.parameters.model, record, token)
         return run
 
     def _check_price(self, plan: pd.DataFrame, model: str, record: Record, token: Token) -> None:

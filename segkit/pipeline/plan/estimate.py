@@ -50,10 +50,13 @@ def estimate_run(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     return readable_plan(plan_of(run, settings or load_settings()))
 
 
-def plan_of(run: Run, settings: Settings) -> pd.DataFrame:
-    """Plan what is left of a run that is made already, as `plan_run` does, with the answers that are there."""
+def plan_of(run: Run, settings: Settings, *, whole: bool = False) -> pd.DataFrame:
+    """Plan what is left of a run that is made already, as `plan_run` does, with the answers that are there.
+
+    With `whole` no answer counts as known: that is the most the run takes, wherever it works.
+    """
     taxonomy = choices(run.archived("taxonomy")) if run.parameters.taxonomy else []
-    look_up = KnownAnswers(run, settings).look_up
+    look_up = nothing_known if whole else KnownAnswers(run, settings).look_up
     return plan_run(run.new_products, run.prompts, run.parameters, settings, taxonomy, look_up)
 
 
