@@ -67,6 +67,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/storing.py
 	$(BIN)/python tests/benchmarks/database.py
 	$(BIN)/python tests/benchmarks/offline_quality.py
+	$(BIN)/python tests/benchmarks/sampling.py
 	$(BIN)/python tests/benchmarks/service.py
 	$(BIN)/python tests/benchmarks/trust.py
 

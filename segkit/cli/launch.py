@@ -15,7 +15,7 @@ from segkit.analysis.report import REPORT
 from segkit.analysis.tables import repeatability, sample_sentence, saved_money
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
-from segkit.cli.plan import confirm_sending, confirm_titles, report_price, show_plan, show_plans
+from segkit.cli.plan import choose_way, confirm_sending, confirm_titles, report_price, show_plan, show_plans
 from segkit.cli.progress import watched
 from segkit.cli.terminal import pairs, write_json
 from segkit.core.catalogue.gate import Catalogue
@@ -65,14 +65,17 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     _work_with_consent(run, options, yes, settings)
 
 
-def extend_and_show(name: str, source: ProductSource, options: RunOptions, yes: bool) -> None:
+def extend_and_show(
+    name: str, source: ProductSource, options: RunOptions, yes: bool, keep_taxonomy: bool | None = None
+) -> None:
     """Make a run that adds products to a finished one, work on it, and show its summary."""
     settings = options.applied(load_settings())
     runs_dir = options.runs_dir or settings.storage_root
     finished = open_run(name, runs_dir, settings)
     catalogue = read_catalogue(source, settings, finished.parameters.product_line)
     confirm_titles(catalogue.products, finished.parameters.max_unassigned, options, yes)
-    run = extend_run(finished, catalogue, runs_dir=runs_dir, settings=settings)
+    make = assign_run if choose_way(finished, catalogue, keep_taxonomy, options, yes, settings) else extend_run
+    run = make(finished, catalogue, runs_dir=runs_dir, settings=settings)
     _work_with_consent(run, options, yes, settings)
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 import typer
 
 from segkit.cli.options import RunOptions
 from segkit.cli.terminal import new_console, print_table
+from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids
 from segkit.core.catalogue.titles import lacks_titles, untitled
 from segkit.core.models import Parameters
 from segkit.core.text import shortened
-from segkit.errors import ProductsError, StoppedError
+from segkit.errors import ProductsError, RunError, StoppedError
 from segkit.llm.prices import price_note
+from segkit.pipeline.assign import assign_run
+from segkit.pipeline.extend import extend_run
 from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence
 from segkit.runs.mirror import discard
 from segkit.runs.run import Run
@@ -59,6 +63,36 @@ def confirm_titles(products: pd.DataFrame, allowed: int, options: RunOptions, ye
         )
     if not typer.confirm(f"{share}. Go on without them?", default=False, err=True):
         raise StoppedError("nothing was sent, and no run was made", "--title-column names the column of the titles")
+
+
+def choose_way(
+    finished: Run, catalogue: Catalogue, keep: bool | None, options: RunOptions, yes: bool, settings: Settings
+) -> bool:
+    """Report what each way to add products takes, and return whether the taxonomy is kept.
+
+    `keep` is what was typed. In a terminal the question is asked where nothing was; elsewhere the taxonomy is then
+    extracted anew, as the more thorough of both.
+    """
+    ways = {"--keep-taxonomy": assign_run, "--new-taxonomy": extend_run}
+    for name, make in ways.items():
+        typer.echo(f"{_WAYS[name]} ({name}): {_cost_of(make, finished, catalogue, settings)}", err=True)
+    if keep is None and not yes and not options.as_json and sys.stdin.isatty():
+        return typer.confirm("Keep the taxonomy?", default=True, err=True)
+    return bool(keep)
+
+
+_WAYS = {"--keep-taxonomy": "keep the categories and assign", "--new-taxonomy": "extract the categories anew"}
+
+
+def _cost_of(make: Callable[..., Run], finished: Run, catalogue: Catalogue, settings: Settings) -> str:
+    """Plan one way on a run that is made for that alone, and removed again."""
+    local = settings.model_copy(update={"storage_backend": "local"})
+    with tempfile.TemporaryDirectory(prefix="segkit-plan-") as folder:
+        try:
+            run = make(finished, catalogue, runs_dir=folder, settings=local)
+        except (ProductsError, RunError) as error:
+            return f"not possible: {error.message}"
+        return sentence(plan_of(run, local).iloc[-1])
 
 
 def show_plan(plan: pd.DataFrame, parameters: Parameters) -> None:

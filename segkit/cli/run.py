@@ -47,17 +47,31 @@ def run(source: ProductSource, parameters: RunParameters, options: RunOptions, y
 
 @app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)
 @grouped
-def extend(name: RunName, source: ProductSource, options: RunOptions, yes: Yes = False) -> None:
+def extend(
+    name: RunName,
+    source: ProductSource,
+    options: RunOptions,
+    keep_taxonomy: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-taxonomy/--new-taxonomy",
+            help="Put the products into the categories that are there, or extract the categories anew.",
+            show_default="asked in a terminal, else new",
+        ),
+    ] = None,
+    yes: Yes = False,
+) -> None:
     """Add products to a finished run, as a new run that asks only what changed.
 
-    The new run has the parameters and batches of the finished one; added products get batches of their own. Questions
-    that were asked before are answered from the cache.
+    There are two ways, and before anything is sent this says what each takes. The categories may be kept, as with
+    `segkit assign`; or they are extracted anew: the new run then has the parameters and batches of the finished one,
+    added products get batches of their own, and questions that were asked before are answered from the cache.
 
     Example: segkit extend latest new_products.csv
     """
     from segkit.cli import launch
 
-    launch.extend_and_show(name, source, options, yes)
+    launch.extend_and_show(name, source, options, yes, keep_taxonomy)
 
 
 @app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)

@@ -32,10 +32,14 @@ def extend_run(
     `products` is a frame with `product_id` and `title`, or a catalogue; a product that the earlier run has too takes
     its new row. The batches of the earlier run stay as they are, and what it asked is answered by the cache:
     a batch is asked when one of its products changed, refinement when the taxonomy did. Raises RunError when the
-    earlier run is not finished, ProductsError when there is nothing to add or the product line lacks a column.
+    earlier run is not finished or has no taxonomy of its own, ProductsError when there is nothing to add or the
+    product line lacks a column.
     """
     if not earlier.has_result("ledger"):
         raise RunError(f"{earlier.id} is not finished, so it cannot be extended", f"segkit resume {earlier.id}")
+    if earlier.parameters.taxonomy:
+        what = f"{earlier.id} was put into the taxonomy of {earlier.parameters.taxonomy} and has none of its own"
+        raise RunError(what, f"segkit assign PRODUCTS --taxonomy {earlier.id}")
     run_id, known = run_id or new_run_id(), earlier.products
     came = {product: first_run or earlier.id for product, first_run in first_runs(known).items()}
     catalogue = products if isinstance(products, Catalogue) else load_catalogue(products)
