@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -37,6 +38,9 @@ def assign(
             show_default="5",
         ),
     ] = None,
+    second: Annotated[
+        str, typer.Argument(metavar="[PRODUCTS]", help="The products, where the first word names the run.")
+    ] = "",
     yes: Yes = False,
 ) -> None:
     """Put new products into the categories of a finished run, as a new run.
@@ -44,9 +48,14 @@ def assign(
     Products that the finished run has placed keep their rows as they are. Products that fit no category are extracted
     on their own; a kind with enough of them is proposed as a category, which `segkit taxonomy accept` adds.
 
+    The run may also stand first, as in `segkit extend`: segkit assign latest-completed new_products.csv
+
     Example: segkit assign new_products.csv --taxonomy latest
     """
     from segkit.cli import launch
+
+    if second:
+        taxonomy, source = source.products, replace(source, products=second)
 
     given = {"model": model, "products_per_assignment": batch_size, "smallest_proposal": smallest_proposal}
     launch.assign_and_show(taxonomy, source, given, options, yes)

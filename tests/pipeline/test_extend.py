@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pandas as pd
@@ -12,11 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.analysis.tables import batch_plan
+from segkit.cli.options import RunOptions
+from segkit.cli.plan import choose_way
 from segkit.core.batching import batches_of, consolidation_rounds, planned_calls
+from segkit.core.catalogue.load import load_catalogue
 from segkit.errors import ProductsError, RunError
+from segkit.pipeline.assign import assign_products, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.run import Run
+from segkit.settings import load_settings
 
 STAGES = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments")
 
@@ -82,6 +88,28 @@ def test_a_run_that_was_extended_can_be_extended(finished: Run, endpoint: Endpoi
     assert endpoint.count("extract_taxonomy") == 1
     assert twice.parameters.extends == once.id
     assert len(twice.result("ledger")) == 128
+
+
+def test_both_ways_to_extend_are_planned_before_one_is_taken(
+    finished: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten more of 120: either way asks about them alone; nothing of the plans is left, and nothing was asked."""
+    ways = choose_way(
+        finished, load_catalogue(added(10)), None, RunOptions(as_json=True), yes=True, settings=load_settings()
+    )
+    keep, anew = capsys.readouterr().err.splitlines()
+    assert ways is False
+    assert keep.startswith("keep the categories and assign (--keep-taxonomy): 1 questions, 1 calls to make")
+    assert re.match(r"extract the categories anew \(--new-taxonomy\): \d+ questions, 3\d answered already, at", anew)
+    assert len(list(finished.folder.parent.glob("RUN_*"))) == 1
+
+
+def test_a_run_without_a_taxonomy_of_its_own_is_assigned_to_not_extended(finished: Run) -> None:
+    more = assign_run(finished, added(10))
+    assign_products(more)
+    with pytest.raises(RunError, match="none of its own") as raised:
+        extend_run(more, added(4, start=6000))
+    assert raised.value.hint == f"segkit assign PRODUCTS --taxonomy {more.id}"
 
 
 def test_what_cannot_be_extended_is_told(new_run: Callable[..., Run], endpoint: Endpoint) -> None:

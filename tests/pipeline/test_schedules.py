@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from catalogues import catalogue, unmeasured
 
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.segment import run_stages
+from segkit.runs.run import open_run
 from segkit.settings import project_folder
 
 SCHEDULES = (Path(__file__).parents[2] / "docs/schedules.md").read_text(encoding="utf-8")
@@ -23,12 +28,36 @@ def parameters_of(notebook: str) -> set[str]:
     return {line.split(" = ")[0] for line in tagged["source"]}
 
 
-def test_the_papermill_line_names_parameters_that_exist() -> None:
-    words = shlex.split(next(line for line in SCHEDULES.splitlines() if "bin/papermill" in line))
+LINES = [line for line in SCHEDULES.splitlines() if "bin/papermill" in line]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_papermill_lines_name_parameters_that_exist(line: str) -> None:
+    words = shlex.split(line)
     notebook = words[words.index(".venv/bin/papermill") + 1]
     given = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
     assert given
     assert given <= parameters_of(notebook)
+
+
+def test_the_monthly_line_assigns_month_after_month(place: Path) -> None:
+    """The very words of the crontab, in this process's notebook-free way, with the offline model."""
+    run_stages(prepare_run(catalogue(60), "Kitchen Things", model="offline", runs_dir=place / "runs"))
+    line = next(line for line in SCHEDULES.splitlines() if "segkit assign latest-completed new.csv" in line)
+    words = shlex.split(line.partition(".venv/bin/segkit ")[2].partition(" >>")[0])
+    keys: list[list[str]] = []
+    for month in (1, 2):
+        frame = catalogue(8).assign(product_id=range(1000 * month, 1000 * month + 8))
+        frame.to_csv("new.csv", index=False)
+        command = [sys.executable, "-m", "segkit", *words, "--no-notebooks"]
+        done = subprocess.run(command, capture_output=True, text=True, env=unmeasured(), check=False)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert (report["products"], report["old_rows"]) == (8, 60 + 8 * (month - 1))
+        assert report["old_rows_unchanged"] is True
+        assert {"assigned", "out_of_scope", "none_fits", "proposed", "calls", "drift_p_value"} <= report.keys()
+        keys.append(open_run("latest", place / "runs").result("taxonomies")["key"].tolist())
+    assert keys[0] == keys[1]
 
 
 def test_the_airflow_snippet_names_parameters_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +84,9 @@ def test_the_airflow_snippet_names_parameters_that_exist(monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, home, module)
         for parent in (home.rsplit(".", depth)[0] for depth in range(1, home.count(".") + 1)):
             monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
-    snippet = next(block for block in re.findall(r"```python\n(.*?)```", SCHEDULES, re.S) if "airflow" in block)
-    exec(compile(snippet, "SCHEDULES", "exec"), {})
+    for snippet in re.findall(r"```python\n(.*?)```", SCHEDULES, re.S):
+        exec(compile(snippet, "SCHEDULES", "exec"), {})
+    assert [given["task_id"] for given in made if "bash_command" in given] == ["finish", "assign"]
     notebooks = [given for given in made if "input_nb" in given]
     assert len(notebooks) == 4
     for given in notebooks:
