@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from segkit.evaluation.evaluate import evaluate
     from segkit.evaluation.explain.explanation import explain
     from segkit.pipeline.assign import assign_products, assign_report, assign_run
+    from segkit.pipeline.experiments.repeats import stability
+    from segkit.pipeline.experiments.sweeps import sweep
     from segkit.pipeline.plan.estimate import estimate_run
     from segkit.pipeline.prepare import prepare_run
-    from segkit.pipeline.repeats import stability
     from segkit.pipeline.segment import segment
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
     from segkit.pipeline.summary import finish_run
@@ -59,7 +60,8 @@ _HOMES = {
     "segment": "pipeline.segment",
     "set_up_notebook": "analysis.jupyter",
     "skipped_products": "database.sync",
-    "stability": "pipeline.repeats",
+    "stability": "pipeline.experiments.repeats",
+    "sweep": "pipeline.experiments.sweeps",
     "sync_run": "database.sync",
 }
 __all__ = list(_HOMES)

@@ -28,7 +28,7 @@ SEGMENT, READ, CHECK, COPY, SERVICE, PROJECT = (
     "REST service",
     "Your folder",
 )
-_PRODUCTS, _FILE, _METHOD, _LIMITS = "Which products", "How a file is read", "How they are segmented", "Limits"
+_PRODUCTS, _FILE, METHOD, _LIMITS = "Which products", "How a file is read", "How they are segmented", "Limits"
 
 RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="The folder of the runs.", show_default="STORAGE_ROOT, else runs")
@@ -86,7 +86,7 @@ Temperature = Annotated[
         metavar="T",
         help="Sampling temperature from 0 to 2; `none` leaves it out, for models that take none.",
         show_default="0.2",
-        rich_help_panel=_METHOD,
+        rich_help_panel=METHOD,
     ),
 ]
 ResponseFormat = Annotated[
@@ -95,7 +95,7 @@ ResponseFormat = Annotated[
         metavar="FORMAT",
         help="How JSON is requested: json_schema; or json_object or text, for servers without schemas.",
         show_default="json_schema",
-        rich_help_panel=_METHOD,
+        rich_help_panel=METHOD,
     ),
 ]
 MaxOutputTokens = Annotated[
@@ -106,7 +106,7 @@ MaxOutputTokens = Annotated[
         max=1_000_000,
         help="The most tokens of one answer.",
         show_default="derived from the question",
-        rich_help_panel=_METHOD,
+        rich_help_panel=METHOD,
     ),
 ]
 
@@ -125,7 +125,7 @@ class RequestChanges:
             min=1,
             max=1000,
             help="Split questions about more products than this; answers that the run has are kept.",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
     endpoint: Annotated[
@@ -134,7 +134,7 @@ class RequestChanges:
             metavar="URL",
             help="Ask the same model at another address.",
             show_default="the run's own",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
 
@@ -243,11 +243,11 @@ class RunParameters:
             show_default="gpt-4o",
         ),
     ] = ""
-    prompts: Annotated[str, typer.Option(help="The set of prompts.", rich_help_panel=_METHOD)] = "v0"
+    prompts: Annotated[str, typer.Option(help="The set of prompts.", rich_help_panel=METHOD)] = "v0"
     product_line: Annotated[
         str,
         typer.Option(
-            help="What the model sees of a product: '$title | $brand | $price_usd USD'.", rich_help_panel=_METHOD
+            help="What the model sees of a product: '$title | $brand | $price_usd USD'.", rich_help_panel=METHOD
         ),
     ] = "$title"
     products_per_prompt: Annotated[
@@ -258,7 +258,7 @@ class RunParameters:
             max=1000,
             help="Products in one prompt of the first stage.",
             show_default="40",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
     products_per_refinement: Annotated[
@@ -269,7 +269,7 @@ class RunParameters:
             max=1000,
             help="Products in one prompt of the refinement.",
             show_default="40",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
     taxonomies_per_consolidation: Annotated[
@@ -280,12 +280,12 @@ class RunParameters:
             max=200,
             help="Taxonomies merged by one prompt.",
             show_default="20",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
     temperature: Temperature = None
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Decides which products share a prompt.", rich_help_panel=_METHOD)
+        int, typer.Option(metavar="N", help="Decides which products share a prompt.", rich_help_panel=METHOD)
     ] = 0
     response_format: ResponseFormat = None
     max_output_tokens: MaxOutputTokens = None
@@ -297,7 +297,7 @@ class RunParameters:
             min=0,
             help="Products (at most a fifth) that are asked about twice, to see how repeatable the run is; 0 is off.",
             show_default="200",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
     extract_sample: Annotated[
@@ -381,6 +381,16 @@ class RunOptions:
     @property
     def sync(self) -> bool:
         return not (self.no_sync or self.no_notebooks)
+
+    def work(self, run: Run, settings: Settings) -> dict[str, Any]:
+        """Work on a run as these options say: by its notebooks, or in this process."""
+        if self.no_notebooks:
+            from segkit.pipeline.segment import run_stages
+
+            return run_stages(run, settings=settings)
+        from segkit.pipeline.notebooks.run import run_notebooks
+
+        return run_notebooks(run, settings=settings, sync=self.sync)
 
     @property
     def console(self) -> Console:

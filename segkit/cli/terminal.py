@@ -82,10 +82,10 @@ def print_table(columns: Mapping[Any, Iterable[Any]]) -> None:
     if sys.stdout.isatty() and _PROSE in texts:
         _print_fitted(texts)
     else:
-        print("\n".join(_lines(texts)))
+        print("\n".join(table_lines(texts)))
 
 
-def _lines(columns: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+def table_lines(columns: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     """Write the rows of a table below one another, numbers to the right; a thousand take no time."""
     from rich.cells import cell_len
 

@@ -160,3 +160,43 @@ def outcomes_by_slot(slots: Sequence[int], rates: Sequence[float], title: str) -
     axes.axhline(float(np.mean(rates)), color=GRID, linewidth=1.5)
     axes.set(xlabel="slot in the prompt", ylabel="share of products")
     return figure
+
+
+def leaderboard(table: pd.DataFrame, title: str) -> Figure:
+    """Show how far each setting is from the best, with intervals; those that are not tied with it in orange."""
+    figure, axes = plain_figure(height(len(table)), title)
+    rows = np.arange(len(table))
+    value, low, high = (table[f"difference{end}"].astype(float) for end in ("", "_low", "_high"))
+    colors = [BLUE if tied else ORANGE for tied in table["tied"]]
+    axes.hlines(rows, low.fillna(value), high.fillna(value), color=colors, linewidth=3, alpha=0.45)
+    axes.scatter(value, rows, color=colors, s=28, zorder=3)
+    axes.axvline(0, color=QUIET, linewidth=1)
+    label_rows(axes, [short(str(name)) for name in table["setting"]])
+    axes.set_xlabel("difference to the best (blue: not distinguishable from it)")
+    return figure
+
+
+def pareto(table: pd.DataFrame, columns: tuple[str, str], title: str, labels: tuple[str, str]) -> Figure:
+    """Show quality over price, a point a setting; those on the front are blue and connected."""
+    price, quality = columns
+    figure, axes = plain_figure(4.2, title)
+    known = table[table[price].notna() & table[quality].notna()].astype({price: float, quality: float})
+    if known.empty:
+        return nothing(figure, axes, "no setting has both a price and a score")
+    front = known[known["pareto"]].sort_values(price)
+    axes.step(front[price], front[quality], where="post", color=BLUE, linewidth=1.5, alpha=0.6)
+    if f"{quality}_low" in known:
+        low, high = (known[f"{quality}{end}"].astype(float).fillna(known[quality]) for end in ("_low", "_high"))
+        axes.vlines(known[price], low, high, color=GRID, linewidth=3)
+    axes.scatter(
+        known[price], known[quality], color=[BLUE if on else ORANGE for on in known["pareto"]], s=34, zorder=3
+    )
+    # Names alternate above and below their points, so that neighbours do not cover each other.
+    for number, row in enumerate(known.sort_values(price).to_dict("records")):
+        axes.annotate(
+            literal(short(str(row["setting"]), 40)), (row[price], row[quality]), (5, 7 if number % 2 else -12),
+            textcoords="offset points", fontsize=8, color=INK,
+        )  # fmt: skip
+    axes.margins(x=0.18, y=0.12)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    return figure

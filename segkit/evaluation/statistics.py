@@ -57,10 +57,24 @@ def jackknife(value: float, left_out: Sequence[float], unit: str, confidence: fl
     k = len(left_out)
     if k < 2:
         return Estimate(value, None, None, k, unit)
-    spread = np.asarray(left_out) - np.mean(left_out)
-    error = math.sqrt((k - 1) / k * float(np.sum(spread**2)))
-    half = float(stats.t.ppf(0.5 + confidence / 2, k - 1)) * error
+    half = float(stats.t.ppf(0.5 + confidence / 2, k - 1)) * _jackknife_error(left_out)
     return Estimate(value, value - half, value + half, k, unit)
+
+
+def _jackknife_error(left_out: Sequence[float]) -> float:
+    k, spread = len(left_out), np.asarray(left_out) - np.mean(left_out)
+    return math.sqrt((k - 1) / k * float(np.sum(spread**2)))
+
+
+def jackknife_test(value: float, left_out: Sequence[float]) -> float:
+    """Return the one-sided p that a true value is not above zero, from the delete-one jackknife of `jackknife`."""
+    k = len(left_out)
+    if k < 2:
+        return 1.0
+    error = _jackknife_error(left_out)
+    if error < 1e-12:  # the same in every unit
+        return 0.0 if value > 1e-12 else 1.0
+    return float(stats.t.sf(value / error, k - 1))
 
 
 def mean_pairwise(similarity: Numbers, unit: str = "runs", confidence: float = CONFIDENCE) -> Estimate:
@@ -244,6 +258,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(k)
     corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * (k - np.arange(k))))
     return [float(value) for value in corrected]
+
+
+def selection_optimism(scores: Numbers, best: int) -> float | None:
+    """Return how much better the best of several settings looks than it is, since it was chosen on its own scores.
+
+    `scores` has the axes setting, repeat, and part of the labels. For each repeat and part, the setting is chosen
+    anew on all others; the optimism is how much the `best` one scores above it there, on average. None where there is
+    nothing to leave out. Sources: Stone, "Cross-validatory choice and assessment of statistical predictions", JRSS B
+    36 (1974); Cawley and Talbot, "On over-fitting in model selection", JMLR 11 (2010).
+    """
+    repeats, parts = scores.shape[1:]
+    if repeats * parts < 2:
+        return None
+    excess = []
+    for repeat in range(repeats):
+        others = np.delete(scores, repeat, axis=1) if repeats > 1 else scores
+        for part in range(parts):
+            rest = np.delete(others, part, axis=2) if parts > 1 else others
+            chosen = int(rest.mean(axis=(1, 2)).argmax())
+            excess.append(scores[best, repeat, part] - scores[chosen, repeat, part])
+    return max(0.0, float(np.mean(excess)))
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:

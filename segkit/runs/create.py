@@ -88,7 +88,7 @@ def _fill(
     source: Mapping[str, Any],
     caps: Mapping[str, Any],
 ) -> None:
-    data = _texts(products).to_parquet(index=False)
+    data = _parquet(products)
     document = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -107,6 +107,15 @@ def _fill(
     (folder / "products.parquet").write_bytes(data)
     told = {"run_id": run_id, "state": "running", "stage": "prepare", "products": len(products), "processed": 0}
     write_status(folder, told)
+
+
+def products_hash(products: pd.DataFrame) -> str:
+    """Hash products as `run.json` records them: equal products have equal hashes."""
+    return hashlib.sha256(_parquet(products)).hexdigest()
+
+
+def _parquet(products: pd.DataFrame) -> bytes:
+    return bytes(_texts(products).to_parquet(index=False))
 
 
 def _environment() -> dict[str, Any]:

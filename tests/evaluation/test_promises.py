@@ -46,3 +46,21 @@ def test_a_fair_model_is_flagged_in_at_most_five_percent(uneven: bool) -> None:
 
 def test_ten_points_more_errors_at_the_end_are_found() -> None:
     assert simulations.audit_alarms(25, extra=0.1) >= 0.75
+
+
+@pytest.mark.parametrize(("settings", "repeats", "gap"), [(3, 3, 0.005), (6, 5, 0.0), (6, 5, 0.002), (12, 5, 0.02)])
+def test_the_settings_tied_with_the_best_hold_the_best(settings: int, repeats: int, gap: float) -> None:
+    assert simulations.best_in_the_set(settings, repeats, gap)["held"] >= 0.95
+
+
+def test_settings_that_are_clearly_worse_are_not_tied() -> None:
+    """Of twelve settings two points apart, at most a third is tied with the best after five repeats."""
+    assert simulations.best_in_the_set(12, 5, 0.02)["size"] <= 4
+
+
+@pytest.mark.parametrize(("settings", "spread"), [(3, 0.0), (10, 0.0), (10, 0.02), (30, 0.0), (30, 0.05)])
+def test_the_optimism_of_having_chosen_is_corrected(settings: int, spread: float) -> None:
+    """Where settings are alike, hardly anything of it is left; where they differ, the correction is cautious."""
+    found = simulations.optimism_left(settings, spread)
+    assert found["naive"] >= 0.025
+    assert -0.015 <= found["corrected"] <= 0.003

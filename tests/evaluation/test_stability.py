@@ -11,7 +11,7 @@ from segkit.core.models import OUT_OF_SCOPE
 from segkit.errors import RunError, SettingsError
 from segkit.evaluation.agreement import ami, placements
 from segkit.evaluation.stability import consensus_of, stability_of
-from segkit.pipeline.repeats import make_consensus, make_repeats, read_variation
+from segkit.pipeline.experiments.repeats import make_consensus, make_repeats, read_variation
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.integrity import differences
 from segkit.runs.run import Run

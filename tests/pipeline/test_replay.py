@@ -11,7 +11,7 @@ from endpoint import Endpoint
 
 from segkit.errors import RunError, SettingsError
 from segkit.pipeline.assign import assign_products, assign_run
-from segkit.pipeline.repeats import make_repeats
+from segkit.pipeline.experiments.repeats import make_repeats
 from segkit.pipeline.replay import replay
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.run import Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from segkit.cli.evaluation import audit, compare, evaluate, replay, stability
+from segkit.cli.evaluation import audit, compare, evaluate, replay, stability, sweep
 
 app = typer.Typer()
-for _command in (compare, evaluate, stability, audit, replay):
+for _command in (compare, evaluate, stability, sweep, audit, replay):
     app.add_typer(_command.app)

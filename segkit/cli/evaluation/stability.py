@@ -50,7 +50,7 @@ def stability(
     from segkit.cli.progress import watched
     from segkit.cli.terminal import new_console, print_table, write_json
     from segkit.evaluation.stability import stability_of
-    from segkit.pipeline.repeats import complete, make_consensus, make_repeats, read_variation
+    from segkit.pipeline.experiments.repeats import complete, make_consensus, make_repeats, read_variation
     from segkit.settings import load_settings
 
     settings = options.applied(load_settings())
@@ -78,7 +78,7 @@ def _first(source: ProductSource, parameters: RunParameters, options: RunOptions
     """Open the run that is repeated, or make it from products."""
     from segkit.cli.launch import read_catalogue
     from segkit.errors import SettingsError
-    from segkit.pipeline.repeats import first_run
+    from segkit.pipeline.experiments.repeats import first_run
     from segkit.runs.run import RUN_ID, open_run
 
     folder = options.runs_dir or settings.storage_root
@@ -101,7 +101,7 @@ def confirm(runs: list[Run], settings: Settings, options: RunOptions, yes: bool)
     """Show what the unfinished runs take, and ask before titles are sent to a provider."""
     from segkit.errors import StoppedError
     from segkit.pipeline.plan.estimate import dollars
-    from segkit.pipeline.repeats import plan_of
+    from segkit.pipeline.experiments.repeats import plan_of
 
     row = plan_of(runs, settings).iloc[0]
     if not row["runs"]:

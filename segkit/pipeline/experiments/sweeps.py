@@ -1,0 +1,253 @@
+"""A sweep: the same products under every combination of some parameters, with the same seeds for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from segkit.core.catalogue.gate import FIRST_RUN, Catalogue
+from segkit.core.catalogue.lines import product_lines, renamed_line
+from segkit.core.catalogue.options import CatalogueOptions
+from segkit.core.models import Parameters
+from segkit.core.prompts import load_prompts, prompt_hash
+from segkit.errors import ModelError, RunError, SettingsError, StageError, StoppedError
+from segkit.evaluation.leaderboard import Leaderboard, leaderboard_of
+from segkit.evaluation.ranking import Setting
+from segkit.llm.prices import require_price
+from segkit.pipeline.experiments.repeats import Watch
+from segkit.pipeline.plan import plan_run
+from segkit.pipeline.prepare import choose_parameters, make_run, open_catalogue
+from segkit.pipeline.segment import run_stages
+from segkit.runs.create import products_hash
+from segkit.runs.integrity import is_finished
+from segkit.runs.run import Run, open_run, run_ids
+from segkit.settings import Settings, load_settings
+
+Work = Callable[[Run, Settings], object]
+_ENDS = ("cost_usd_low", "cost_usd_high", "seconds_low", "seconds_high")
+_OF_OTHERS = ("consensus", "taxonomy", "extends")  # what makes a run depend on other runs
+
+
+@dataclass
+class Trial:
+    """One run of a sweep: its setting by number, its parameters, and the run once it is there."""
+
+    setting: int
+    parameters: Parameters
+    run: Run | None = None
+    failure: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.run is not None and is_finished(self.run)
+
+
+@dataclass
+class Sweep:
+    """What a sweep is to do: its settings (only what varies; the first is the baseline) and its trials.
+
+    Trials stand in the order in which they are worked on: all settings with the first seed, then with the next.
+    """
+
+    settings: list[dict[str, Any]]
+    trials: list[Trial]
+    catalogue: Catalogue
+    runs_dir: Path
+
+    @property
+    def left(self) -> list[Trial]:
+        """The trials that are not finished."""
+        return [trial for trial in self.trials if not trial.done]
+
+    def board_settings(self) -> list[Setting]:
+        """Return each setting with its finished runs and the reasons why others failed."""
+        found = []
+        for number, values in enumerate(self.settings):
+            own = [trial for trial in self.trials if trial.setting == number]
+            runs = [trial.run for trial in own if trial.run is not None and trial.done]
+            found.append(Setting(values, runs, [trial.failure for trial in own if trial.failure]))
+        return found
+
+
+def prepare_sweep(
+    products: Run | Catalogue,
+    category: str,
+    settings: Settings,
+    runs_dir: Path,
+    *,
+    repeats: int = 5,
+    needs_key: bool = True,
+    **values: Any,
+) -> Sweep:
+    """Return the trials of a sweep, and find those that are there; nothing is made, asked or paid.
+
+    `values` are parameters of a run; a list of values makes a parameter vary, and the first of each is the baseline.
+    `products` may be a run: its products are taken, and its parameters where none are given. Raises InputError for
+    what cannot be used.
+    """
+    given = {name: value for name, value in values.items() if value not in (None, "", [])}
+    if isinstance(given.get("seed"), list | tuple):
+        raise SettingsError("a sweep gives all settings the same seeds", "name the first one: --seed 0")
+    varied = {name: list(dict.fromkeys(value)) for name, value in given.items() if isinstance(value, list | tuple)}
+    if not any(len(each) > 1 for each in varied.values()):
+        raise SettingsError("nothing varies in this sweep", "give two values, like --prompts v0,v1")
+    fixed = {name: value for name, value in given.items() if name not in varied}
+    if isinstance(products, Run):
+        category = category or products.parameters.category
+        fixed = {**_parameters_of(products), **fixed}
+    catalogue = _catalogue_of(products) if isinstance(products, Run) else products
+    combinations = [dict(zip(varied, each, strict=True)) for each in product(*varied.values())]
+    chosen = [
+        _chosen(catalogue, category, settings, needs_key, {**fixed, **combination}) for combination in combinations
+    ]
+    if len(set(chosen)) < len(chosen):
+        raise SettingsError("two settings of this sweep are the same", "give each value once")
+    shown = [{name: each[name] for name in varied if len(varied[name]) > 1} for each in combinations]
+    trials = [
+        Trial(number, replace(each, seed=each.seed + repeat))
+        for repeat in range(repeats)
+        for number, each in enumerate(chosen)
+    ]
+    sweep = Sweep(shown, trials, catalogue, runs_dir)
+    _find_runs(sweep)
+    return sweep
+
+
+def _parameters_of(run: Run) -> dict[str, Any]:
+    """Return the parameters of a run as they can be given again; raise SettingsError where it rests on others."""
+    parameters = asdict(run.parameters)
+    if any(parameters.pop(name) for name in _OF_OTHERS):
+        raise SettingsError(f"{run.id} was made from another run", "sweep over that one: segkit runs")
+    for name in ("category", "endpoint", "repeat", "seed"):  # `latest` is another run after the sweep
+        parameters.pop(name)
+    if parameters["temperature"] is None:
+        parameters["temperature"] = "none"
+    return parameters
+
+
+def _catalogue_of(run: Run) -> Catalogue:
+    return Catalogue(run.products, source=str(run.document["input"]["source"]))
+
+
+def _chosen(
+    catalogue: Catalogue, category: str, settings: Settings, needs_key: bool, values: Mapping[str, Any]
+) -> Parameters:
+    chosen = choose_parameters(category, settings, needs_key=needs_key, **values)
+    require_price(chosen.model, chosen.endpoint, settings)
+    load_prompts(chosen.prompts)
+    chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
+    product_lines(catalogue.products.head(1), chosen.product_line)
+    return chosen
+
+
+def _find_runs(sweep: Sweep) -> None:
+    """Find the runs of these products with these very parameters and prompts: the newest, finished ones first."""
+    frame = sweep.catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
+    wanted = products_hash(frame)
+    known: dict[tuple[Parameters, tuple[tuple[str, str], ...]], Run] = {}
+    for run in (open_run(run_id, sweep.runs_dir) for run_id in run_ids(sweep.runs_dir)):
+        key = run.parameters, tuple(sorted(run.document["prompts"].items()))
+        if run.document["input"]["sha256"] == wanted and not (key in known and not is_finished(run)):
+            known[key] = run
+    for trial in sweep.trials:
+        hashes = {key: prompt_hash(text) for key, text in load_prompts(trial.parameters.prompts).items()}
+        trial.run = known.get((trial.parameters, tuple(sorted(hashes.items()))))
+
+
+def plan_of_sweep(sweep: Sweep, settings: Settings) -> pd.DataFrame:
+    """Plan the runs that are not finished: a row a setting and one for all.
+
+    The columns are `setting`, `runs`, `finished`, `calls` and the ends of cost and seconds. What settings share (the
+    first stage, where only the second differs) is asked once and counted for each, so a plan is the most.
+    """
+    frame = sweep.catalogue.products
+    # Seeds change which products share a prompt, and nothing that a plan knows of.
+    by_setting = {
+        trial.setting: plan_run(frame, load_prompts(trial.parameters.prompts), trial.parameters, settings).iloc[-1]
+        for trial in sweep.left
+    }
+    rows: list[dict[str, Any]] = []
+    for number, values in enumerate(sweep.settings):
+        own = [trial for trial in sweep.trials if trial.setting == number]
+        left = sum(not trial.done for trial in own)
+        row: dict[str, Any] = {"setting": Setting(values, []).label, "runs": len(own), "finished": len(own) - left}
+        one = by_setting.get(number)
+        for name in ("calls", *_ENDS):
+            row[name] = 0 if one is None else None if one[name] is None else one[name] * left
+        rows.append(row)
+    total: dict[str, Any] = {"setting": "all"}
+    for name in ("runs", "finished", "calls", *_ENDS):
+        column = [row[name] for row in rows]
+        total[name] = None if any(value is None for value in column) else sum(column)
+    return pd.DataFrame([*rows, total])
+
+
+def work_on(sweep: Sweep, settings: Settings, *, watch: Watch | None = None, work: Work | None = None) -> None:
+    """Work on the trials that are not finished, one after the other; what is answered is not asked again.
+
+    A run that fails is noted in its trial, and the others go on. Caps on calls and dollars hold for all runs of the
+    sweep together. Raises StoppedError where the sweep is stopped or its caps are reached; calling it again goes on.
+    """
+    work = work or _stages
+    for trial in sweep.left:
+        if trial.run is None:
+            trial.run = make_run(sweep.catalogue, trial.parameters, settings, sweep.runs_dir)
+        try:
+            with watch(trial.run) if watch else nullcontext():
+                work(trial.run, _capped(sweep, trial.run, settings))
+        except StoppedError as error:
+            error.hint = "the same command goes on from here"
+            raise
+        except (StageError, ModelError, RunError) as error:
+            trial.failure = error.message
+    if not any(trial.done for trial in sweep.trials):
+        raise StageError(f"every run of the sweep failed; the last: {sweep.trials[-1].failure}", "segkit runs")
+
+
+def _stages(run: Run, settings: Settings) -> None:
+    run_stages(run, settings=settings)
+
+
+def _capped(sweep: Sweep, run: Run, settings: Settings) -> Settings:
+    """Return the settings for one run, with what the other runs have left of the caps of the sweep."""
+    others = [trial.run.status for trial in sweep.trials if trial.run is not None and trial.run.id != run.id]
+    changes: dict[str, Any] = {}
+    if settings.segkit_max_calls is not None:
+        changes["segkit_max_calls"] = max(0, settings.segkit_max_calls - sum(status.calls for status in others))
+    if settings.segkit_max_cost_usd is not None:
+        spent = sum((status.cost_usd for status in others), Decimal(0))
+        changes["segkit_max_cost_usd"] = max(Decimal(0), settings.segkit_max_cost_usd - spent)
+    return settings.model_copy(update=changes)
+
+
+def sweep(
+    products: Run | str | Path | pd.DataFrame | Catalogue = "sample",
+    category: str = "",
+    *,
+    repeats: int = 5,
+    labels: str | Path | pd.DataFrame | None = None,
+    label_column: str = "",
+    by: str = "",
+    runs_dir: str | Path = "",
+    settings: Settings | None = None,
+    **values: Any,
+) -> Leaderboard:
+    """Run products under every combination of some parameters, and rank the settings with intervals.
+
+    `values` are parameters of a run, lists of what is to be tried: `prompts=["v0", "v1"]`; the first of each list is
+    the baseline. All settings have the same seeds. Runs that are there already are taken, begun ones are continued:
+    calling it again costs nothing. `labels`, `label_column` and `by` are those of `leaderboard_of`.
+    """
+    settings = settings or load_settings()
+    source = products if isinstance(products, Run | Catalogue) else open_catalogue(products, CatalogueOptions())
+    place = Path(runs_dir or (source.folder.parent if isinstance(source, Run) else settings.storage_root))
+    prepared = prepare_sweep(source, category, settings, place, repeats=repeats, **values)
+    work_on(prepared, settings)
+    return leaderboard_of(prepared.board_settings(), labels=labels, label_column=label_column, by=by)
