@@ -122,9 +122,10 @@ class Leaderboard:
             return "No other setting has finished runs."
         if len(self.seeds) < (3 if self.by == STABILITY else 2):
             return "So few repeats cannot tell the settings apart."
+        many = f"{compared} comparison{'s' * (compared > 1)}"
         if not others:
-            return f"It is better than each of the others (Holm over {compared} comparisons)."
-        return f"Not distinguishable from it (Holm over {compared} comparisons): {shortened(others, most=8)}."
+            return f"It is better than each of the others (Holm over {many})."
+        return f"Not distinguishable from it (Holm over {many}): {shortened(others, most=8)}."
 
     def _about_baseline(self) -> list[str]:
         if self.best == self.baseline:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from catalogues import catalogue
 from endpoint import Endpoint
+from segkit.pipeline.repeats import make_repeats
 
 from segkit.core.models import STAGES
 from segkit.core.prompts import load_prompts
@@ -18,7 +19,6 @@ from segkit.pipeline.assign import accept_proposals, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.plan.estimate import plan_of, plan_run, readable_plan, sentence
 from segkit.pipeline.plan.known import known_before
-from segkit.pipeline.repeats import make_repeats
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy
 from segkit.runs.interactions import scan

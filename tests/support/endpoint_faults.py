@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial, wraps
 from http.client import responses
+from random import Random
 from typing import Any
 
 import orjson
@@ -176,6 +177,20 @@ def as_reply(body: Any, status: int = 200) -> Reply:
 def ok(case: Case) -> Reply:
     """The right answer, to let one request pass between two faults of the queue."""
     return said(case, case.text)
+
+
+@fault("mistakes")
+def mistakes(case: Case, share: float = 0.5) -> Reply:
+    """A valid answer that puts a share of the products, drawn anew for each prompt, into another category."""
+    if case.question.stage != EXTRACT:
+        raise NotApplicable
+    answer, random = case.answer, Random(zlib.crc32(case.question.text.encode()))
+    ids = [each["id"] for each in answer["categories"]]
+    for assignment in answer["assignments"].values():
+        others = [local_id for local_id in ids if local_id != assignment["category"]]
+        if random.random() < share and others:
+            assignment["category"] = random.choice(others)
+    return said(case, answer_text(answer))
 
 
 @fault("content")

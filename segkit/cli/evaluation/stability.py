@@ -100,8 +100,8 @@ def _first(source: ProductSource, parameters: RunParameters, options: RunOptions
 def confirm(runs: list[Run], settings: Settings, options: RunOptions, yes: bool) -> None:
     """Show what the unfinished runs take, and ask before titles are sent to a provider."""
     from segkit.errors import StoppedError
-    from segkit.pipeline.plan.estimate import dollars
     from segkit.pipeline.experiments.repeats import plan_of
+    from segkit.pipeline.plan.estimate import dollars
 
     row = plan_of(runs, settings).iloc[0]
     if not row["runs"]:

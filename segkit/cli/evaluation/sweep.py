@@ -89,6 +89,7 @@ def sweep(
 
     Example: segkit sweep sample -c "Coffee Makers" --model offline --products-per-prompt 20,40 --no-notebooks
     """
+    from segkit.cli.plan import report_price
     from segkit.cli.progress import watched
     from segkit.cli.terminal import write_json
     from segkit.evaluation.leaderboard import leaderboard_of
@@ -97,6 +98,8 @@ def sweep(
 
     settings = options.applied(load_settings())
     prepared = _prepared(source, parameters, options, settings, repeats)
+    for model, endpoint in sorted({(t.parameters.model, t.parameters.endpoint) for t in prepared.trials}):
+        report_price(model, endpoint, settings)
     _ask_for_consent(prepared, settings, options, yes)
     work_on(prepared, settings, watch=watched, work=options.work)
     board = leaderboard_of(prepared.board_settings(), labels=labels, label_column=label_column, by=by or "")
@@ -112,33 +115,32 @@ def _prepared(
     source: ProductSource, parameters: SweptParameters, options: RunOptions, settings: Settings, repeats: int
 ) -> Sweep:
     """Find what the sweep has and what it lacks."""
-    from segkit.cli.launch import read_catalogue, warn_of_model
+    from segkit.cli.launch import read_catalogue
     from segkit.errors import SettingsError
     from segkit.pipeline.experiments.sweeps import prepare_sweep
     from segkit.runs.run import RUN_ID, open_run
 
     folder, values = options.runs_dir or settings.storage_root, parameters.lists()
-    for model in values.get("model", [settings.default_model]):
-        warn_of_model(model, settings)
+    given = {"repeats": repeats, "runs_dir": folder, "settings": settings, **values}
     if source.products in ("latest", "latest-completed") or RUN_ID.fullmatch(source.products):
         run = open_run(source.products, folder)
-        return prepare_sweep(run, parameters.category, settings, folder, repeats=repeats, **values)
+        return prepare_sweep(run, parameters.category, **given)
     if not parameters.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     catalogue = read_catalogue(source, settings, " ".join(parameters.product_line or []))
-    return prepare_sweep(catalogue, parameters.category, settings, folder, repeats=repeats, **values)
+    return prepare_sweep(catalogue, parameters.category, **given)
 
 
 def _ask_for_consent(sweep: Sweep, settings: Settings, options: RunOptions, yes: bool) -> None:
     """Show what the unfinished runs take, and ask before titles are sent to a provider."""
     from segkit.errors import StoppedError
     from segkit.pipeline.experiments.sweeps import plan_of_sweep
-    from segkit.pipeline.plan import dollars
+    from segkit.pipeline.plan.estimate import dollars
 
     plan = plan_of_sweep(sweep, settings)
     _show_plan(plan, options)
     asked = sorted({trial.parameters.model for trial in sweep.left} - {"offline"})
-    if not asked or yes or options.as_json or not sys.stdin.isatty():
+    if not asked or not plan["calls"].iloc[-1] or yes or options.as_json or not sys.stdin.isatty():
         return
     where = sorted({t.parameters.endpoint for t in sweep.left if t.parameters.model != "offline"})
     total, titles = plan.iloc[-1], len(sweep.catalogue.products)
@@ -152,7 +154,7 @@ def _ask_for_consent(sweep: Sweep, settings: Settings, options: RunOptions, yes:
 
 def _show_plan(plan: Any, options: RunOptions) -> None:
     from segkit.cli.terminal import table_lines
-    from segkit.pipeline.plan import dollars
+    from segkit.pipeline.plan.estimate import dollars
 
     columns = {name: plan[name].tolist() for name in ("setting", "runs", "finished", "calls")}
     columns["cost"] = [dollars(row) for _, row in plan.iterrows()]

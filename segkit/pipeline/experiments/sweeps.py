@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
@@ -22,9 +22,11 @@ from segkit.evaluation.leaderboard import Leaderboard, leaderboard_of
 from segkit.evaluation.ranking import Setting
 from segkit.llm.prices import require_price
 from segkit.pipeline.experiments.repeats import Watch
-from segkit.pipeline.plan import plan_run
+from segkit.pipeline.plan.estimate import plan_of, plan_run
+from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.prepare import choose_parameters, make_run, open_catalogue
 from segkit.pipeline.segment import run_stages
+from segkit.pipeline.values import typed_caps
 from segkit.runs.create import products_hash
 from segkit.runs.integrity import is_finished
 from segkit.runs.run import Run, open_run, run_ids
@@ -78,12 +80,11 @@ class Sweep:
 
 def prepare_sweep(
     products: Run | Catalogue,
-    category: str,
-    settings: Settings,
-    runs_dir: Path,
+    category: str = "",
     *,
     repeats: int = 5,
-    needs_key: bool = True,
+    runs_dir: str | Path = "",
+    settings: Settings | None = None,
     **values: Any,
 ) -> Sweep:
     """Return the trials of a sweep, and find those that are there; nothing is made, asked or paid.
@@ -92,7 +93,9 @@ def prepare_sweep(
     `products` may be a run: its products are taken, and its parameters where none are given. Raises InputError for
     what cannot be used.
     """
-    given = {name: value for name, value in values.items() if value not in (None, "", [])}
+    settings = settings or load_settings()
+    given = {name: _without_empty(value) for name, value in values.items()}
+    given = {name: value for name, value in given.items() if value not in (None, "", [])}
     if isinstance(given.get("seed"), list | tuple):
         raise SettingsError("a sweep gives all settings the same seeds", "name the first one: --seed 0")
     varied = {name: list(dict.fromkeys(value)) for name, value in given.items() if isinstance(value, list | tuple)}
@@ -104,9 +107,7 @@ def prepare_sweep(
         fixed = {**_parameters_of(products), **fixed}
     catalogue = _catalogue_of(products) if isinstance(products, Run) else products
     combinations = [dict(zip(varied, each, strict=True)) for each in product(*varied.values())]
-    chosen = [
-        _chosen(catalogue, category, settings, needs_key, {**fixed, **combination}) for combination in combinations
-    ]
+    chosen = [_chosen(catalogue, category, settings, {**fixed, **combination}) for combination in combinations]
     if len(set(chosen)) < len(chosen):
         raise SettingsError("two settings of this sweep are the same", "give each value once")
     shown = [{name: each[name] for name in varied if len(varied[name]) > 1} for each in combinations]
@@ -115,9 +116,15 @@ def prepare_sweep(
         for repeat in range(repeats)
         for number, each in enumerate(chosen)
     ]
-    sweep = Sweep(shown, trials, catalogue, runs_dir)
+    own = products.folder.parent if isinstance(products, Run) else settings.storage_root
+    sweep = Sweep(shown, trials, catalogue, Path(runs_dir or own))
     _find_runs(sweep)
     return sweep
+
+
+def _without_empty(value: Any) -> Any:
+    """Return a list without the empty texts that a notebook or a form has for nothing."""
+    return [each for each in value if each not in (None, "")] if isinstance(value, list | tuple) else value
 
 
 def _parameters_of(run: Run) -> dict[str, Any]:
@@ -136,10 +143,8 @@ def _catalogue_of(run: Run) -> Catalogue:
     return Catalogue(run.products, source=str(run.document["input"]["source"]))
 
 
-def _chosen(
-    catalogue: Catalogue, category: str, settings: Settings, needs_key: bool, values: Mapping[str, Any]
-) -> Parameters:
-    chosen = choose_parameters(category, settings, needs_key=needs_key, **values)
+def _chosen(catalogue: Catalogue, category: str, settings: Settings, values: Mapping[str, Any]) -> Parameters:
+    chosen = choose_parameters(category, settings, **values)
     require_price(chosen.model, chosen.endpoint, settings)
     load_prompts(chosen.prompts)
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
@@ -161,32 +166,37 @@ def _find_runs(sweep: Sweep) -> None:
         trial.run = known.get((trial.parameters, tuple(sorted(hashes.items()))))
 
 
-def plan_of_sweep(sweep: Sweep, settings: Settings) -> pd.DataFrame:
+def plan_of_sweep(sweep: Sweep, settings: Settings | None = None) -> pd.DataFrame:
     """Plan the runs that are not finished: a row a setting and one for all.
 
-    The columns are `setting`, `runs`, `finished`, `calls` and the ends of cost and seconds. What settings share (the
-    first stage, where only the second differs) is asked once and counted for each, so a plan is the most.
+    The columns are `setting`, `runs`, `finished`, `calls` and the ends of cost and seconds. What the cache has counts
+    nothing; what settings share (the first stage, where only the second differs) is asked once and counted for each,
+    so that a plan is the most.
     """
-    frame = sweep.catalogue.products
-    # Seeds change which products share a prompt, and nothing that a plan knows of.
-    by_setting = {
-        trial.setting: plan_run(frame, load_prompts(trial.parameters.prompts), trial.parameters, settings).iloc[-1]
-        for trial in sweep.left
-    }
+    settings = settings or load_settings()
     rows: list[dict[str, Any]] = []
     for number, values in enumerate(sweep.settings):
         own = [trial for trial in sweep.trials if trial.setting == number]
-        left = sum(not trial.done for trial in own)
-        row: dict[str, Any] = {"setting": Setting(values, []).label, "runs": len(own), "finished": len(own) - left}
-        one = by_setting.get(number)
-        for name in ("calls", *_ENDS):
-            row[name] = 0 if one is None else None if one[name] is None else one[name] * left
-        rows.append(row)
-    total: dict[str, Any] = {"setting": "all"}
-    for name in ("runs", "finished", "calls", *_ENDS):
-        column = [row[name] for row in rows]
-        total[name] = None if any(value is None for value in column) else sum(column)
-    return pd.DataFrame([*rows, total])
+        plans = [_planned(sweep, trial, settings) for trial in own if not trial.done]
+        row: dict[str, Any] = {"setting": Setting(values, []).label, "runs": len(own)}
+        rows.append({**row, "finished": len(own) - len(plans), **_summed(plans, ("calls", *_ENDS))})
+    return pd.DataFrame([*rows, {"setting": "all", **_summed(rows, ("runs", "finished", "calls", *_ENDS))}])
+
+
+def _planned(sweep: Sweep, trial: Trial, settings: Settings) -> pd.Series:
+    """Plan one run: its row for all stages."""
+    if trial.run is not None:
+        return plan_of(trial.run, settings).iloc[-1]
+    prompts = load_prompts(trial.parameters.prompts)
+    with known_before(trial.parameters, settings) as known:
+        plan = plan_run(sweep.catalogue.products, prompts, trial.parameters, settings, look_up=known.look_up)
+    return plan.iloc[-1]
+
+
+def _summed(rows: Sequence[Mapping[str, Any] | pd.Series], names: Sequence[str]) -> dict[str, Any]:
+    """Sum columns; a sum with an unknown part is unknown."""
+    columns = {name: [row[name] for row in rows] for name in names}
+    return {name: None if any(pd.isna(v) for v in values) else sum(values) for name, values in columns.items()}
 
 
 def work_on(sweep: Sweep, settings: Settings, *, watch: Watch | None = None, work: Work | None = None) -> None:
@@ -236,6 +246,8 @@ def sweep(
     label_column: str = "",
     by: str = "",
     runs_dir: str | Path = "",
+    max_calls: int | str | None = None,
+    max_cost_usd: Decimal | float | str | None = None,
     settings: Settings | None = None,
     **values: Any,
 ) -> Leaderboard:
@@ -243,11 +255,13 @@ def sweep(
 
     `values` are parameters of a run, lists of what is to be tried: `prompts=["v0", "v1"]`; the first of each list is
     the baseline. All settings have the same seeds. Runs that are there already are taken, begun ones are continued:
-    calling it again costs nothing. `labels`, `label_column` and `by` are those of `leaderboard_of`.
+    calling it again costs nothing. `labels`, `label_column` and `by` are those of `leaderboard_of`. The caps hold for
+    all runs together.
     """
+    caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
     settings = settings or load_settings()
+    settings = settings.model_copy(update={f"segkit_{name}": cap for name, cap in caps.items()})
     source = products if isinstance(products, Run | Catalogue) else open_catalogue(products, CatalogueOptions())
-    place = Path(runs_dir or (source.folder.parent if isinstance(source, Run) else settings.storage_root))
-    prepared = prepare_sweep(source, category, settings, place, repeats=repeats, **values)
+    prepared = prepare_sweep(source, category, repeats=repeats, runs_dir=runs_dir, settings=settings, **values)
     work_on(prepared, settings)
     return leaderboard_of(prepared.board_settings(), labels=labels, label_column=label_column, by=by)
