@@ -307,7 +307,7 @@ class RunParameters:
             help="Extract the taxonomy from a random sample, then put all products into it: from N products, or "
             "`auto`, which reads until few products can belong to a kind that was not met.",
             show_default="all products",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = ""
     most_unseen: Annotated[
@@ -318,7 +318,7 @@ class RunParameters:
             max=1,
             help="With --extract-sample auto: at most this share may be of a kind not met (95 % bound).",
             show_default="0.01",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
     products_per_assignment: Annotated[
@@ -331,7 +331,7 @@ class RunParameters:
             max=100,
             help="Products in one prompt when they are put into a taxonomy (with --extract-sample).",
             show_default="40",
-            rich_help_panel=_METHOD,
+            rich_help_panel=METHOD,
         ),
     ] = None
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from endpoint import Endpoint
 from sklearn.metrics import adjusted_mutual_info_score
 
 from segkit import compare, sweep
+from segkit.cli.evaluation.sweep import SweptParameters
+from segkit.cli.options import RunParameters
 from segkit.core.catalogue.load import load_catalogue
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.errors import BudgetError, SettingsError, StageError
@@ -111,6 +114,10 @@ def test_a_sweep_that_cannot_be_is_refused(place: Path, endpoint: Endpoint) -> N
         prepared(place, products_per_prompt=[6, 2000])
     with pytest.raises(SettingsError, match="two settings"):
         prepared(place, temperature=["0.2", "0.20"])
+
+
+def test_every_parameter_of_a_run_can_be_swept() -> None:
+    assert {field.name for field in fields(SweptParameters)} == {field.name for field in fields(RunParameters)}
 
 
 def environment(endpoint: Endpoint) -> dict[str, str]:

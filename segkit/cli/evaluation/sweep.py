@@ -47,6 +47,13 @@ class SweptParameters:
     max_output_tokens: Annotated[str, _values("The most tokens of one answer.", "derived from the question")] = ""
     max_unassigned: Annotated[str, _values("Products that may end without a category.", "0")] = ""
     ask_twice: Annotated[str, _values("Products that are asked about twice in each run.", "200")] = ""
+    extract_sample: Annotated[
+        str, _values("Products that the taxonomy is extracted from, or `auto`.", "all products")
+    ] = ""
+    most_unseen: Annotated[str, _values("With `auto`: the most that may be of a kind not met.", "0.01")] = ""
+    products_per_assignment: Annotated[
+        str, _values("Products in one prompt when they are put into a taxonomy.", "40")
+    ] = ""
     seed: Annotated[
         int, typer.Option(metavar="N", help="The first seed; all settings have the same.", rich_help_panel=METHOD)
     ] = 0

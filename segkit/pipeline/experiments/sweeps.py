@@ -16,7 +16,7 @@ from segkit.core.catalogue.gate import FIRST_RUN, Catalogue
 from segkit.core.catalogue.lines import product_lines, renamed_line
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.models import Parameters
-from segkit.core.prompts import load_prompts, prompt_hash
+from segkit.core.prompts import load_prompts, prompt_hash, prompt_keys
 from segkit.errors import ModelError, RunError, SettingsError, StageError, StoppedError
 from segkit.evaluation.leaderboard import Leaderboard, leaderboard_of
 from segkit.evaluation.ranking import Setting
@@ -146,10 +146,14 @@ def _catalogue_of(run: Run) -> Catalogue:
 def _chosen(catalogue: Catalogue, category: str, settings: Settings, values: Mapping[str, Any]) -> Parameters:
     chosen = choose_parameters(category, settings, **values)
     require_price(chosen.model, chosen.endpoint, settings)
-    load_prompts(chosen.prompts)
+    _prompts_of(chosen)
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     product_lines(catalogue.products.head(1), chosen.product_line)
     return chosen
+
+
+def _prompts_of(parameters: Parameters) -> dict[str, str]:
+    return load_prompts(parameters.prompts, keys=prompt_keys(parameters))
 
 
 def _find_runs(sweep: Sweep) -> None:
@@ -162,7 +166,7 @@ def _find_runs(sweep: Sweep) -> None:
         if run.document["input"]["sha256"] == wanted and not (key in known and not is_finished(run)):
             known[key] = run
     for trial in sweep.trials:
-        hashes = {key: prompt_hash(text) for key, text in load_prompts(trial.parameters.prompts).items()}
+        hashes = {key: prompt_hash(text) for key, text in _prompts_of(trial.parameters).items()}
         trial.run = known.get((trial.parameters, tuple(sorted(hashes.items()))))
 
 
@@ -187,7 +191,7 @@ def _planned(sweep: Sweep, trial: Trial, settings: Settings) -> pd.Series:
     """Plan one run: its row for all stages."""
     if trial.run is not None:
         return plan_of(trial.run, settings).iloc[-1]
-    prompts = load_prompts(trial.parameters.prompts)
+    prompts = _prompts_of(trial.parameters)
     with known_before(trial.parameters, settings) as known:
         plan = plan_run(sweep.catalogue.products, prompts, trial.parameters, settings, look_up=known.look_up)
     return plan.iloc[-1]
