@@ -18,6 +18,7 @@ from segkit.core.models import Parameters
 from segkit.core.text import shortened
 from segkit.errors import ProductsError, RunError, StoppedError
 from segkit.llm.prices import price_note
+from segkit.llm.transports.models import remembered
 from segkit.pipeline.assign import assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence
@@ -27,7 +28,13 @@ from segkit.settings import Settings
 
 
 def report_price(model: str, endpoint: str, settings: Settings) -> None:
-    """Report a model that no price list has, and a server whose calls count as free."""
+    """Report a model that no price list or its endpoint's list has, and a server whose calls count as free.
+
+    The list is the one that `segkit doctor --model` was given: nothing is asked here.
+    """
+    listed = remembered(endpoint, settings.segkit_home)
+    if listed and (missing := listed.unlisted(model)):
+        typer.echo(missing, err=True)
     if note := price_note(model, endpoint, settings):
         typer.echo(note, err=True)
 

@@ -7,9 +7,10 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,8 +39,20 @@ Finding = tuple[bool, str]
 
 
 @app.command(rich_help_panel=CHECK)
-def doctor() -> None:
-    """Check Python, packages, the Jupyter kernel, Postgres, the key and the disk, and say what to do about each."""
+def doctor(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="Also ask the endpoint for this model: is it listed, and which settings fit it."
+        ),
+    ] = "",
+) -> None:
+    """Check Python, packages, the Jupyter kernel, Postgres, the key and the disk, and say what to do about each.
+
+    With --model, OPENAI_BASE_URL is asked for its list of models and their contexts, which costs nothing.
+
+    Example: segkit doctor --model qwen3-8b
+    """
     from rich.console import Console
     from rich.markup import escape
 
@@ -54,6 +67,8 @@ def doctor() -> None:
         "key": _key,
         "disk": _disk,
     }
+    if model:
+        checks |= {"model": partial(_model, model), "settings": partial(_fitting, model)}
     console, sound = Console(soft_wrap=True, highlight=False), True
     for name, check in checks.items():
         good, text = check(settings)
@@ -109,6 +124,39 @@ def _key(settings: Settings) -> Finding:
     if key:
         return True, f"OPENAI_API_KEY is set, for {settings.openai_base_url}"
     return True, "OPENAI_API_KEY is not set: only --model offline, and endpoints without a key, can be used"
+
+
+def _model(model: str, settings: Settings) -> Finding:
+    """Ask the endpoint whether it has a model; what it lists is kept, so that a run can warn of a misspelt name."""
+    from segkit.llm.transports.models import ask_models, remember
+
+    if model == "offline":
+        return True, "offline is embedded in segkit"
+    try:
+        found = ask_models(settings.openai_base_url, model, settings)
+    except SegkitError as error:
+        return False, str(error)
+    remember(found, settings.segkit_home)
+    if missing := found.unlisted(model):
+        return False, missing
+    listed = found.find(model)
+    if listed is None:
+        return True, f"{settings.openai_base_url} answers, and lists no models"
+    context = f"a context of {listed.context:,} tokens" if listed.context else "its context is not stated"
+    slots = f", answers {found.slots} at once" if found.slots else ""
+    return True, f"{settings.openai_base_url} lists {listed.name}: {context}{slots}"
+
+
+def _fitting(model: str, settings: Settings) -> Finding:
+    """Say which settings fit a model, by what its endpoint stated a moment ago."""
+    from segkit.llm.transports.models import remembered
+    from segkit.pipeline.plan.model_limits import fitting_options
+
+    found = remembered(settings.openai_base_url, settings.segkit_home)
+    listed = found.find(model) if found else None
+    if model == "offline" or found is None or listed is None or not listed.context:
+        return True, "the defaults (nothing is known of its limits)"
+    return fitting_options(model, listed.context, listed.most_output, found.slots, settings)
 
 
 def _disk(settings: Settings) -> Finding:

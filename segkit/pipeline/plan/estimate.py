@@ -17,7 +17,7 @@ from segkit.pipeline.plan.walk import PLAIN, LookUp, StageQuestions, walk_run
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
 
-_DENSE = 2.8  # characters a token: few in titles full of numbers
+DENSE = 2.8  # characters a token: few in titles full of numbers
 _TOKENS_A_SECOND = (120.0, 30.0)
 _FIRST_TOKEN_SECONDS = (0.3, 2.0)
 
@@ -119,7 +119,7 @@ def _row(stage: StageQuestions, parameters: Parameters, settings: Settings) -> d
         "calls_low": stage.calls - stage.fewer_calls,
         "estimated": stage.estimated,
         "input_low": math.floor(stage.characters[0] / PLAIN),
-        "input_high": math.ceil(stage.characters[1] / _DENSE),
+        "input_high": math.ceil(stage.characters[1] / DENSE),
         "output_low": math.floor(stage.answers[0]),
         "output_high": math.ceil(stage.answers[1]),
     }
