@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segkit.cli.options import COPY, Json, Missing, RunName, RunsDir, RunsOrAll, opened_run
-from segkit.cli.terminal import CommandGroup, new_console, pairs, print_table, write_json
+from segkit.cli.options import COPY, Json, Missing, ProductSource, RunName, RunsDir, RunsOrAll, grouped, opened_run
+from segkit.cli.terminal import CommandGroup, GroupedCommand, new_console, pairs, print_table, write_json
 from segkit.core.text import shortened
 from segkit.errors import RunError
 
@@ -54,6 +54,28 @@ def db_query(sql: Annotated[str, typer.Argument(help="A SELECT.")], as_json: Jso
 
     frame = read_postgres(sql)
     write_json(records(frame)) if as_json else print_table(frame.to_dict("list"))
+
+
+@db.command("load", cls=GroupedCommand)
+@grouped
+def db_load(source: ProductSource, as_json: Json = False) -> None:
+    """Put the products of a file into amazon_products, where the REST service finds them.
+
+    Products that are there already stay as they are.
+
+    Example: segkit db load catalogue.csv
+    """
+    from segkit.cli.launch import read_catalogue
+    from segkit.database.sync import database_name, store_products
+    from segkit.settings import load_settings
+
+    settings = load_settings()
+    products = read_catalogue(source, settings).products
+    added = store_products(products, settings)
+    if as_json:
+        write_json({"products": len(products), "added": added})
+        return
+    new_console().print(f"{database_name(settings)}: {added:,} of {len(products):,} products are new")
 
 
 @db.command("migrate")

@@ -86,18 +86,25 @@ def create(
     all_runs: Annotated[
         bool, typer.Option("--all-runs", help="It sees and resumes every run, not only its own.")
     ] = False,
+    callback_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the end of each of its runs is posted, signed.")
+    ] = None,
 ) -> None:
     """Create a token. It is shown once; the file keeps its hash and its limits."""
-    from segkit.service.tokens import add_token
+    from segkit.service.tokens import add_token, callback_secret
 
     limits: dict[str, Any] = {
         "expires": expires.isoformat() + "Z" if expires else None, "max_products": max_products,
         "max_cost_usd": max_cost_usd, "max_total_cost_usd": max_total_cost_usd, "max_active": max_active,
         "requests_per_second": requests_per_second, "models": tuple(model) if model else None,
         "unpriced_models": unpriced_models or None, "all_runs": all_runs or None,
+        "callback_url": callback_url,
     }  # fmt: skip
     path = _file(tokens)
-    _show_once(path, add_token(path, name, **limits))
+    secret = add_token(path, name, **limits)
+    if callback_url:
+        typer.echo(f"its callbacks are signed with {callback_secret(path, name)}", err=True)
+    _show_once(path, secret)
 
 
 @token.command("list")
@@ -106,7 +113,7 @@ def list_(tokens: TokensFile = None) -> None:
     from segkit.service.tokens import read_tokens
 
     for each in read_tokens(_file(tokens), may_be_empty=True):
-        limits = each.model_dump(mode="json", exclude_defaults=True, exclude={"name", "sha256"})
+        limits = each.model_dump(mode="json", exclude_defaults=True, exclude={"name", "sha256", "callback_secret"})
         words = [f"{key}={','.join(value) if isinstance(value, list) else value}" for key, value in limits.items()]
         typer.echo(" ".join([each.name, *words, *(["(expired)"] if each.is_expired else [])]))
 

@@ -66,6 +66,19 @@ def _add_missing(connection: Connection, path: Path, *, skip: bool) -> list[int]
     return []
 
 
+def add_products(url: str, folder: Path) -> int:
+    """Add the products of a folder that `amazon_products` lacks, as `require_products` does; return how many."""
+    with translated_errors(url, "storing products"), connect(url) as connection:
+        before = _count(connection)
+        require_products(connection, folder)
+        return _count(connection) - before
+
+
+def _count(connection: Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM amazon_products").fetchone()
+    return int(row[0]) if row else 0
+
+
 def load_products(url: str, ids: list[int], product_line: str = "") -> pd.DataFrame:
     """Return the rows of `amazon_products` for a list of ids, in its order, with `id` as `product_id`.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import pandas as pd
@@ -74,6 +76,19 @@ def products_from_postgres(
     """
     url = database_url(settings or load_settings())
     return select(check_products(products.load_products(url, list(product_ids), product_line)).products, product_ids)
+
+
+def store_products(frame: pd.DataFrame, settings: Settings | None = None) -> int:
+    """Put products into `amazon_products` and return how many were not there; rows that are there stay as they are.
+
+    `frame` has the columns of `Run.products`. Raises DatabaseError for a table that segkit did not make and that
+    lacks some of them.
+    """
+    url = database_url(settings or load_settings())
+    migrate(url)
+    with TemporaryDirectory() as folder:
+        frame.to_parquet(Path(folder) / "products.parquet", index=False)
+        return products.add_products(url, Path(folder))
 
 
 def database_url(settings: Settings) -> str:

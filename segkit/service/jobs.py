@@ -13,6 +13,7 @@ from segkit.errors import RequestError, SegkitError
 from segkit.runs.ownership import is_owned, is_owned_elsewhere
 from segkit.runs.status import Status, read_status, update_status
 from segkit.service.admission import Caps
+from segkit.service.callbacks.outbox import Outbox
 from segkit.service.journal import Journal
 from segkit.service.processes import Processes
 from segkit.service.records import Record, Records
@@ -35,9 +36,10 @@ class Jobs:
         tokens: TokenStore,
         runs_dir: Path,
         journal: Journal,
+        outbox: Outbox,
         at_once: int,
     ) -> None:
-        self.records, self.processes, self.runs_dir = records, processes, runs_dir
+        self.records, self.processes, self.runs_dir, self._outbox = records, processes, runs_dir, outbox
         self._tokens, self._journal, self._at_once = tokens, journal, at_once
         self._waiting: set[str] = set()
         self._turn = threading.Lock()
@@ -115,10 +117,17 @@ class Jobs:
                 self._ask_to_stop(run_id)
             return True
         status = read_status(self.runs_dir / run_id)
-        self.records.end(run_id, spent(record, status))
+        self._end(record, status)
         facts = {"state": status.state, "reason": status.reason, "exit_code": code}
         self._journal.note("run_ended", run_id=run_id, owner=record.owner, **facts)
         return False
+
+    def _end(self, record: Record, status: Status) -> None:
+        """Record that a run ended; the callback comes first, so that no end goes unreported, and each once."""
+        token = self._tokens.named(record.owner)
+        if token and token.callback_url:
+            self._outbox.add(record.run_id, record.owner, f"{record.created_at} {status.change} {status.updated_at}")
+        self.records.end(record.run_id, spent(record, status))
 
     def _ask_to_stop(self, run_id: str) -> None:
         with suppress(OSError):
@@ -145,7 +154,8 @@ class Jobs:
             update_status(self.runs_dir / run_id, state="failed", reason=reason, error="")
         record = self.records.get(run_id)
         status = read_status(self.runs_dir / run_id)
-        self.records.end(run_id, spent(record, status) if record else Decimal(0))
+        if record:
+            self._end(record, status)
         self._waiting.discard(run_id)
         self._journal.note("run_ended", run_id=run_id, state="failed", reason=reason)
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from segkit.errors import RequestError, RunError, SettingsError
 from segkit.runs.run import open_run, run_ids
+from segkit.service.callbacks.delivery import Deliveries
+from segkit.service.callbacks.outbox import Outbox
 from segkit.service.estimates import Forecasts
 from segkit.service.jobs import Jobs
 from segkit.service.journal import Journal
@@ -34,6 +36,7 @@ from segkit.settings import Settings
 from segkit.storage.locks import owned
 
 _TICK = 0.25  # seconds
+_CALLBACKS = 1.0  # seconds between two looks for callbacks that are due
 _LATE = 15.0  # seconds without a good tick after which the service no longer calls itself healthy
 
 
@@ -51,6 +54,7 @@ class Service:
     metrics: Metrics
     readiness: Readiness
     journal: Journal
+    deliveries: Deliveries
     stopping: threading.Event = field(default_factory=threading.Event)  # streams end, so that the service can
     failure: str = ""  # why the service has to end
     _ticked_at: float = field(default_factory=time.monotonic)
@@ -102,6 +106,19 @@ class Service:
                 self._tick_fault = repr(error)
             await asyncio.sleep(_TICK)
 
+    async def deliver_callbacks(self) -> None:
+        """Send what is due until cancelled; an error is noted once, and the next tick tries again."""
+        fault = ""
+        while True:
+            try:
+                await asyncio.to_thread(self.deliveries.tick)
+                fault = ""
+            except Exception as error:
+                if repr(error) != fault:
+                    self.journal.note_error("callbacks_failed", error)
+                fault = repr(error)
+            await asyncio.sleep(_CALLBACKS)
+
     def _tick(self) -> None:
         before = self.tokens.fault
         with suppress(SettingsError):
@@ -120,21 +137,35 @@ def opened(settings: Settings, runs_dir: Path, tokens: TokenStore) -> Iterator[S
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with owned(home / "service.lock"):
         journal, records = Journal(home, settings), Records(home / "records.db")
+        outbox = Outbox(home / "records.db")
         processes = Processes(home / "processes", runs_dir)
-        jobs = Jobs(records, processes, tokens, runs_dir, journal, settings.segkit_serve_runs)
+        jobs = Jobs(records, processes, tokens, runs_dir, journal, outbox, settings.segkit_serve_runs)
         database, forecasts = DatabaseReadiness(settings, journal), Forecasts(runs_dir, settings)
         submissions = Submissions(jobs, tokens, settings, database, journal)
         statuses = StatusCache(jobs, settings, forecasts)
+        deliveries = Deliveries(outbox, tokens, journal, statuses.ended)
         try:
             database.begin()
             journal.note("service_started", runs_dir=str(runs_dir), tokens=tokens.path is not None)
             readiness = Readiness(settings, tokens, journal, (home, runs_dir))
             metrics = Metrics(runs_dir)
             yield Service(
-                settings, runs_dir, tokens, records, jobs, submissions, statuses, metrics, readiness, journal
+                settings,
+                runs_dir,
+                tokens,
+                records,
+                jobs,
+                submissions,
+                statuses,
+                metrics,
+                readiness,
+                journal,
+                deliveries,
             )
         finally:
             submissions.close()
             forecasts.close()
+            deliveries.close()
+            outbox.close()
             journal.note("service_stopped")
             records.close()

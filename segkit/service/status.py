@@ -126,6 +126,16 @@ class StatusCache:
         _keep(self._kept, run_id, current)
         return current
 
+    def ended(self, run_id: str) -> dict[str, Any] | None:
+        """Read the status of a run anew, as its owner sees it; None if it works again, or is gone."""
+        self.forget(run_id)
+        try:
+            current = self.read(run_id)
+        except (RequestError, StorageError):
+            return None
+        shown = {name: value for name, value in current.document.items() if name != "detail"}
+        return None if current.state == "running" else shown
+
     def state(self, run_id: str) -> str:
         """Return the state of a run, or nothing if it cannot be read; a completed run is read once."""
         if run_id in self._completed and (self._runs_dir / run_id).is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import hmac
@@ -39,6 +40,8 @@ class Token(BaseModel):
     models: tuple[str, ...] | None = None
     unpriced_models: bool = Field(False, strict=True)
     all_runs: bool = Field(False, strict=True)
+    callback_url: str | None = Field(None, pattern=r"^https?://[^\s@]+$")
+    callback_secret: str | None = Field(None, pattern=r"^whsec_[A-Za-z0-9+/]{43}=$")
 
     @property
     def is_expired(self) -> bool:
@@ -152,6 +155,8 @@ def add_token(path: Path, name: str, **limits: Any) -> str:
             raise SettingsError(f"{path} has a token {name} already", f"segkit token rotate {name}, or another name")
         secret = _new_secret()
         given = {key: value for key, value in limits.items() if value is not None}
+        if "callback_url" in given:
+            given["callback_secret"] = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
         try:
             token = Token(name=name, sha256=_hash(secret), **given)
         except ValidationError as error:
@@ -159,6 +164,12 @@ def add_token(path: Path, name: str, **limits: Any) -> str:
             raise SettingsError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
         tokens.append(token)
     return secret
+
+
+def callback_secret(path: Path, name: str) -> str:
+    """Return the secret that signs the callbacks of a token; empty for one without callbacks."""
+    tokens = read_tokens(path)
+    return tokens[_position(path, tokens, name)].callback_secret or ""
 
 
 def rotate_token(path: Path, name: str) -> str:

@@ -42,15 +42,17 @@ def make_app(service: Service) -> ApiMiddleware:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    keeper = asyncio.create_task(service.look_after_runs())
-    keeper.add_done_callback(lambda task: None if task.cancelled() else _end(service, task.exception()))
+    loops = [asyncio.create_task(work()) for work in (service.look_after_runs, service.deliver_callbacks)]
+    for loop in loops:
+        loop.add_done_callback(lambda task: None if task.cancelled() else _end(service, task.exception()))
     yield
-    keeper.cancel()
+    for loop in loops:
+        loop.cancel()
 
 
 def _end(service: Service, error: BaseException | None) -> None:
-    """End the process: without the loop that looks after runs, they would wait for ever."""
-    service.failure = f"the loop that looks after runs has ended: {error!r}"
+    """End the process: without the loops that look after runs and callbacks, both would wait for ever."""
+    service.failure = f"a loop of the service has ended: {error!r}"
     os.kill(os.getpid(), signal.SIGTERM)
 
 
