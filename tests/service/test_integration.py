@@ -83,10 +83,12 @@ def test_results_are_compressed_where_the_client_wants_it(
 
 def test_a_product_is_explained(completed: Completed, client: httpx.Client) -> None:
     """The steps are those of `segkit explain`; a product that the run lacks is 404."""
-    answer = client.get(f"{completed.path}/products/7").json()
+    response = client.get(f"{completed.path}/products/7")
+    assert response.status_code == 200, (response.text, completed.service.events()[-1])
+    answer = response.json()
     assert (answer["product_id"], answer["title"]) == (7, "Solid number 7 whisk")
     expected = explain(completed.run, 7)
-    assert answer["sentences"] == expected.sentences
+    assert answer["sentences"] == expected.lines
     assert [step["category"] for step in answer["steps"]] == list(expected.steps["category"])
     assert 0 <= answer["steps"][0]["confidence"] <= 1
     for wrong in ("777", "x", "9" * 30, "%00"):

@@ -84,7 +84,7 @@ def explanation(runs_dir: Path, run_id: str, product_id: str) -> dict[str, Any]:
     product = {name: _json_value(found.product[name]) for name in _PRODUCT}
     steps = [{name: _json_value(step[name]) for name in _STEP} for step in records(found.steps)]
     second = found.second_category or None
-    return {"run_id": run_id, **product, "sentences": found.sentences, "steps": steps, "second_category": second}
+    return {"run_id": run_id, **product, "sentences": found.lines, "steps": steps, "second_category": second}
 
 
 def _json_value(value: Any) -> Any:
