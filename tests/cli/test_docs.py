@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from catalogues import KEY
+from catalogues import KEY, write_trade_files
 from endpoint import Endpoint
 from s3_server import S3Server
 
@@ -37,7 +37,7 @@ WITH_COMMANDS = [page for page in PAGES if any(words[0] == "segkit" for words in
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run, the files that the pages name, and a prompt set v1."""
+    """A folder with a finished run and the files that the pages name."""
     place = tmp_path_factory.mktemp("workspace")
     sample = pd.read_csv(SAMPLE).assign(category="Dimmer Switches")
     sample = sample.assign(sku=sample["product_id"], name=sample["title"])  # columns that docs/own-data.md names
@@ -45,6 +45,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     products = pd.concat([sample[named], sample[~named].head(59)])
     products.head(50).to_csv(place / "products.csv", index=False)
     products.tail(10).to_csv(place / "more.csv", index=False)
+    write_trade_files(place, sample)  # the three of docs/first-five-minutes.md
     settings = load_settings().model_copy(update={"segkit_home": place / ".segkit"})
     segment(products.head(50), "Dimmer Switches", model="offline", runs_dir=place / "runs", settings=settings)
     return place

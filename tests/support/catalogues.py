@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from openpyxl import Workbook
 
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
@@ -43,3 +45,29 @@ def data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} is not in ../shared/data")
     return path
+
+
+def write_trade_files(folder: Path, products: pd.DataFrame) -> None:
+    """Write three files as shops have them: a Shopify export, an Amazon listings report, a workbook of two sheets."""
+    shopify, amazon, sheet = (products["title"].iloc[start : start + 20].tolist() for start in (0, 20, 40))
+    with (folder / "products_export.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["Handle", "Title", "Body (HTML)", "Vendor", "Variant SKU", "Variant Price"])
+        for i, title in enumerate(shopify):
+            rows.writerow(
+                [f"maker-{i}", title, "<p>For <b>coffee</b>,\nat home</p>", "Halvenn", f"SKU-{i}-B", "19.99"]
+            )
+            rows.writerow([f"maker-{i}", "", "", "", f"SKU-{i}-W", "18.99"])
+    lines = ["item-name\titem-description\tlisting-id\tseller-sku\tprice\tasin1"]
+    lines += [
+        f"{'' if i else chr(34)}{title} für Kaffee\t\t0{i}\tSKU-{i:05}\t9.50\tB{i}" for i, title in enumerate(amazon)
+    ]
+    (folder / "listings.txt").write_bytes("\r\n".join(lines).encode("cp1252", "ignore"))
+    book = Workbook()
+    book.active.append(["Made by the purchasing department"])
+    page = book.create_sheet("Products")
+    for row in (["Catalogue 2026"], [], ["Item no.", "Description", "List price"]):
+        page.append(row)
+    for i, title in enumerate(sheet):
+        page.append([f"{i:07}", title, 19.9 + i])
+    book.save(folder / "catalogue.xlsx")

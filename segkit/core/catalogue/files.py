@@ -6,7 +6,7 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any
@@ -99,7 +99,21 @@ def _read_excel(shown: str, data: bytes, options: CatalogueOptions) -> Table:
     frame, line = _under_header(shown, rows, options)
     _require_exact(shown, frame, options)
     which = f"sheet {sheet.title!r}" + (f" of {len(book.sheetnames)}" if len(book.sheetnames) > 1 else "")
-    return Table(frame, f"Excel, {which}, header in row {line}")
+    return Table(frame, f"Excel, {which}, header in row {line}", _elsewhere(rows, line, book.sheetnames, options))
+
+
+def _elsewhere(rows: Sequence[Sequence[Any]], header: int, sheets: Sequence[str], options: CatalogueOptions) -> str:
+    """Name the other sheets of a workbook, and a row of this one that has more names than its header."""
+    hints = []
+    if not options.header_row:
+        named = [sum(isinstance(value, str) and bool(value.strip()) for value in row) for row in rows[:20]]
+        best = max(range(len(named)), key=lambda i: named[i])
+        if named[best] > max(1, named[header - 1]):
+            names = [value for value in rows[best] if isinstance(value, str) and value.strip()]
+            hints.append(f"row {best + 1} may be the header (--header-row {best + 1}): {shortened(names, 5)}")
+    if len(sheets) > 1 and not options.sheet:
+        hints.append(f"there are {len(sheets)} sheets (--sheet): {shortened(sheets)}")
+    return "; ".join(hints)
 
 
 def _under_header(shown: str, rows: list[list[Any]], options: CatalogueOptions) -> tuple[pd.DataFrame, int]:

@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 from segkit.core.catalogue.ids import number_of, numbers_of, read_ids
 from segkit.core.catalogue.lines import text_of
 from segkit.core.catalogue.options import CatalogueOptions
+from segkit.core.catalogue.prices import decimal_sign, plain_price
 from segkit.core.catalogue.shapes import known_shape
 from segkit.core.catalogue.titles import title_of
 from segkit.core.text import shortened
@@ -44,16 +46,18 @@ class Catalogue:
     understood: str = ""
 
 
-def check_products(frame: pd.DataFrame, options: CatalogueOptions | None = None, source: str = "") -> Catalogue:
+def check_products(
+    frame: pd.DataFrame, options: CatalogueOptions | None = None, source: str = "", hint: str = ""
+) -> Catalogue:
     """Check the rows of a frame, name its columns, and return the products.
 
     Rows are counted from 1, in the order of the frame. Whether ids are integers or texts is decided from all rows,
     also where only some are taken. Raises ProductsError for rows that cannot be used, unless `skip_refused` leaves
-    them out; they are written to `refused_file` in either case.
+    them out; they are written to `refused_file` in either case. `hint` says where else columns may be.
     """
     options = options or CatalogueOptions()
     frame = _with_named_columns(frame, options)
-    _require(frame, options, source)
+    _require(frame, options, source, hint)
     ids = read_ids(frame[options.id_column], as_text=options.ids_as_text)
     kept = _chosen(frame, options.where)
     faults = {row: fault for row, fault in ids.faults.items() if kept[row]}
@@ -101,7 +105,7 @@ def _with_named_columns(frame: pd.DataFrame, options: CatalogueOptions) -> pd.Da
     return frame
 
 
-def _require(frame: pd.DataFrame, options: CatalogueOptions, source: str) -> None:
+def _require(frame: pd.DataFrame, options: CatalogueOptions, source: str, elsewhere: str) -> None:
     columns = list(frame.columns)
     if options.id_column == options.title_column:
         what = f"column {options.id_column!r} cannot be both the id and the title"
@@ -110,14 +114,15 @@ def _require(frame: pd.DataFrame, options: CatalogueOptions, source: str) -> Non
         if name in columns:
             continue
         if shape := known_shape(columns):
-            raise ProductsError(f"no column {name!r}", f"this is {shape.name}: {shape.command(source)}")
+            raise ProductsError(f"no column {name!r}", f"this is {shape.name}: {shape.command(source, options)}")
         if len(columns) == 1 and (sign := re.search(r"[^\w\s.()-]", columns[0])):
             hint = f"if {sign[0]!r} separates the fields: --delimiter {shlex.quote(sign[0])}"
             raise ProductsError(f"no column {name!r} but one column {columns[0][:80]!r}", hint)
         near = get_close_matches(name, columns, n=1) or [c for c in columns if c.casefold() == name.casefold()]
         option = "" if name not in options.wanted else "--id-column, --title-column: "
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ProductsError(f"no column {name!r}", f"{hint}{option}columns are {shortened(columns, 20) or '(none)'}")
+        hint += f"{option}columns are {shortened(columns, 20) or '(none)'}" + (f"; {elsewhere}" if elsewhere else "")
+        raise ProductsError(f"no column {name!r}", hint)
 
 
 def _column(condition: str, columns: Sequence[str]) -> str:
@@ -131,12 +136,24 @@ def _chosen(frame: pd.DataFrame, where: Mapping[str, str]) -> list[bool]:
     for condition, value in where.items():
         column = _column(condition, list(frame.columns))
         texts = frame[column].map(text_of)
-        fits = (texts == value) if condition == column else (texts != value)
+        equal = _equal(texts, value)
+        fits = equal if condition == column else ~equal
         if not (kept & fits).any() and kept.any():
             values = [str(v) for v in texts[kept].value_counts().index[:_SHOWN]]
             raise ProductsError(f"no row has {condition}={value!r}", f"values are {', '.join(map(repr, values))}")
         kept &= fits
     return [bool(keep) for keep in kept]
+
+
+def _equal(texts: pd.Series, value: str) -> pd.Series:
+    """Report which texts are a value: letter by letter, or if none is, as the same amount (`19,99 €` is 19.99)."""
+    equal = texts == value
+    amount = plain_price(value, decimal_sign([value]))
+    if equal.any() or amount is None:
+        return equal
+    decimal = decimal_sign(texts)
+    amounts = texts.map(lambda text: plain_price(text, decimal))
+    return amounts.map(lambda found: found is not None and Decimal(found) == Decimal(amount)).astype(bool)
 
 
 def _repeated(numbers: Sequence[int], rows: Sequence[int]) -> dict[int, list[int]]:

@@ -45,7 +45,7 @@ def load_catalogue(source: Path | pd.DataFrame, options: CatalogueOptions | None
     if isinstance(source, pd.DataFrame):
         return check_products(source, options)
     table = _joined(read_file(source, options), options)
-    catalogue = check_products(table.frame, options, str(source))
+    catalogue = check_products(table.frame, options, str(source), table.hint)
     return replace(catalogue, source=source.name, understood=_understood(table, catalogue, options))
 
 
@@ -58,7 +58,7 @@ def _joined(table: Table, options: CatalogueOptions) -> Table:
     first = texts.mask(texts == "").groupby(shape.id_column, sort=False).first().reset_index()
     joined = first[table.frame.columns].fillna("").astype("str")
     what = f"{shape.name} whose {len(table.frame):,} rows are {len(joined):,} products"
-    return Table(joined, f"{table.understood}, {what}")
+    return Table(joined, f"{table.understood}, {what}", table.hint)
 
 
 def _understood(table: Table, catalogue: Catalogue, options: CatalogueOptions) -> str:

@@ -32,10 +32,14 @@ _MARKS = [
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of a file under the names of their columns, and a sentence about how the file was read."""
+    """The rows of a file under the names of their columns, and a sentence about how the file was read.
+
+    `hint` says where else the columns may be, if the wanted ones are not among them.
+    """
 
     frame: pd.DataFrame
     understood: str
+    hint: str = ""
 
 
 def decoded(name: str, data: bytes, encoding: str = "") -> tuple[str, str]:
