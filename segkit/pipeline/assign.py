@@ -228,7 +228,6 @@ def assign_report(run: Run) -> dict[str, Any]:
     proposed = taxonomy[taxonomy["state"] == "proposed"]
     old = run.archived("earlier") if run.parameters.taxonomy else _no_rows(run)
     before, after = _fingerprints(run, old)
-    batches = old[old["batch"] > 0].rename(columns={"refined_category": "final"})[["batch", "final"]]
     return {
         "run_id": run.id,
         "taxonomy": run.parameters.taxonomy,
@@ -246,9 +245,19 @@ def assign_report(run: Run) -> dict[str, Any]:
         "old_rows_sha256": after,
         "calls": run.status.calls,
         "drift_p_value": drift_p_value(
-            batches.rename(columns={"final": "category"}), placed.loc[placed["category"] != "", ["batch", "category"]]
+            _earlier_batches(run, old), placed.loc[placed["category"] != "", ["batch", "category"]]
         ),
     }
+
+
+def _earlier_batches(run: Run, old: pd.DataFrame) -> pd.DataFrame:
+    """Return the batch and the category of the products placed before; runs number their batches from 1 each."""
+    came = first_runs(run.products)
+    asked = old[old["batch"] > 0]
+    batches = [
+        f"{came[int(product)]} {batch}" for product, batch in zip(asked["product_id"], asked["batch"], strict=True)
+    ]
+    return pd.DataFrame({"batch": batches, "category": asked["refined_category"].tolist()})
 
 
 def _no_rows(run: Run) -> pd.DataFrame:

@@ -192,9 +192,9 @@ def test_products_out_of_scope_have_a_category_when_there_are_some() -> None:
 
 
 def batches(
-    categories: Sequence[str], shares: Sequence[float], count: int, seed: int, start: int = 1
+    categories: Sequence[str], shares: Sequence[float], count: int, seed: int, start: int = 1, size: int = 30
 ) -> pd.DataFrame:
-    drawn = np.random.default_rng(seed).choice(categories, size=(count, 30), p=shares)
+    drawn = np.random.default_rng(seed).choice(categories, size=(count, size), p=shares)
     rows = [(start + number, category) for number, batch in enumerate(drawn) for category in batch]
     return pd.DataFrame(rows, columns=["batch", "category"])
 
@@ -204,6 +204,26 @@ def test_products_that_fall_elsewhere_are_a_drift() -> None:
     new = batches(["a", "b", NONE_FITS], [0.4, 0.4, 0.2], 10, 2)
     assert drift_p_value(earlier, new) == pytest.approx(1 / 2000)
     assert drift_p_value(earlier, new.head(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((25, 40), (1, 10)), ((25, 40), (2, 20)), pytest.param((25, 40), (3, 97), marks=pytest.mark.long),
+     pytest.param((100, 40), (12, 25), marks=pytest.mark.long)],
+)  # fmt: skip
+def test_a_small_delivery_is_no_drift_by_itself(old: tuple[int, int], new: tuple[int, int]) -> None:
+    """Batches of other sizes than the earlier ones: without drift no more alarms than stated."""
+    kinds, shares = ["a", "b", "c", "d", "e"], [0.4, 0.3, 0.15, 0.1, 0.05]
+    values = [
+        drift_p_value(
+            batches(kinds, shares, old[0], seed, size=old[1]),
+            batches(kinds, shares, new[0], seed + 1000, size=new[1]),
+            seed,
+            199,
+        )
+        for seed in range(150)
+    ]
+    assert sum(value < 0.05 for value in values if value) <= 7.5 + 2.6 * (150 * 0.05 * 0.95) ** 0.5
 
 
 def test_without_drift_the_alarm_is_as_rare_as_it_says() -> None:

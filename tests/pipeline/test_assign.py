@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from endpoint import Endpoint
+from endpoint_answers import NONE_FITS, correct_answer, read_question
 
 from segkit.analysis import tables
 from segkit.core.batching import planned_calls
 from segkit.errors import ProductsError, RunError
+from segkit.llm.transports.base import Response
 from segkit.pipeline.assign import accept_proposals, assign_products, assign_report, assign_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state
@@ -113,6 +118,97 @@ def test_products_that_fit_nowhere_gather_over_deliveries(finished: Run) -> None
     assert assign_report(first)["proposed"] == []
     proposal = {"key": "C-5", "category_name": "Blenders", "products": 6}
     assert assign_report(second)["proposed"] == assign_report(third)["proposed"] == [proposal]
+
+
+@pytest.mark.long
+def test_a_year_of_deliveries_half_of_new_kinds(finished: Run, endpoint: Endpoint) -> None:
+    """A tenth more each month, half of a kind not seen: one proposal a month, accepted; calls for the new ones alone.
+
+    Old rows stay, byte for byte, and no key is ever given to another category.
+    """
+    kinds = [
+        "blender",
+        "grater",
+        "sieve",
+        "peeler",
+        "mortar",
+        "zester",
+        "whetstone",
+        "trivet",
+        "colander",
+        "steamer",
+        "roaster",
+        "spatula",
+    ]
+    run, names = finished, dict(finished.result("taxonomies").set_index("key")["category_name"])
+    for month, kind in enumerate(kinds):
+        placed = run.result("segments")["product_id"]
+        before, asked = rows_of(run, placed), endpoint.count()
+        new = pd.concat([titles(KINDS, 10, 1000 + 100 * month), titles([kind], 10, 5000 + 100 * month)])
+        run = worked(assign_run(run, new))
+        report = assign_report(run)
+        assert endpoint.count() - asked == report["calls"] == 2
+        assert (report["products"], report["assigned"], report["none_fits"]) == (20, 10, 10)
+        assert [each["products"] for each in report["proposed"]] == [10]
+        assert report["old_rows_unchanged"] is True
+        assert rows_of(run, placed) == before
+        asked = endpoint.count()
+        run = worked(accept_proposals(run))
+        assert endpoint.count() == asked
+        assert rows_of(run, placed) == before
+        for key, name in run.result("categories")[["key", "category_name"]].itertuples(index=False):
+            assert names.setdefault(key, name) == name
+    assert len(run.result("taxonomies")) == len(KINDS) + 12
+    assert len(run.products) == 200 + 12 * 20
+
+
+class Fallible:
+    """The test server's right answers, in this process; a share of them is wrong, as a model's are."""
+
+    def __init__(self, seed: int, planted: str) -> None:
+        self._order, self._planted = random.Random(seed), planted
+
+    async def send(self, body: bytes) -> Response:
+        question = read_question(json.loads(body))
+        answer = correct_answer(question)
+        if question.stage == "assign_products":
+            choices = [line for line in question.lines if line.startswith("S_")]
+            for local_id, placed in answer["assignments"].items():
+                is_planted = self._planted in question.title(local_id)
+                if self._order.random() < (0.1 if is_planted else 0.05):
+                    placed["category"] = self._order.choice(choices) if is_planted else NONE_FITS
+        message = {"role": "assistant", "content": json.dumps(answer)}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        reply = {"id": "1", "object": "chat.completion", "created": 1, "model": question.model, "usage": usage}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        return Response(
+            200, {"content-type": "application/json"}, json.dumps({**reply, "choices": [choice]}).encode()
+        )
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.long
+def test_a_planted_kind_is_found_in_nearly_every_delivery(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred deliveries of sixty products, ten of a kind not seen: found as one category, with few false ones.
+
+    One in twenty of the known products is said to fit nowhere, one in ten of the others is forced into a category.
+    """
+    monkeypatch.setenv("SEGKIT_CACHE", "false")
+    found, false_ones = 0, 0
+    for seed in range(100):
+        fallible = Fallible(seed, "blender")
+        monkeypatch.setattr("segkit.llm.ask.open_transport", lambda *_, fallible=fallible: fallible)
+        new = pd.concat([titles(KINDS, 50, 1000), titles(["blender"], 10, 2000)])
+        run = assign_run(finished, new, seed=seed)
+        assign_products(run)
+        proposed = assign_report(run)["proposed"]
+        right = [each for each in proposed if each["category_name"] == "Blenders"]
+        found += len(right) == 1
+        false_ones += len(proposed) - len(right)
+        shutil.rmtree(run.folder)
+    assert found >= 95
+    assert false_ones <= 5
 
 
 @pytest.mark.long
