@@ -65,7 +65,7 @@ def _facts(run: Run) -> list[str]:
     status, parameters = run.status, run.parameters
     state = f"{status.state}: {status.reason}" if status.reason else status.state
     made = str(run.document["created_at"])[:10]
-    return [made, f"model {parameters.model}", f"prompts {parameters.prompts}", state, run.id]
+    return [made, f"model {parameters.model}", f"prompts {run.prompt_set}", state, run.id]
 
 
 def _sizes(table: pd.DataFrame) -> pd.Series:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from segkit.cli import db, evaluation, run, s3, serve, show, taxonomy
-from segkit.cli.project import doctor, init
+from segkit.cli.project import doctor, init, prompts
 from segkit.cli.terminal import CommandGroup
 from segkit.errors import InputError, SegkitError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 
-for _family in (run, taxonomy, show, evaluation, doctor, db, s3, serve, init):
+for _family in (run, taxonomy, show, evaluation, doctor, db, s3, serve, init, prompts):
     app.add_typer(_family.app)
 
 

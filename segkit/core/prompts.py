@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ PLACEHOLDERS = {
 EXTRACTING = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments", "shared_retry")
 ASSIGNING = ("assign_products", "extract_taxonomy", "consolidate_taxonomy", "shared_retry")
 MOST_BYTES = 200_000
+DEFAULT_SET = "v0"  # the set that the package ships
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PLACEHOLDER = re.compile(r"\$(?:\{(?P<braced>[^}\n]*)\}?|(?P<named>[A-Za-z_][A-Za-z0-9_]*)|(?P<escaped>\$)|)")
 
@@ -32,8 +34,9 @@ _PLACEHOLDER = re.compile(r"\$(?:\{(?P<braced>[^}\n]*)\}?|(?P<named>[A-Za-z_][A-
 def load_prompts(name: str = "v0", folder: Path | None = None, keys: Sequence[str] = EXTRACTING) -> dict[str, str]:
     """Read prompts of a set, by key (`extract_taxonomy`, …, `shared_retry`).
 
-    `./prompts` is looked into first, then the prompts that segkit ships. Raises PromptError naming file and line
-    for a misspelt or missing placeholder.
+    `./prompts` is looked into first, then the prompts that segkit ships. A set may hold only the files that differ:
+    the others are those of the set that it was copied from. Raises PromptError naming file and line for a misspelt or
+    missing placeholder.
     """
     if not _SET_NAME.fullmatch(name):
         raise PromptError(f"prompt set {name[:80]!r} is no plain name", "use letters, digits, - and _, like v0")
@@ -77,7 +80,15 @@ def retry_section(template: str, errors: list[str], previous: str, missing: list
 
 
 def _load(key: str, name: str, folder: Path | None) -> str:
-    path = _find(prompt_file(key, name), name, folder)
+    path = find_prompt(key, name, folder)
+    text = read_prompt(path)
+    for fault in faults_of(path, text, PLACEHOLDERS[key]):
+        raise fault
+    return text
+
+
+def read_prompt(path: Path) -> str:
+    """Read the text of a prompt as it is used; raise PromptError where it is too large or not UTF-8."""
     if path.stat().st_size > MOST_BYTES:
         raise PromptError(f"{path}: {path.stat().st_size} bytes, a prompt has at most {MOST_BYTES}")
     try:
@@ -85,28 +96,61 @@ def _load(key: str, name: str, folder: Path | None) -> str:
     except UnicodeDecodeError as error:
         raise PromptError(f"{path} is not UTF-8 at byte {error.start}") from None
     # Line ends and trailing spaces differ between editors and mean nothing: they must not change a hash.
-    text = "\n".join(line.rstrip() for line in text.splitlines()).strip() + "\n"
-    _check(path, text, PLACEHOLDERS[key])
-    return text
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip() + "\n"
 
 
-def _find(file: str, name: str, folder: Path | None) -> Path:
-    folders = [folder] if folder else [Path("prompts"), project_folder("prompts")]
+def find_prompt(key: str, name: str, folder: Path | None = None) -> Path:
+    """Find the file of a prompt; one that the set does not hold comes from the set that it was copied from.
+
+    Raises PromptError for an unknown set, and for a file of the set that is no prompt, such as a misspelt one.
+    """
+    file, folders = prompt_file(key, name), [folder] if folder else prompt_folders()
     for directory in folders:
         path = directory / file
         if path.is_file():
             if directory.resolve() not in path.resolve().parents:
                 raise PromptError(f"{path} leads out of {directory}", "put the file itself into the folder")
             return path
-    sets = sorted(
-        {p.stem.rpartition("_prompt_")[2] for directory in folders for p in directory.glob("*_prompt_*.txt")}
-    )
-    raise PromptError(f"prompt set {name!r} has no {file}", f"sets are {', '.join(sets) or '(none)'}")
+    own = [path for directory in folders for path in directory.glob(f"*_prompt_{name}.txt")]
+    if not own or name == DEFAULT_SET:
+        known = sorted({p.stem.rpartition("_prompt_")[2] for each in folders for p in each.glob("*_prompt_*.txt")})
+        raise PromptError(f"prompt set {name!r} has no {file}", f"sets are {', '.join(known) or '(none)'}")
+    for path in own:
+        if path.name.partition("_prompt_")[0] not in PLACEHOLDERS:
+            raise PromptError(f"{path} is no prompt of segkit", f"prompts are {', '.join(PLACEHOLDERS)}")
+    # The notes of sets may name each other; the set of the package ends every chain.
+    base = copied_from(name, folders)
+    if base == name or (base != DEFAULT_SET and copied_from(base, folders) == name):
+        base = DEFAULT_SET
+    return find_prompt(key, base, None if base == DEFAULT_SET else folder)
 
 
-def _check(path: Path, text: str, allowed: tuple[str, ...]) -> None:
+def prompt_folders() -> list[Path]:
+    """Return the folders in which prompts are looked for, in this order."""
+    return [Path("prompts"), project_folder("prompts")]
+
+
+def set_file(name: str) -> str:
+    """Return the name of the file that says where a prompt set comes from."""
+    return f"set_{name}.json"
+
+
+def copied_from(name: str, folders: Sequence[Path]) -> str:
+    """Return the set that a set was copied from, by its note; the set of the package where there is none."""
+    for folder in folders:
+        try:
+            base = json.loads((folder / set_file(name)).read_bytes())["copied_from"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(base, str) and _SET_NAME.fullmatch(base):
+            return base
+    return DEFAULT_SET
+
+
+def faults_of(path: Path, text: str, allowed: tuple[str, ...]) -> list[PromptError]:
+    """Return what is wrong with the placeholders of a prompt: unknown ones with their line, then missing ones."""
     names = ", ".join(f"${name}" for name in allowed)
-    found = set()
+    faults, found = [], set()
     for number, line in enumerate(text.splitlines(), start=1):
         for match in _PLACEHOLDER.finditer(line):
             if match["escaped"]:
@@ -114,10 +158,11 @@ def _check(path: Path, text: str, allowed: tuple[str, ...]) -> None:
             placeholder = match["named"] or match["braced"]
             unclosed = match["braced"] is not None and not match.group().endswith("}")
             if placeholder not in allowed or unclosed:
-                raise PromptError(
-                    f"{path}, line {number}: unknown placeholder {match.group()!r}", f"known are {names}; $$ is a $"
-                )
-            found.add(placeholder)
+                what = f"{path}, line {number}: unknown placeholder {match.group()!r}"
+                faults.append(PromptError(what, f"known are {names}; $$ is a $"))
+            else:
+                found.add(placeholder)
     missing = [f"${name}" for name in allowed if name not in found]
     if missing:
-        raise PromptError(f"{path}: {', '.join(missing)} missing", f"a {path.stem} needs {names}")
+        faults.append(PromptError(f"{path}: {', '.join(missing)} missing", f"a {path.stem} needs {names}"))
+    return faults

@@ -202,7 +202,7 @@ class Leaderboard:
     def runs(self) -> pd.DataFrame:
         """List the runs: `setting`, `seed`, `run`, `prompts` (the set)."""
         rows = [
-            (setting.label, run.parameters.seed, run.id, run.parameters.prompts)
+            (setting.label, run.parameters.seed, run.id, run.prompt_set)
             for setting in self.settings
             for run in setting.runs
         ]

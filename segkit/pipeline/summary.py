@@ -61,7 +61,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "state": state,
         "reason": reason,
         "model": run.parameters.model,
-        "prompts": run.parameters.prompts,
+        "prompts": run.prompt_set,
         "products": int(counts.sum()),
         "categories": int((named & (taxonomies["product_count"] > 0)).sum()),
         "out_of_scope": int(counts.get("out_of_scope", 0)),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from segkit.core.models import STAGES, Parameters
+from segkit.core.prompt_sets import shown_name
 from segkit.core.prompts import prompt_hash
 from segkit.display import PLAIN_TEXT, html_table, html_text, visible
 from segkit.errors import RunError
@@ -113,6 +114,11 @@ class Run:
             if prompt_hash(text) != self.document["prompts"][key]:
                 raise self._changed(f"prompts/{prompt_path(self.folder, key).name}")
         return texts
+
+    @property
+    def prompt_set(self) -> str:
+        """The name of the prompt set by its content: `v0*` where a text is not the one that the package ships."""
+        return shown_name(self.parameters.prompts, self.document["prompts"])
 
     @property
     def status(self) -> Status:
@@ -288,7 +294,8 @@ def _state(folder: Path, status: Status) -> str:
 
 def _row(folder: Path) -> dict[str, Any]:
     document, status = _document(folder), read_status(folder)
-    told = {name: document["parameters"][name] for name in ("category", "model", "prompts")}
+    told = {name: document["parameters"][name] for name in ("category", "model")}
+    told["prompts"] = shown_name(document["parameters"]["prompts"], document["prompts"])
     figures = {name: status.summary.get(name) for name in ("categories", "cost_usd", "seconds")}
     products, note = document["input"]["products"], status.document.get("note") or None
     return {"id": folder.name, "state": _state(folder, status), "products": products, **told, **figures, "note": note}

@@ -55,7 +55,10 @@ def test_a_folder_that_cannot_be_made(segkit: Segkit, place: Path) -> None:
 
 def test_a_prompt_set_is_copied_once(segkit: Segkit, place: Path) -> None:
     code, printed, _ = segkit("prompts", "copy", "v0", "mine")
-    assert (code, printed.splitlines()[-1]) == (0, "next: edit them, then segkit run … --prompts mine")
+    assert (code, printed.splitlines()[-1]) == (
+        0,
+        "next: edit them, then segkit prompts check mine, and segkit run … --prompts mine",
+    )
     for path in project_folder("prompts").glob("*_v0.txt"):
         assert (place / "prompts" / path.name.replace("v0", "mine")).read_bytes() == path.read_bytes()
     assert segkit("prompts", "copy", "v0", "mine")[0] == 2

@@ -1,26 +1,18 @@
-"""`segkit init` and `segkit prompts`: a folder of one's own, and prompt sets to edit."""
+"""`segkit init`: a folder of one's own."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from segkit.cli.options import PROJECT
-from segkit.cli.terminal import CommandGroup
-from segkit.errors import InputError, PromptError
+from segkit.errors import InputError
 
 app = typer.Typer()
-prompts = typer.Typer(
-    cls=CommandGroup, help="List and copy prompt sets.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(prompts, name="prompts", rich_help_panel=PROJECT)
-
 _NOTEBOOK = re.compile(r"\d\d_[a-z_]+\.ipynb")  # not the copies and scratch files of a JupyterLab
-_PROMPT = re.compile(r"([a-z_]+)_prompt_([A-Za-z0-9_-]+)\.txt")
 _ENVIRONMENT = """\
 # Settings of this folder; copy to .env and fill in what you need. All of them: docs/settings.md of segkit.
 # OPENAI_API_KEY=
@@ -77,50 +69,6 @@ def init(
     kept = len(files) - len(made)
     typer.echo(f"{folder}: {len(made)} files made" + (f", {kept} were there already" if kept else ""))
     typer.echo(f"next: cd {folder} && segkit run sample.csv --category 'Coffee Makers' --model offline")
-
-
-@prompts.command("copy")
-def prompts_copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="The set to copy, such as v0.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="The name of the copy, such as v1.")],
-) -> None:
-    """Copy a prompt set into ./prompts, to be edited and used with --prompts.
-
-    Example: segkit prompts copy v0 v1
-    """
-    from segkit.core.prompts import load_prompts
-
-    load_prompts(source)  # a set that cannot be used is not copied
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", target):
-        raise PromptError(f"prompt set {target[:80]!r} is no plain name", "use letters, digits, - and _, like v1")
-    sets = _sets()
-    if target in sets:
-        raise PromptError(f"prompt set {target!r} exists, in {sets[target][0].parent}", "choose another name")
-    Path("prompts").mkdir(exist_ok=True)
-    for path in sets[source]:
-        copy = Path("prompts") / path.name.replace(f"_prompt_{source}.", f"_prompt_{target}.")
-        shutil.copyfile(path, copy)
-        typer.echo(str(copy))
-    typer.echo(f"next: edit them, then segkit run … --prompts {target}")
-
-
-@prompts.command("list")
-def prompts_list() -> None:
-    """List the prompt sets, those of ./prompts before those of the package."""
-    for name, paths in sorted(_sets().items()):
-        typer.echo(f"{name}  {len(paths)} files in {paths[0].parent}")
-
-
-def _sets() -> dict[str, list[Path]]:
-    """Return the files of each prompt set; a file of ./prompts hides that of the package."""
-    from segkit.settings import project_folder
-
-    found: dict[str, dict[str, Path]] = {}
-    for folder in (project_folder("prompts"), Path("prompts")):
-        for path in sorted(folder.glob("*_prompt_*.txt")):
-            if match := _PROMPT.fullmatch(path.name):
-                found.setdefault(match[2], {})[match[1]] = path
-    return {name: list(paths.values()) for name, paths in found.items()}
 
 
 def _write_new(path: Path, data: bytes) -> bool:

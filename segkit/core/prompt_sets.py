@@ -1,0 +1,99 @@
+"""Prompt sets: which there are, where each comes from, whether a run used them as shipped, and how two differ."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from segkit.core.prompts import (
+    DEFAULT_SET,
+    PLACEHOLDERS,
+    copied_from,
+    find_prompt,
+    prompt_folders,
+    prompt_hash,
+    read_prompt,
+    set_file,
+)
+
+#: The hashes of the prompts that the package ships. The files themselves may have been edited in a checkout.
+SHIPPED: Mapping[str, Mapping[str, str]] = {
+    "v0": {
+        "extract_taxonomy": "d0a67ac8aadd2d96f68b62dc97a9ced43fdf913fb17ab9a160f7eec7ba26a939",
+        "consolidate_taxonomy": "6ee228dc1b09a7d547e23f2e51726d6439916f1b8d1f321fa3863ce1c51b6895",
+        "refine_assignments": "600ee5a1aba05f035cfc210a5c715bd340b6f5027c0ea7e35c017875fcef0369",
+        "assign_products": "a75f1dc5d154a4b635ea618503d5da359c7b47177eecc6b2dac0cbbe89abaa4e",
+        "shared_retry": "44af75aa3143113e80803d5aca469c2e336a60d09a84be3255b76f8c1d969661",
+    }
+}
+_PROMPT = re.compile(r"([a-z_]+)_prompt_([A-Za-z0-9_-]+)\.txt")
+_WORD = re.compile(r"\w+|\s+|[^\w\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """A prompt set: the files that it holds itself by key, the set it was copied from, and a note of its author."""
+
+    name: str
+    files: Mapping[str, Path]
+    base: str = ""
+    note: str = ""
+
+    def texts(self) -> dict[str, str]:
+        """Return all prompts of the set as they are used, those of its base included, without checking them."""
+        return {key: read_prompt(find_prompt(key, self.name)) for key in PLACEHOLDERS}
+
+    @property
+    def content(self) -> str:
+        """Eight hex digits that are the same for equal texts."""
+        return prompt_hash("\0".join(self.texts().values()))[:8]
+
+
+def prompt_sets() -> dict[str, PromptSet]:
+    """Return the prompt sets by name; a file of ./prompts hides that of the package."""
+    found: dict[str, dict[str, Path]] = {}
+    for folder in reversed(prompt_folders()):
+        for path in sorted(folder.glob("*_prompt_*.txt")):
+            if (match := _PROMPT.fullmatch(path.name)) and match[1] in PLACEHOLDERS:
+                found.setdefault(match[2], {})[match[1]] = path
+    return {name: _set(name, files) for name, files in sorted(found.items())}
+
+
+def _set(name: str, files: Mapping[str, Path]) -> PromptSet:
+    folder = next(iter(files.values())).parent
+    base = "" if name == DEFAULT_SET else copied_from(name, prompt_folders())
+    try:
+        note = str(json.loads((folder / set_file(name)).read_bytes()).get("note", ""))
+    except (OSError, ValueError, AttributeError):
+        note = ""
+    return PromptSet(name, files, base, note)
+
+
+def set_note(base: str, note: str = "", **facts: str) -> str:
+    """Return the content of the file that says where a prompt set comes from."""
+    return json.dumps({"copied_from": base, "note": note, **facts}, indent=2, ensure_ascii=False) + "\n"
+
+
+def shown_name(name: str, hashes: Mapping[str, str]) -> str:
+    """Return the name of a set as runs show it: `v0*` where a text differs from the one that the package ships."""
+    shipped = SHIPPED.get(name, {})
+    differs = any(shipped.get(key, value) != value for key, value in hashes.items())
+    return f"{name}*" if differs else name
+
+
+def word_diff(before: str, after: str) -> list[tuple[str, str]]:
+    """Return how one text becomes another, word by word: pairs of `same`, `removed` or `added`, and the words."""
+    old, new = _WORD.findall(before), _WORD.findall(after)
+    parts: list[tuple[str, str]] = []
+    for kind, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            parts.append(("same", "".join(old[i:j])))
+            continue
+        parts += [
+            (what, text) for what, text in (("removed", "".join(old[i:j])), ("added", "".join(new[k:m]))) if text
+        ]
+    return parts

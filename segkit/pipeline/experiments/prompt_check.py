@@ -1,0 +1,80 @@
+"""A prompt set tried on sample products: each template is rendered, and what would mislead a model is listed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segkit.core.prompt_sets import PromptSet
+from segkit.core.prompts import PLACEHOLDERS, faults_of, fill, find_prompt, read_prompt
+from segkit.core.questions import id_lines
+from segkit.core.text import shortened
+from segkit.errors import PromptError
+
+# Characters a token: few in titles full of numbers, many in plain English.
+_DENSE, _PLAIN = 2.8, 4.5
+_CATEGORIES = {
+    "Rotary Things": "Things that are turned, e.g. one with a knob",
+    "Flat Things": "Things without height, e.g. a plate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCheck:
+    """One prompt of a set: its file, whether the set holds it itself, its tokens as rendered, and its faults."""
+
+    key: str
+    path: str
+    own: bool
+    tokens: tuple[int, int]
+    faults: tuple[str, ...]
+
+
+def check_set(prompt_set: PromptSet, titles: list[str], category: str) -> list[PromptCheck]:
+    """Render every prompt of a set for products with these titles, and return what is wrong with each.
+
+    Nothing is asked. A fault is a placeholder that is unknown or missing, a file that cannot be read, or a list of
+    products or categories that does not begin on a line of its own, so that a model could not tell its ids.
+    """
+    return [_checked(prompt_set, key, titles, category) for key in PLACEHOLDERS]
+
+
+def _checked(prompt_set: PromptSet, key: str, titles: list[str], category: str) -> PromptCheck:
+    try:
+        path = find_prompt(key, prompt_set.name)
+        text = read_prompt(path)
+    except PromptError as error:
+        return PromptCheck(key, "", False, (0, 0), (error.message,))
+    faults = [fault.message for fault in faults_of(path, text, PLACEHOLDERS[key])]
+    values = _values(titles, category)[key]
+    rendered = "" if faults else fill(text, {name: "\n".join(lines) for name, lines in values.items()})
+    lines = set(rendered.splitlines())
+    for name, wanted in values.items():
+        lost = [line for line in wanted if line.startswith("[") and line not in lines]
+        if rendered and lost:
+            faults.append(f"{path}: the lines of ${name} do not stand alone: {shortened(lost, most=1)}")
+    tokens = math.floor(len(rendered) / _PLAIN), math.ceil(len(rendered) / _DENSE)
+    return PromptCheck(key, str(path), path == Path(prompt_set.files.get(key, "")), tokens, tuple(faults))
+
+
+def _values(titles: list[str], category: str) -> Mapping[str, Mapping[str, list[str]]]:
+    """Return sample values of the placeholders of each prompt, in the form that docs/contract.md fixes."""
+    products = id_lines({f"P_{i}": title for i, title in enumerate(titles)})
+    described = [f"{name}: {definition}" for name, definition in _CATEGORIES.items()]
+    subcategories = id_lines({f"S_{i}": line for i, line in enumerate(described)})
+    taxonomies = id_lines({f"{letter}_{i}": line for letter in "AB" for i, line in enumerate(described)})
+    placed = [f"{line} → S_0 ({next(iter(_CATEGORIES))})" for line in products]
+    head = {"product_category": [category]}
+    return {
+        "extract_taxonomy": {**head, "products": products},
+        "consolidate_taxonomy": {**head, "taxonomies": taxonomies},
+        "refine_assignments": {**head, "subcategories": subcategories, "products": placed},
+        "assign_products": {**head, "subcategories": subcategories, "products": products},
+        "shared_retry": {
+            "errors": ["- completeness: P_0 is missing"],
+            "previous_answer": ["> {}"],
+            "missing": products,
+        },
+    }

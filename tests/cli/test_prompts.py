@@ -1,0 +1,134 @@
+"""`segkit prompts`: sets that hold only what differs, known by their content, compared by words, and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from catalogues import catalogue
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segkit.cli.main import main
+from segkit.core.prompt_sets import SHIPPED, prompt_sets, shown_name, word_diff
+from segkit.core.prompts import PLACEHOLDERS, load_prompts, prompt_hash
+from segkit.errors import PromptError
+from segkit.pipeline.segment import segment
+from segkit.settings import project_folder
+
+Segkit = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def segkit(place: Path, capsys: pytest.CaptureFixture[str]) -> Segkit:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def edit(key: str, name: str, before: str, after: str) -> None:
+    path = Path("prompts") / f"{key}_prompt_{name}.txt"
+    path.write_text(path.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+
+
+def test_the_hashes_of_the_package_are_those_of_its_prompts() -> None:
+    """If you change a shipped prompt on purpose, change its hash in core/prompt_sets.py too."""
+    texts = load_prompts("v0", project_folder("prompts"), list(PLACEHOLDERS))
+    assert SHIPPED["v0"] == {key: prompt_hash(text) for key, text in texts.items()}
+
+
+def test_a_set_may_hold_only_the_files_that_differ(segkit: Segkit, place: Path) -> None:
+    """The others are those of the set it was copied from, also over two steps."""
+    segkit("prompts", "copy", "v0", "v1", "--note", "shorter")
+    for path in Path("prompts").glob("*_v1.txt"):
+        if not path.name.startswith("extract"):
+            path.unlink()
+    edit("extract_taxonomy", "v1", "You are", "You surely are")
+    segkit("prompts", "copy", "v1", "v2")
+    Path("prompts/extract_taxonomy_prompt_v2.txt").unlink()
+    assert load_prompts("v2") == load_prompts("v1") != load_prompts("v0")
+    assert load_prompts("v1")["shared_retry"] == load_prompts("v0")["shared_retry"]
+    assert (prompt_sets()["v1"].base, prompt_sets()["v1"].note, prompt_sets()["v2"].base) == ("v0", "shorter", "v1")
+    Path("prompts/set_v2.json").write_text('{"copied_from": "v2"}', encoding="utf-8")
+    assert load_prompts("v2")["extract_taxonomy"] == load_prompts("v0")["extract_taxonomy"]
+
+
+def test_a_misspelt_file_of_a_set_is_not_passed_over(segkit: Segkit, place: Path) -> None:
+    """Else the prompt of the package would be used without a word."""
+    segkit("prompts", "copy", "v0", "v1")
+    Path("prompts/extract_taxonomy_prompt_v1.txt").rename("prompts/extract_taxonmy_prompt_v1.txt")
+    with pytest.raises(PromptError, match=r"extract_taxonmy_prompt_v1\.txt is no prompt of segkit"):
+        load_prompts("v1")
+
+
+def test_runs_show_prompts_by_their_content(segkit: Segkit, place: Path) -> None:
+    """`v0*` where a text is not the one of the package; a list says which runs had which content."""
+    plain = segment(catalogue(6), "Kitchen Things", model="offline")
+    segkit("init", ".")
+    assert segment(catalogue(6), "Kitchen Things", model="offline").prompt_set == "v0"
+    edit("extract_taxonomy", "v0", "You are", "You surely are")
+    changed = segment(catalogue(6), "Kitchen Things", model="offline")
+    assert (plain.prompt_set, changed.prompt_set, changed.status.summary["prompts"]) == ("v0", "v0*", "v0*")
+    rows = {row["id"]: row["prompts"] for row in json.loads(segkit("runs", "--json")[1])}
+    assert (rows[plain.id], rows[changed.id]) == ("v0", "v0*")
+    listed = json.loads(segkit("prompts", "list", "--json")[1])
+    (own,) = listed["sets"]
+    assert (own["set"], own["runs"]) == ("v0", 1)
+    contents = {row["run"]: row["content"] for row in listed["runs"]}
+    assert (contents[plain.id], contents[changed.id]) == (None, own["content"])
+    assert "v0*" in segkit("prompts", "list")[1]
+    assert shown_name("mine", {"extract_taxonomy": "0"}) == "mine"
+
+
+def test_two_sets_are_compared_word_by_word(segkit: Segkit, place: Path) -> None:
+    segkit("prompts", "copy", "v0", "v1")
+    assert "the same, word for word" in segkit("prompts", "diff", "v0", "v1")[1]
+    edit("extract_taxonomy", "v1", "You are an analyst", "You are a patient analyst")
+    code, shown, _ = segkit("prompts", "diff", "v0", "v1")
+    assert (code, "You are [-an-]{+a patient+} analyst" in shown or "{+" in shown) == (0, True)
+    assert "refine_assignments" not in shown
+    parts = json.loads(segkit("prompts", "diff", "v0", "v1", "--json")[1])["prompts"]["extract_taxonomy"]
+    assert (
+        "".join(part["text"] for part in parts if part["kind"] != "added") == load_prompts("v0")["extract_taxonomy"]
+    )
+    run = segment(catalogue(6), "Kitchen Things", model="offline", prompts="v1")
+    assert "the same" in segkit("prompts", "diff", "v1", run.id)[1]
+    assert segkit("prompts", "diff", "v0", "v9")[0] == 2
+
+
+@given(st.text("ab $.\n", max_size=40), st.text("ab $.\n", max_size=40))
+def test_a_word_diff_holds_both_texts(before: str, after: str) -> None:
+    parts = word_diff(before, after)
+    assert "".join(text for kind, text in parts if kind != "added") == before
+    assert "".join(text for kind, text in parts if kind != "removed") == after
+
+
+def test_a_check_fills_in_every_prompt(segkit: Segkit, place: Path) -> None:
+    assert segkit("prompts", "check")[0] == 0
+    segkit("prompts", "copy", "v0", "v1")
+    code, shown, _ = segkit("prompts", "check", "v1", "--json")
+    checks = {check["prompt"]: check for check in json.loads(shown)}
+    assert (code, set(checks)) == (0, set(PLACEHOLDERS))
+    assert all(low < high for low, high in (check["tokens"] for check in checks.values()))
+    assert checks["extract_taxonomy"]["tokens"][0] > len(load_prompts("v1")["extract_taxonomy"]) / 4.5
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fault"),
+    [
+        ("$products", "$product", "unknown placeholder '$product'"),
+        ("$products", "", "$products missing"),
+        ("$products", "The products: $products", "do not stand alone"),
+    ],
+)
+def test_a_check_names_what_is_wrong(segkit: Segkit, place: Path, before: str, after: str, fault: str) -> None:
+    segkit("prompts", "copy", "v0", "v1")
+    edit("extract_taxonomy", "v1", before, after)
+    code, shown, _ = segkit("prompts", "check", "v1")
+    assert (code, fault in shown) == (1, True)
+    assert "extract_taxonomy_prompt_v1.txt" in shown
