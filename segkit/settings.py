@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     segkit_s3_prefix: str = Field("", pattern=r"^[\w./=-]*$")
     segkit_compress_logs: bool = False
     segkit_missing_products: Literal["fail", "skip"] = "fail"
+    segkit_product_key: str = Field("", max_length=63)
 
     segkit_tokens: Path | None = None
     segkit_serve_runs: int = Field(2, ge=0, le=256)

@@ -19,7 +19,7 @@ from segkit.cli.plan import choose_way, confirm_sending, confirm_titles, report_
 from segkit.cli.progress import watched
 from segkit.cli.terminal import pairs, write_json
 from segkit.core.catalogue.gate import Catalogue
-from segkit.core.catalogue.ids import given_ids, is_integer, parse_ids
+from segkit.core.catalogue.ids import given_ids, parse_ids
 from segkit.core.catalogue.lines import renamed_line
 from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
@@ -170,7 +170,7 @@ def read_catalogue(source: ProductSource, settings: Settings, product_line: str 
     if source.from_postgres:
         if source.products or ids is None:
             raise ProductsError("--from-postgres takes a list of ids and no file", "--ids-file ids.txt")
-        return Catalogue(products_from_postgres(_numbers(ids), settings, product_line), source=source.name)
+        return Catalogue(products_from_postgres(ids, settings, product_line), source=source.name)
     if not source.products:
         raise ProductsError("there are no products", "give a file, `sample`, or --from-postgres with --ids-file")
     return open_catalogue(source.products, source.catalogue_options(ids, refused_file(settings)))
@@ -197,13 +197,6 @@ def _ids(source: ProductSource) -> list[str] | None:
         except (OSError, UnicodeDecodeError) as error:
             raise ProductsError(f"--ids-file {source.ids_file} cannot be read: {error}") from None
     return parse_ids(source.product_ids) if source.product_ids else None
-
-
-def _numbers(ids: list[str]) -> list[int]:
-    """Return ids of amazon_products, which are integers."""
-    if wrong := [text for text in ids if not is_integer(text)]:
-        raise ProductsError(f"not ids of amazon_products (BIGINT): {shortened(wrong)}", "give its column `id`")
-    return list(map(int, ids))
 
 
 def _warn_of_another_address(run: Run, settings: Settings) -> None:

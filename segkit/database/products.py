@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg.sql import SQL, Identifier
 
+from segkit.core.catalogue.ids import is_integer, number_of
 from segkit.core.catalogue.prices import PRICE, decimal_sign, plain_price
 from segkit.core.text import shortened
 from segkit.database.binary_format import binary_rows
@@ -79,23 +81,57 @@ def _count(connection: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def load_products(url: str, ids: list[int], product_line: str = "") -> pd.DataFrame:
+def load_products(url: str, ids: Sequence[int | str], product_line: str = "", key: str = "") -> pd.DataFrame:
     """Return the rows of `amazon_products` for a list of ids, in its order, with `id` as `product_id`.
 
-    Of the other columns only `title`, `brand`, `price_usd`, `category` and those whose name stands in `product_line`
-    are read: a table of your own may have columns that nothing here can hold. Raises ProductsError for ids that are
-    not there, DatabaseError for all else.
+    Ids that are texts are looked up in the column `key`; without one their number is computed, as for a file. They
+    are kept as `source_id`. Of the other columns only `title`, `brand`, `price_usd`, `category` and those whose name
+    stands in `product_line` are read: a table of your own may have columns that nothing here can hold. Raises
+    ProductsError for ids that are not there, DatabaseError for all else.
     """
     with translated_errors(url, "loading products"), connect(url) as connection:
         present = [name for (name,) in connection.execute(_COLUMNS)]
         wanted = [name for name in present if name in ("id", *_TEXTS) or name in product_line]
+        numbers = _by_key(connection, ids, key, present) if key else [_number(given) for given in ids]
         question = SQL("SELECT {} FROM amazon_products WHERE id = ANY(%s)").format(column_list(wanted))
-        frame = frame_from(connection.execute(question, (list(map(int, ids)),)))
+        frame = frame_from(connection.execute(question, (numbers,)))
     if "title" not in frame.columns:
         raise ProductsError("amazon_products has no column `title`", "segkit reads the columns id and title")
-    if missing := sorted(set(ids) - set(frame["id"])):
-        raise ProductsError(f"{len(missing)} products are not in amazon_products: {missing[:10]}", "check the ids")
-    return frame.set_index("id").loc[ids].rename_axis("product_id").reset_index()
+    present_ids = set(frame["id"])
+    _require_all([given for given, number in zip(ids, numbers, strict=True) if number not in present_ids])
+    if len(set(numbers)) < len(numbers):
+        raise ProductsError("product ids are listed more than once", "list each product once")
+    frame = frame.set_index("id").loc[numbers].rename_axis("product_id").reset_index()
+    texts = [str(given) for given in ids]
+    is_text = any(str(number) != text for number, text in zip(numbers, texts, strict=True))
+    return frame.assign(source_id=pd.array(texts, dtype="str")) if is_text else frame
+
+
+def _by_key(connection: Connection, ids: Sequence[int | str], key: str, present: Sequence[str]) -> list[int]:
+    """Return the numbers of ids: texts as they stand in a column of `amazon_products`, integers as they are."""
+    if key not in present:
+        what = f"amazon_products has no column {key!r}"
+        raise ProductsError(what, f"SEGKIT_PRODUCT_KEY names one of {shortened(present)}")
+    texts = [given for given in ids if isinstance(given, str) and "\0" not in given]
+    question = SQL("SELECT id, {0}::text FROM amazon_products WHERE {0}::text = ANY(%s)").format(Identifier(key))
+    found = connection.execute(question, (texts,)).fetchall()
+    numbers = {text: int(number) for number, text in found}
+    if len(numbers) < len(found):
+        counts = Counter(text for _, text in found)
+        what = f"several products have the same {key}: {shortened(sorted(t for t in counts if counts[t] > 1))}"
+        raise ProductsError(what, "give their ids, or another SEGKIT_PRODUCT_KEY")
+    _require_all([given for given in ids if given not in numbers and not is_integer(str(given))])
+    return [numbers[given] if given in numbers else int(given) for given in ids]
+
+
+def _number(given: int | str) -> int:
+    return number_of(given) if isinstance(given, str) and not is_integer(given) else int(given)
+
+
+def _require_all(missing: Sequence[int | str]) -> None:
+    if missing:
+        what = f"{len(missing)} products are not in amazon_products: {shortened(sorted(missing, key=str))}"
+        raise ProductsError(what, "check the ids")
 
 
 def present_products(connection: Connection, ids: list[int]) -> list[int]:

@@ -68,14 +68,18 @@ def taxonomy_ids(run_id: str, settings: Settings) -> dict[str, int]:
 
 
 def products_from_postgres(
-    product_ids: Sequence[int], settings: Settings | None = None, product_line: str = ""
+    product_ids: Sequence[int | str], settings: Settings | None = None, product_line: str = ""
 ) -> pd.DataFrame:
     """Return products from `amazon_products` with the columns that `product_line` names.
 
-    Raises ProductsError for ids that are not there.
+    Ids that are texts are looked up in the column SEGKIT_PRODUCT_KEY of the table, or computed as for a file. Raises
+    ProductsError for ids that are not there.
     """
-    url = database_url(settings or load_settings())
-    return select(check_products(products.load_products(url, list(product_ids), product_line)).products, product_ids)
+    settings = settings or load_settings()
+    found = products.load_products(
+        database_url(settings), list(product_ids), product_line, settings.segkit_product_key
+    )
+    return select(check_products(found).products, None)
 
 
 def store_products(frame: pd.DataFrame, settings: Settings | None = None) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import orjson
 import pandas as pd
 
+from segkit.core.catalogue.ids import given_ids
 from segkit.core.prompts import load_prompts, prompt_keys
 from segkit.database.sync import products_from_postgres
 from segkit.errors import (
@@ -55,7 +56,7 @@ _UNAVAILABLE = {
 class StartRequest:
     """What a client wants to start: a run of its own, or one that builds on an `earlier` one (`how`)."""
 
-    product_ids: tuple[int, ...]
+    product_ids: tuple[int | str, ...]
     category: str
     model: str
     temperature: float | None = None
@@ -95,12 +96,13 @@ _LATER = ("prompts", "products_per_prompt", "earlier", "how", "total")
 
 
 def derived_start(
-    runs_dir: Path, run_id: str, how: Literal["extend", "assign"], product_ids: tuple[int, ...],
+    runs_dir: Path, run_id: str, how: Literal["extend", "assign"], product_ids: tuple[int | str, ...],
     *, max_cost_usd: Decimal | None, max_unassigned: int | None, model: str | None = None,
 ) -> StartRequest:  # fmt: skip
     """Return the start of a run that builds on an earlier one: its category, and its model unless one is given."""
     run = open_run(run_id, runs_dir)
-    total = len(set(run.products["product_id"]) | set(product_ids))
+    known = {*run.products["product_id"], *given_ids(run.products)}
+    total = len(run.products) + sum(given not in known for given in product_ids)
     return StartRequest(
         product_ids, run.parameters.category, model or run.parameters.model, max_cost_usd=max_cost_usd,
         max_unassigned=max_unassigned, earlier=run_id, how=how, total=total,

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from synced_runs import (
     NAMES,
     RUN_ID,
@@ -32,13 +33,16 @@ from synced_runs import (
     wait_for_silence,
 )
 
+from segkit.core.catalogue.ids import number_of
 from segkit.database import compare
 from segkit.database.connection import connect, query
 from segkit.database.interaction_index import reindex
 from segkit.database.load import load_run
 from segkit.database.products import load_products
 from segkit.database.schema import migrate
+from segkit.database.sync import products_from_postgres
 from segkit.errors import DatabaseError, ProductsError, RunError
+from segkit.settings import Settings
 
 
 @pytest.fixture
@@ -574,7 +578,7 @@ def test_products_come_in_the_order_asked_for_and_missing_ones_are_named(url: st
     frame = load_products(url, [5, 1, 9])
     assert frame["product_id"].tolist() == [5, 1, 9]
     assert list(frame.columns) == ["product_id", "title", "brand", "price_usd", "category"]
-    with pytest.raises(ProductsError, match=r"2 products are not in amazon_products: \[10, 11\]"):
+    with pytest.raises(ProductsError, match="2 products are not in amazon_products: 10, 11"):
         load_products(url, [5, 11, 10])
 
 
@@ -598,6 +602,45 @@ def test_only_the_columns_that_are_used_are_read(make_database: Callable[..., st
     assert frame["product_id"].tolist() == [2, 1]
     assert str(frame["product_id"].dtype) == "int64"
     assert list(load_products(url, [1], "$title in ${colour}")) == ["product_id", "title", "colour"]
+
+
+def test_ids_that_are_texts_are_computed_or_looked_up_in_a_column(make_database: Callable[..., str]) -> None:
+    """Without a key their number is that of a file; with one it is the number that the table has for them."""
+    url = make_database()
+    rows = f"(1, 'Red lamp', 'B01'), ({number_of('SKU-7')}, 'Blue lamp', 'B07'), (9, 'Lamp', '007')"
+    columns = "id bigint PRIMARY KEY, title text, asin text"
+    execute(url, f"CREATE TABLE amazon_products ({columns}); INSERT INTO amazon_products VALUES {rows}")
+    computed = load_products(url, ["SKU-7", 1])
+    assert computed["product_id"].tolist() == [number_of("SKU-7"), 1]
+    assert computed["source_id"].tolist() == ["SKU-7", "1"]
+    by_key = load_products(url, ["B07", "007", 1], key="asin")
+    assert by_key["product_id"].tolist() == [number_of("SKU-7"), 9, 1]
+    assert by_key["source_id"].tolist() == ["B07", "007", "1"]
+    settings = Settings(database_url=SecretStr(url), segkit_product_key="asin", _env_file=None)
+    products = products_from_postgres(["007", "B01"], settings)
+    assert products[["product_id", "source_id"]].values.tolist() == [[1, "B01"], [9, "007"]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "key", "message"),
+    [
+        (["B99"], "asin", "1 products are not in amazon_products: B99"),
+        (["SKU-8"], "", "1 products are not in amazon_products: SKU-8"),
+        (["twice"], "asin", "several products have the same asin: twice"),
+        (["B01", 1], "asin", "listed more than once"),
+        (["B01"], "ean", "amazon_products has no column 'ean'"),
+        (["B01\0"], "asin", "are not in amazon_products"),
+    ],
+)
+def test_texts_that_name_no_product_or_several_are_refused(
+    make_database: Callable[..., str], ids: list[int | str], key: str, message: str
+) -> None:
+    url = make_database()
+    rows = "(1, 'Red lamp', 'B01'), (2, 'Blue lamp', 'twice'), (3, 'Lamp', 'twice')"
+    columns = "id bigint PRIMARY KEY, title text, asin text"
+    execute(url, f"CREATE TABLE amazon_products ({columns}); INSERT INTO amazon_products VALUES {rows}")
+    with pytest.raises(ProductsError, match=message):
+        load_products(url, ids, key=key)
 
 
 def test_a_product_table_needs_a_title(make_database: Callable[..., str]) -> None:

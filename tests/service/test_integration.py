@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import httpx
 import pandas as pd
+import psycopg
 import pytest
 from catalogues import KEY
 from endpoint import Endpoint
 from rest_service import Service, fill_products, settled, wish
 
 from segkit.analysis.export import exported
+from segkit.core.catalogue.ids import number_of
 from segkit.evaluation.explain.explanation import explain
 from segkit.runs.run import Run, open_run
 
@@ -79,6 +81,22 @@ def test_results_are_compressed_where_the_client_wants_it(
         assert gzip.decompress(b"".join(answer.iter_raw())) == plain.content
     none = client.get(f"{completed.path}/{name}", headers={"accept-encoding": "gzip;q=0"})
     assert "content-encoding" not in none.headers
+
+
+def test_ids_that_are_texts_are_taken_and_come_back(
+    completed: Completed, client: httpx.Client, postgres_url: str
+) -> None:
+    """A queued run has the texts as `source_id`; an integer that is written as a text is refused."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for text in ("SKU-7", "007"):
+            row = (number_of(text), f"Lamp {text}")
+            connection.execute("INSERT INTO amazon_products (id, title) VALUES (%s, %s) ON CONFLICT DO NOTHING", row)
+    answer = client.post(f"{RUNS}/start", json={**wish(1), "product_ids": ["SKU-7", "007", 1]})
+    assert answer.status_code == 200, answer.text
+    products = open_run(answer.json()["run_id"], completed.run.folder.parent).products
+    assert sorted(products["source_id"]) == ["007", "1", "SKU-7"]
+    for wrong in (["SKU-8"], ["7"], ["SKU-7", "SKU-7"], [""]):
+        assert client.post(f"{RUNS}/start", json={**wish(1), "product_ids": wrong}).status_code in (404, 422), wrong
 
 
 def test_a_product_is_explained(completed: Completed, client: httpx.Client) -> None:

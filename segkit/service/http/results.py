@@ -114,9 +114,10 @@ def _pieces(folder: Path, current: CachedStatus, settings: Settings) -> Generato
         rows = [row for row in categories.to_pylist() if row["product_count"]]
         head = _head(current) | {"synced": is_synced, "taxonomies": rows}
         yield orjson.dumps(head)[:-1] + b',"segments":['
-        yield from _lists(_segments(tables[0], tables[1], categories))
+        texts = _source_ids(folder)
+        yield from _lists(_named(texts, _segments(tables[0], tables[1], categories)))
         yield b'],"unassigned":['
-        yield from _lists(_unassigned(tables[2]))
+        yield from _lists(_named(texts, _unassigned(tables[2])))
         yield b"]}"
 
 
@@ -134,6 +135,22 @@ def _lists(lists: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
         if items:
             yield comma + orjson.dumps(items)[1:-1]
             comma = b","
+
+
+def _source_ids(folder: Path) -> dict[int, str]:
+    """Return the ids of products as they were given, where those are texts."""
+    fetch(folder, "products.parquet")
+    path = folder / "products.parquet"
+    if "source_id" not in pq.read_schema(path).names:
+        return {}
+    table = pq.read_table(path, columns=["product_id", "source_id"])
+    return dict(zip(table["product_id"].to_pylist(), table["source_id"].to_pylist(), strict=True))
+
+
+def _named(texts: dict[int, str], lists: Iterator[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    """Add `source_id` to rows whose products have one."""
+    for rows in lists:
+        yield [{**row, "source_id": texts[row["product_id"]]} for row in rows] if texts else rows
 
 
 def _database_ids(run_id: str, settings: Settings) -> dict[str, int]:

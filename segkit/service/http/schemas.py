@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -10,11 +11,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     field_validator,
 )
 
+from segkit.core.catalogue.ids import MOST_CHARACTERS, is_integer
 from segkit.core.text import one_line
 from segkit.runs import run
 from segkit.settings import RANGES
@@ -45,22 +49,46 @@ Failure = Literal[
 ]  # fmt: skip
 
 
+def _given_id(value: Any) -> int | str:
+    """Check an id as a client may give it: a positive integer, or a text that is no integer (a SKU, `007`)."""
+    if type(value) is int and 0 < value < 2**63:
+        return value
+    text = unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else ""
+    if text and len(text) <= MOST_CHARACTERS and not is_integer(text):
+        return text
+    raise ValueError(
+        "it is neither an integer from 1 to 2^63 - 1 nor a text such as a SKU; send integers as integers"
+    )
+
+
+_ID_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
+        {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": r"^0[0-9]+$|[^0-9\s-]"},
+    ]
+}
+GivenId = Annotated[int | str, PlainValidator(_given_id), WithJsonSchema(_ID_SCHEMA)]
+
+
 class ProductIds(tuple[int, ...]):
     """Ids that were checked when the body was read: in a thread, and in numpy."""
 
 
 def _checked_before(ids: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check a list unless that was done; many texts that are all the same are refused before each is looked at."""
+    if isinstance(ids, list) and len(ids) > 1 and all(type(each) is str for each in ids):
+        _unique(ids)
     return ids if isinstance(ids, ProductIds) else check(ids)
 
 
-def _unique(ids: list[int]) -> list[int]:
+def _unique(ids: list[int | str]) -> list[int | str]:
     if len(set(ids)) < len(ids):
         raise ValueError("ids are listed more than once")
     return ids
 
 
 ProductIdList = Annotated[
-    list[ProductId],
+    list[GivenId],
     Field(min_length=1, max_length=MOST_PRODUCTS, fail_fast=True, json_schema_extra={"uniqueItems": True}),
     AfterValidator(_unique),
     WrapValidator(_checked_before),
@@ -247,6 +275,7 @@ class Segment(BaseModel):
     """The category of a product; the `first_…` fields are there where refinement moved it."""
 
     product_id: int
+    source_id: Annotated[str | None, Field(description="The id as it was given, where it is a text.")] = None
     taxonomy_id: int
     confidence: Annotated[float | None, Field(ge=0, le=1, description="Of this assignment; null if not stated.")]
     first_taxonomy_id: int | None = None
@@ -255,6 +284,7 @@ class Segment(BaseModel):
 
 class UnassignedProduct(BaseModel):
     product_id: int
+    source_id: str | None = None
     reason: str
 
 
