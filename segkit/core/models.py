@@ -23,6 +23,8 @@ STAGES = {
     "refine_assignments": "refine_assignments",
     "assign_products": "assign_products",
 }
+#: The folders of all interactions: those of the stages, and of proposals of prompts, which are in no run.
+FOLDERS = {**STAGES, "propose_prompts": "propose_prompts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Question(Generic[T]):
 
     @property
     def label(self) -> str:
-        return f"{STAGES[self.stage]} b{self.batch}{'/' + self.part if self.part else ''}"
+        return f"{FOLDERS[self.stage]} b{self.batch}{'/' + self.part if self.part else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 
-from segkit.core.models import STAGES, Answer, Question
+from segkit.core.models import FOLDERS, Answer, Question
 from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.llm.breaker import Breaker
 from segkit.llm.completions import RequestShape, shape_for
@@ -37,7 +37,7 @@ def ask_all(
     stop, settings = threading.Event(), run.capped(settings)
     try:
         with owned(run.folder / "calls.lock"), redacted_logs(redactor([settings.openai_api_key])):
-            progress = Progress(run.folder, STAGES[stage], planned or len(questions), done)
+            progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
             return in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
     except OSError as error:
         raise disk_error(run.folder, error) from None

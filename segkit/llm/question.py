@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from segkit.core.models import NO_ANSWER, STAGES, Answer, CheckedAnswer, Fault, Prompt, Question
+from segkit.core.models import FOLDERS, NO_ANSWER, Answer, CheckedAnswer, Fault, Prompt, Question
 from segkit.core.text import shortened
 from segkit.errors import EndpointError
 from segkit.llm.breaker import Breaker
@@ -423,7 +423,7 @@ class QuestionAsker:
             self._event("answer_not_clean", question, attempt=attempt, faults=faults, warnings=list(checked.warnings))
 
     def _event(self, event: str, question: Question, **facts: Any) -> None:
-        where = {"stage": STAGES[question.stage], "batch": question.batch, "part": question.part}
+        where = {"stage": FOLDERS[question.stage], "batch": question.batch, "part": question.part}
         log_event(self.run.folder, event, **where, **facts)
 
     async def _off_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from segkit.core.models import STAGES, Parameters
+from segkit.core.models import FOLDERS, Parameters
 from segkit.core.prompt_sets import shown_name
 from segkit.core.prompts import prompt_hash
 from segkit.display import PLAIN_TEXT, html_table, html_text, visible
@@ -138,7 +138,7 @@ class Run:
         return settings.model_copy(update=caps)
 
     def stage_folder(self, stage: str) -> Path:
-        return self.folder / STAGES[stage]
+        return self.folder / FOLDERS[stage]
 
     def result(self, name: str) -> pd.DataFrame:
         """Read a result, like `taxonomies`; raise RunError when its stage has not finished."""

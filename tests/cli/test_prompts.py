@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from catalogues import catalogue
+from endpoint import Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,3 +133,55 @@ def test_a_check_names_what_is_wrong(segkit: Segkit, place: Path, before: str, a
     code, shown, _ = segkit("prompts", "check", "v1")
     assert (code, fault in shown) == (1, True)
     assert "extract_taxonomy_prompt_v1.txt" in shown
+
+
+def edited_rows(place: Path) -> str:
+    (place / "edits.csv").write_text(
+        "category,action,note\nKettles,rename,call them Water Kettles\n", encoding="utf-8"
+    )
+    return "edits.csv"
+
+
+def answer_of(text: str, note: str = "kettles and toasters apart") -> str:
+    return json.dumps({"prompts": [{"name": "extract_taxonomy", "text": text}], "note": note})
+
+
+def test_a_proposal_is_one_logged_call_and_a_set_with_a_note(segkit: Segkit, endpoint: Endpoint, place: Path) -> None:
+    """It reads confusions and edits; an answer without a placeholder is sent back; the run stays as it is."""
+    frame = catalogue(24).assign(kind=["Warm", "Cold", "Tepid"] * 8)
+    run = segment(frame, "Kitchen Things", model="gpt-4o")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    better = load_prompts("v0")["extract_taxonomy"].replace("You are", "You surely are")
+    endpoint.queue("content", text=answer_of(better.replace("$products", "")))
+    endpoint.queue("content", text=answer_of(better))
+    asked = endpoint.count()
+    arguments = ("--as", "v2", "--label-column", "kind", "--edits", edited_rows(place), "--json")
+    code, shown, complaint = segkit("prompts", "propose", run.id, *arguments)
+    assert code == 0, complaint
+    assert endpoint.count() == asked + 2
+    document = json.loads(shown)
+    assert (document["files"], document["note"]) == (
+        ["prompts/extract_taxonomy_prompt_v2.txt"], "kettles and toasters apart",
+    )  # fmt: skip
+    sent = endpoint.bodies()[asked]["messages"][-1]["content"]
+    assert "'Warm'" in sent
+    assert "call them Water Kettles" in sent
+    log = json.loads(Path(document["log"]).read_bytes())
+    assert log["metadata"]["interaction_type"] == "propose_prompts"
+    assert log["metadata"]["money"] == "paid"
+    assert load_prompts("v2")["extract_taxonomy"] == better
+    assert load_prompts("v2")["refine_assignments"] == load_prompts("v0")["refine_assignments"]
+    assert prompt_sets()["v2"].note == "kettles and toasters apart"
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+    assert segkit("prompts", "propose", run.id, *arguments)[0] == 2  # the set is there now
+
+
+def test_a_proposal_needs_a_real_model_and_something_to_go_by(
+    segkit: Segkit, endpoint: Endpoint, place: Path
+) -> None:
+    run = segment(catalogue(12), "Kitchen Things", model="offline")
+    code, _, complaint = segkit("prompts", "propose", run.id)
+    assert (code, "needs a real one" in complaint) == (2, True)
+    code, _, complaint = segkit("prompts", "propose", run.id, "--model", "gpt-4o")
+    assert (code, f"nothing is known against {run.id}" in complaint) == (1, True)
+    assert endpoint.count() == 0

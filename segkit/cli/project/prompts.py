@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segkit.cli.options import PROJECT, Json, RunsDir
+from segkit.cli.evaluation.options import LabelColumn, LabelFile
+from segkit.cli.options import PROJECT, Json, RunName, RunOptions, RunsDir, Yes
 from segkit.cli.terminal import CommandGroup, columns_of, new_console, print_table, write_json
 from segkit.errors import PromptError
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 prompts = typer.Typer(
     cls=CommandGroup,
-    help="List, copy, compare and check prompt sets.",
+    help="List, copy, compare, check and propose prompt sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -222,3 +224,66 @@ def prompts_check(
         for fault in (fault for check in checks for fault in check.faults):
             typer.echo(fault)
     raise typer.Exit(1 if any(check.faults for check in checks) else 0)
+
+
+@prompts.command("propose")
+def prompts_propose(
+    name: RunName = "latest",
+    target: Annotated[str, typer.Option("--as", metavar="SET", help="The name of the proposed set.")] = "v2",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The model that is asked.", show_default="that of the run")
+    ] = "",
+    labels: LabelFile = None,
+    label_column: LabelColumn = "",
+    edits: Annotated[
+        Path | None, typer.Option(help="What people changed of the result: a CSV or Excel file.")
+    ] = None,
+    max_cost_usd: Annotated[
+        float | None, typer.Option(metavar="USD", min=0, help="The most that the call may cost.")
+    ] = None,
+    yes: Yes = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a model once for better prompts, from what a run got wrong; they are written as a new set with a note.
+
+    It reads confusions with labels, products that are unstable between repeats, and edits of people. Whether the
+    proposal is better, you decide: run it, and `segkit compare`.
+
+    Example: segkit prompts propose latest --as v2 --label-column segment_label --model gpt-4o
+    """
+    from segkit.errors import StoppedError
+    from segkit.pipeline.experiments.proposals import evidence_of, propose, require_proposer
+    from segkit.settings import load_settings
+
+    settings = RunOptions(max_cost_usd=max_cost_usd).applied(load_settings())
+    run = _run(name, runs_dir)
+    require_proposer(run, target, settings, model)
+    evidence = evidence_of(run, labels, label_column, _table(edits) if edits else None)
+    if sys.stdin.isatty() and not yes and not as_json:
+        for line in evidence:
+            typer.echo(line, err=True)
+        where = f"{model or run.parameters.model} at {settings.openai_base_url}"
+        if not typer.confirm(f"Send these {len(evidence)} lines and the prompts to {where}, in one call?", err=True):
+            raise StoppedError("nothing was sent")
+    made = propose(run, target, evidence, settings, model)
+    if as_json:
+        write_json(
+            {"set": target, "files": made.files, "note": made.note, "log": str(made.log), "evidence": evidence}
+        )
+        return
+    for path in made.files:
+        typer.echo(str(path))
+    typer.echo(f"note: {made.note}\nlog: {made.log}")
+    typer.echo(f"next: segkit prompts diff {run.parameters.prompts} {target}, then run it and compare")
+
+
+def _table(path: Path) -> Any:
+    import pandas as pd
+
+    from segkit.errors import ProductsError
+
+    try:
+        return pd.read_excel(path) if path.suffix == ".xlsx" else pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ProductsError(f"{path} cannot be read: {error}", "give a CSV or Excel file") from None
