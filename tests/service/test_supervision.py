@@ -178,9 +178,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def open_results(service: Service) -> list[Path]:
-    """List the descriptors that the service holds of result files."""
+    """List the descriptors that the service holds for answers."""
     found = Path(f"/proc/{service.process.pid}/fd").iterdir()
-    return [each for each in found if each.is_symlink() and "segments" in str(each.readlink())]
+    return [
+        each
+        for each in found
+        if each.is_symlink() and any(name in str(each.readlink()) for name in ("segments", "answers"))
+    ]
 
 
 def test_a_token_downloads_only_so_much_at_once(service: Service) -> None:
@@ -214,3 +218,40 @@ def test_an_answer_that_nobody_reads_is_ended(service: Service) -> None:
         door.recv(64)
         until(lambda: open_results(service))
         until(lambda: not open_results(service), 120)
+
+
+@pytest.mark.long
+def test_downloads_that_nobody_reads_take_no_memory(service: Service) -> None:
+    """200 open downloads of 100,000 products by 25 tokens: the memory is flat, within 20 MB."""
+    run = finished(service.place / "runs", 100_000)
+    secrets = [service.token(f"t{number}", all_runs=True) for number in range(25)]
+    host, port = service.url.removeprefix("http://").split(":")
+    pid = service.process.pid
+
+    def unread(secret: str) -> socket.socket:
+        door = socket.create_connection((host, int(port)), timeout=60)
+        head = f"GET /api/segmentation/{run.id}/results HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n\r\n"
+        door.sendall(head.encode())
+        assert door.recv(64).split()[1] == b"200"
+        return door
+
+    with service.client("all") as client:
+        until(
+            lambda: (
+                client.get("/api/segmentation/runs", headers={"authorization": f"Bearer {secrets[-1]}"}).is_success
+            )
+        )
+        for _ in range(3):
+            client.get(f"/api/segmentation/{run.id}/results")
+    before = resident(pid)
+    doors = [unread(secret) for secret in secrets for _ in range(8)]
+    time.sleep(3)
+    grown = resident(pid) - before
+    for door in doors:
+        door.close()
+    assert grown < 20, f"{grown:.1f} MB"
+
+
+def resident(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))

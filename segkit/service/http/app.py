@@ -15,6 +15,7 @@ from segkit.service.http.middleware import OPEN, ApiMiddleware
 from segkit.service.http.problems import add_handlers, responses
 from segkit.service.http.routes import operations, results, runs
 from segkit.service.http.schemas import Problem
+from segkit.service.http.spools import Spools
 from segkit.service.service import Service
 
 
@@ -32,6 +33,7 @@ def make_app(service: Service) -> ApiMiddleware:
     )
     app.state.service = service
     app.state.links = links = Links(service.journal.home, service.tokens)
+    app.state.spools = Spools(service.journal.home / "answers")
     add_handlers(app)
     for routes in (runs, results, operations):
         app.include_router(routes.router)

@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from segkit.errors import RequestError
 from segkit.service.http import schemas
 from segkit.service.http.schemas import EXAMPLE_RUN, RUN_ID
+from segkit.service.http.spools import Spools
 from segkit.service.service import Service
 from segkit.service.status import CachedStatus
 from segkit.service.submissions import Client
@@ -48,6 +49,12 @@ async def _client(request: Request) -> Client:
     return Client(request.scope["token"], address, request.scope["request_id"])
 
 
+async def _spools(request: Request) -> Spools:
+    spools: Spools = request.app.state.spools
+    return spools
+
+
+TheSpools = Annotated[Spools, Depends(_spools)]
 TheService = Annotated[Service, Depends(_service)]
 TheToken = Annotated[Token, Depends(_token)]
 TheClient = Annotated[Client, Depends(_client)]

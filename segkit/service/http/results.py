@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import zlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -28,47 +27,20 @@ from segkit.service.status import CachedStatus
 from segkit.settings import Settings
 
 _ROWS = 2000
-_PIECE = 65536  # bytes
+_WINDOW = 16 + 13  # gzip with a window of 8 kB: an open download holds little memory
 _PRODUCT = ("product_id", "title", "category", "confidence")
 _STEP = ("step", "category", "where", "confidence", "prompt_line", "answer_line")
 _NAMES = ("taxonomies", "segments", "refined_segments", "ledger")
 
 
-async def results_json(folder: Path, current: CachedStatus, settings: Settings) -> AsyncGenerator[bytes]:
-    """Write the results of a run that ended; files that cannot be read raise before the first piece."""
-    pieces, turn = _pieces(folder, current, settings), threading.Lock()
-
-    def read() -> bytes | None:
-        with turn:
-            return next(pieces, None)
-
-    def close() -> None:
-        with turn:
-            pieces.close()
-
-    try:
-        while (piece := await asyncio.to_thread(read)) is not None:
-            yield piece
-    finally:  # not awaited: when the client has gone, a thread may still be reading
-        asyncio.get_running_loop().run_in_executor(None, close)
-
-
-async def exported_pieces(
-    runs_dir: Path, run_id: str, write: Callable[[pd.DataFrame, bool], bytes]
-) -> AsyncGenerator[bytes]:
+def exported_file(runs_dir: Path, run_id: str, write: Callable[[pd.DataFrame, bool], bytes]) -> Generator[bytes]:
     """Write a row for each product in another format."""
-
-    def written() -> bytes:
-        return write(exported(_with_results(open_run(run_id, runs_dir))), False)
-
-    data = memoryview(await asyncio.to_thread(written))
-    for start in range(0, len(data), _PIECE):
-        yield bytes(data[start : start + _PIECE])
+    yield write(exported(_with_results(open_run(run_id, runs_dir))), False)
 
 
 async def gzipped(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """Compress pieces with gzip, each in a thread."""
-    packer = zlib.compressobj(4, wbits=31)
+    packer = zlib.compressobj(4, wbits=_WINDOW, memLevel=6)
     try:
         async for piece in pieces:
             if packed := await asyncio.to_thread(packer.compress, piece):
@@ -97,7 +69,7 @@ def _with_results(run: Run) -> Run:
     return run
 
 
-def _pieces(folder: Path, current: CachedStatus, settings: Settings) -> Generator[bytes]:
+def results_json(folder: Path, current: CachedStatus, settings: Settings) -> Generator[bytes]:
     """Write the categories that hold products, the category of every product, and the products without one.
 
     What a failed run has not got to is an empty list.

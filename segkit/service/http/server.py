@@ -25,6 +25,7 @@ from segkit.settings import Settings
 _GRACE = 3  # seconds that open answers have when the service is stopped
 _HEAD_SECONDS = 10.0  # that the head of a request may take
 _STALLED_SECONDS = 60.0  # that an answer is kept of which the client takes nothing
+_UNSENT = 4096  # bytes of an answer that a connection holds, beside those in the kernel
 _MOST_CONNECTIONS = 10_000
 _SWITCH = 0.001  # seconds for which a thread may keep the event loop waiting
 
@@ -121,6 +122,7 @@ class WatchedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_UNSENT)
         self._idle_after: object = None  # the last finished request at the previous check
         self._paused_at: float | None = None  # since when the client has taken nothing of an answer
         self._watch = self.loop.call_later(_HEAD_SECONDS, self._look)

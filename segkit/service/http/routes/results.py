@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -14,11 +15,14 @@ from segkit.analysis.export import WRITERS
 from segkit.errors import ProductsError, RequestError
 from segkit.runs.mirror import fetch
 from segkit.service.http import schemas
-from segkit.service.http.dependencies import JsonRoute, RunId, TheService, TheStatus, TheToken
+from segkit.service.http.dependencies import JsonRoute, RunId, TheService, TheSpools, TheStatus, TheToken
 from segkit.service.http.problems import Responses, responses
-from segkit.service.http.results import explanation, exported_pieces, gzipped, results_json
+from segkit.service.http.results import explanation, exported_file, gzipped, results_json
+from segkit.service.http.spools import Spools
 from segkit.service.http.streams import DOWNLOADS, STREAMS, follow, is_seen
+from segkit.service.service import Service
 from segkit.service.status import CachedStatus
+from segkit.service.tokens import Token
 
 router = APIRouter(prefix="/api/segmentation/{run_id}", route_class=JsonRoute)
 
@@ -32,6 +36,7 @@ _CSV: Responses = {200: {"content": {"text/csv": _TEXT}}}
 _FILE: Responses = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
+_TYPES = {"json": "application/json", "csv": "text/csv; charset=utf-8", "parquet": "application/octet-stream"}
 _EVENTS: Responses = {
     200: {"content": {"text/event-stream": {}}},
     204: {"description": "The run has ended, and its last status was received."},
@@ -39,41 +44,46 @@ _EVENTS: Responses = {
 
 
 @router.get("/results", operation_id="results", responses=_OF_RESULTS, response_model=schemas.Results)
-async def results(current: TheStatus, service: TheService, token: TheToken, encodings: Encodings = "") -> Response:
+async def results(
+    current: TheStatus, service: TheService, token: TheToken, spools: TheSpools, encodings: Encodings = ""
+) -> Response:
     """Return the categories of a run and the category of each product, however many there are."""
     _require_ended(current)
-    pieces = results_json(service.runs_dir / current.run_id, current, service.settings)
-    headers = {"vary": "accept-encoding"}
-    if _takes_gzip(encodings):
-        pieces, headers["content-encoding"] = gzipped(pieces), "gzip"
-    admitted = await DOWNLOADS.admit(token, pieces)
-    return StreamingResponse(admitted, media_type="application/json", headers=headers)
+    make = partial(results_json, service.runs_dir / current.run_id, current, service.settings)
+    return await _download(spools.pieces((current.run_id, "json", current.state), make), token, encodings)
 
 
 @router.get("/results.csv", operation_id="results_csv", responses=_OF_RESULTS | _CSV, response_class=Response)
 async def results_csv(
-    current: TheStatus, service: TheService, token: TheToken, encodings: Encodings = ""
+    current: TheStatus, service: TheService, token: TheToken, spools: TheSpools, encodings: Encodings = ""
 ) -> Response:
     """Return a row for each product as CSV, as `segkit export` writes it: title, category, confidence, state."""
-    return await _file(current, service, token, "csv", encodings)
+    return await _download(_exported(current, service, spools, "csv"), token, encodings, current.run_id, "csv")
 
 
 @router.get(
     "/results.parquet", operation_id="results_parquet", responses=_OF_RESULTS | _FILE, response_class=Response
 )
-async def results_parquet(current: TheStatus, service: TheService, token: TheToken) -> Response:
+async def results_parquet(current: TheStatus, service: TheService, token: TheToken, spools: TheSpools) -> Response:
     """Return a row for each product as Parquet, as `segkit export` writes it."""
-    return await _file(current, service, token, "parquet", "")
+    return await _download(_exported(current, service, spools, "parquet"), token, "", current.run_id, "parquet")
 
 
-async def _file(current: CachedStatus, service: Any, token: Any, kind: str, encodings: str) -> Response:
+def _exported(current: CachedStatus, service: Service, spools: Spools, kind: str) -> AsyncGenerator[bytes]:
     _require_ended(current)
-    pieces = exported_pieces(service.runs_dir, current.run_id, WRITERS[kind])
-    headers = {"content-disposition": f'attachment; filename="{current.run_id}.{kind}"', "vary": "accept-encoding"}
+    make = partial(exported_file, service.runs_dir, current.run_id, WRITERS[kind])
+    return spools.pieces((current.run_id, kind, current.state), make)
+
+
+async def _download(
+    pieces: AsyncGenerator[bytes], token: Token, encodings: str, run_id: str = "", kind: str = "json"
+) -> Response:
+    headers = {"vary": "accept-encoding"}
+    if run_id:
+        headers["content-disposition"] = f'attachment; filename="{run_id}.{kind}"'
     if _takes_gzip(encodings):
         pieces, headers["content-encoding"] = gzipped(pieces), "gzip"
-    media_type = "text/csv; charset=utf-8" if kind == "csv" else "application/octet-stream"
-    return StreamingResponse(await DOWNLOADS.admit(token, pieces), media_type=media_type, headers=headers)
+    return StreamingResponse(await DOWNLOADS.admit(token, pieces), media_type=_TYPES[kind], headers=headers)
 
 
 @router.get(
