@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 
 from segkit.errors import RequestError
 
-_PIECE = 16_384  # bytes that are read at once
+_PIECE = 8192  # bytes that are read at once
 _WRITERS = 2  # answers that are made at once
 
 Make = Callable[[], Generator[bytes]]
