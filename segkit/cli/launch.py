@@ -20,7 +20,7 @@ from segkit.cli.progress import watched
 from segkit.cli.terminal import pairs, write_json
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids, parse_ids
-from segkit.core.catalogue.lines import renamed_line
+from segkit.core.catalogue.lines import cut_columns, renamed_line
 from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
@@ -115,7 +115,8 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
         report_price(each.model, each.endpoint, settings)
     catalogue = read_catalogue(source, settings, chosen[0].product_line)
     if catalogue.source != "sample":
-        _report_input(input_facts(catalogue), catalogue.products, settings)
+        line = renamed_line(chosen[0].product_line, catalogue.names)
+        _report_input(input_facts(catalogue), catalogue.products, line, settings)
     plans = {each.model: _planned(catalogue, each, settings) for each in chosen}
     if as_json:
         write_json(_plans_as_json(plans))
@@ -176,7 +177,7 @@ def read_catalogue(source: ProductSource, settings: Settings, product_line: str 
     return open_catalogue(source.products, source.catalogue_options(ids, refused_file(settings)))
 
 
-def _report_input(facts: Mapping[str, Any], products: pd.DataFrame, settings: Settings) -> None:
+def _report_input(facts: Mapping[str, Any], products: pd.DataFrame, line: str, settings: Settings) -> None:
     """Report how a file was understood, and what of it is left out or cut."""
     if understood := facts.get("understood"):
         typer.echo(f"{facts['source']}: {understood}", err=True)
@@ -186,6 +187,9 @@ def _report_input(facts: Mapping[str, Any], products: pd.DataFrame, settings: Se
         typer.echo(f"{_counted(len(unread), 'price')} cannot be read: {shortened(unread, 5)}", err=True)
     if cut := facts.get("cut_titles"):
         typer.echo(f"{_counted(cut, 'title')} of more than 1,000 characters; a model sees the first 1,000", err=True)
+    for name, count in cut_columns(products, line).items() if line != "$title" else ():
+        what = f"{name} of {_counted(count, 'product')} is cut: a product line has 1,000 characters"
+        typer.echo(f"{what}, shared by its columns", err=True)
 
 
 def _ids(source: ProductSource) -> list[str] | None:
@@ -210,7 +214,7 @@ def _warn_of_another_address(run: Run, settings: Settings) -> None:
 def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Settings) -> None:
     options.console.print(run.id)
     if run.document["input"]["source"] != "sample":
-        _report_input(run.document["input"], run.products, settings)
+        _report_input(run.document["input"], run.products, run.parameters.product_line, settings)
     _report_untitled(run)
     if run.parameters.model != "offline":
         confirm_sending(run, options, yes, settings)

@@ -60,6 +60,9 @@ def test_every_command_prints_text_that_a_terminal_does_not_obey(run: Run) -> No
     for command in commands:
         printed = output(*command).decode()
         assert not OBEYED & (set(printed) - {"\n"}), command
+    audited = CliRunner().invoke(app, ["audit", run.id])
+    assert audited.exit_code in (0, 1)
+    assert not OBEYED & (set(audited.output) - {"\n"})
 
 
 def test_every_export_holds_every_id_and_title(run: Run, place: Path) -> None:
@@ -85,6 +88,12 @@ def test_pages_and_notebooks_show_text_only(run: Run) -> None:
     from segkit.analysis.report import report_page
 
     table, page = Page(tables.show(run.assignments).to_html()), Page(report_page(run))
+    results = [run.audit(), *(run.explain(id_) for id_ in IDS)]
+    for found in results:
+        shown = Page(found._repr_html_())
+        assert [link for link in shown.remote if not link.startswith("data:")] == shown.events == []
+        assert not {"script", "iframe", "form", "object"} & set(shown.tags)
+        assert not OBEYED & (set(str(found) + repr(found)) - {"\n"})
     for shown in (table, page, Page(run._repr_html_())):
         assert shown.remote == shown.events == []
         assert not {"img", "iframe", "form", "object"} & set(shown.tags)

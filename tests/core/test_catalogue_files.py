@@ -19,7 +19,7 @@ import pytest
 
 from segkit.cli.options import ProductSource
 from segkit.core.catalogue.gate import Catalogue
-from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.lines import cut_columns, product_lines
 from segkit.core.catalogue.load import load_catalogue
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.titles import untitled
@@ -367,3 +367,42 @@ def test_each_column_keeps_its_share_of_the_line() -> None:
     assert len(line) <= 1000
     assert line.startswith("Desk | word word")
     assert line.endswith("… | 299 USD")
+
+
+def test_columns_that_lose_text_for_want_of_room_are_counted() -> None:
+    frame = pd.DataFrame({"title": ["Oak desk", "Pine shelf"], "text": ["word " * 400, "<p>short</p>"]})
+    assert cut_columns(frame, "{title} | {text}") == {"text": 1}
+    assert cut_columns(frame) == {}
+    assert len(product_lines(frame, "{title} | {text}")[0]) <= 1000
+
+
+def test_a_workbook_without_the_columns_names_its_sheets_and_the_row_that_may_be_its_header(tmp_path: Path) -> None:
+    rows = [["Catalogue"], [], ["Item no.", "Description", "Price"], ["007", "Rotary dimmer", 9]]
+    (tmp_path / "p.xlsx").write_bytes(workbook(*rows, more="Notes"))
+    with pytest.raises(ProductsError) as caught:
+        load_catalogue(tmp_path / "p.xlsx")
+    assert "(--header-row 3): Item no., Description, Price" in str(caught.value)
+    assert "there are 2 sheets (--sheet): " in str(caught.value)
+    options = CatalogueOptions(header_row=3, sheet="Products", id_column="Item no.", title_column="Description")
+    assert load_catalogue(tmp_path / "p.xlsx", options).products["source_id"].tolist() == ["007"]
+
+
+def test_the_command_that_reads_a_known_export_repeats_what_was_given(tmp_path: Path) -> None:
+    (tmp_path / "listings.txt").write_bytes("item-name\tseller-sku\tasin1\nCafé\tS1\tB1\n".encode("cp1252"))
+    with pytest.raises(ProductsError) as caught:
+        load_catalogue(tmp_path / "listings.txt", CatalogueOptions(encoding="cp1252"))
+    words = shlex.split(str(caught.value).partition(": ")[2].rstrip(")"))
+    assert words[words.index("--encoding") + 1] == "cp1252"
+
+
+@pytest.mark.parametrize(
+    ("condition", "ids"),
+    [({"price": "19.99"}, [1]), ({"price": "19,99"}, [1]), ({"price!": "19.99"}, [2]), ({"price": "1299"}, [2])],
+)
+def test_a_condition_finds_an_amount_however_it_is_written(
+    tmp_path: Path, condition: dict[str, str], ids: list[int]
+) -> None:
+    (tmp_path / "p.csv").write_text("product_id;title;price\n1;Dimmer;19,99 €\n2;Switch;1.299,00 €\n")
+    assert (
+        load_catalogue(tmp_path / "p.csv", CatalogueOptions(where=condition)).products["product_id"].tolist() == ids
+    )
