@@ -16,6 +16,7 @@ from catalogues import unmeasured
 from notebook_run import NotebookRun
 from page import Page
 
+from segkit.analysis.jupyter import quick_imports
 from segkit.runs.run import open_run
 from segkit.settings import project_folder
 
@@ -61,6 +62,10 @@ def test_every_parameter_has_a_comment(name: str) -> None:
     for line in tagged[0]["source"]:
         assert re.match(r"""[a-z_]+ = ("[^"]*"|\d+)  # .+""", line), line
     given = {line.split(" = ")[0] for line in tagged[0]["source"]}
+    with quick_imports():
+        from papermill import inspect_notebook
+    listed = inspect_notebook(str(project_folder("notebooks") / f"{name}.ipynb"))  # as `papermill --help-notebook`
+    assert listed.keys() == given
     which = {"00": "run_id", "70": "days"}.get(name[:2], "run")  # 70 looks at all runs
     assert {which, "runs_dir"} <= given
 
