@@ -31,6 +31,7 @@ from segkit.errors import ProductsError, SettingsError
 from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.notebooks.run import run_notebooks
+from segkit.pipeline.plan.durations import Durations, measured_durations
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.prepare import (
@@ -117,16 +118,17 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
     if catalogue.source != "sample":
         line = renamed_line(chosen[0].product_line, catalogue.names)
         _report_input(input_facts(catalogue), catalogue.products, line, settings)
-    plans = {each.model: _planned(catalogue, each, settings) for each in chosen}
+    measured = {each.model: measured_durations(each, settings.storage_root, settings) for each in chosen}
+    plans = {each.model: _planned(catalogue, each, settings, measured[each.model]) for each in chosen}
     if as_json:
         write_json(_plans_as_json(plans))
     elif len(plans) > 1:
         show_plans(plans, chosen[0].endpoint)
     else:
-        show_plan(plans[chosen[0].model], chosen[0])
+        show_plan(plans[chosen[0].model], chosen[0], measured[chosen[0].model])
 
 
-def _planned(catalogue: Catalogue, chosen: Parameters, settings: Settings) -> pd.DataFrame:
+def _planned(catalogue: Catalogue, chosen: Parameters, settings: Settings, durations: Durations) -> pd.DataFrame:
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     with known_before(chosen, settings) as known:
         return plan_run(
@@ -135,6 +137,7 @@ def _planned(catalogue: Catalogue, chosen: Parameters, settings: Settings) -> pd
             chosen,
             settings,
             look_up=known.look_up,
+            durations=durations,
         )
 
 

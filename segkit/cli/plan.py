@@ -21,6 +21,7 @@ from segkit.llm.prices import price_note
 from segkit.llm.transports.models import remembered
 from segkit.pipeline.assign import assign_run
 from segkit.pipeline.extend import extend_run
+from segkit.pipeline.plan.durations import Durations
 from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence
 from segkit.runs.mirror import discard
 from segkit.runs.run import Run
@@ -102,11 +103,13 @@ def _cost_of(make: Callable[..., Run], finished: Run, catalogue: Catalogue, sett
         return sentence(plan_of(run, local).iloc[-1])
 
 
-def show_plan(plan: pd.DataFrame, parameters: Parameters) -> None:
+def show_plan(plan: pd.DataFrame, parameters: Parameters, durations: Durations) -> None:
     """Show the plan of a run, stage by stage."""
     new_console().print(f"{parameters.model} at {parameters.endpoint}; nothing is sent yet")
     print_table(readable_plan(plan).to_dict("list"))
     new_console().print(sentence(plan.iloc[-1]), markup=False)
+    if parameters.model != "offline":
+        new_console().print(str(durations), markup=False)
     estimated = list(plan.loc[plan["estimated"] & (plan["stage"] != "all"), "stage"])
     if estimated:
         names = " and ".join(estimated)

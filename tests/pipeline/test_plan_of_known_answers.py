@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from catalogues import catalogue
 from endpoint import Endpoint
-from segkit.pipeline.repeats import make_repeats
 
 from segkit.core.models import STAGES
 from segkit.core.prompts import load_prompts
 from segkit.errors import StoppedError
 from segkit.pipeline.assign import accept_proposals, assign_run
+from segkit.pipeline.experiments.repeats import make_repeats
 from segkit.pipeline.extend import extend_run
+from segkit.pipeline.plan.durations import measured_durations
 from segkit.pipeline.plan.estimate import plan_of, plan_run, readable_plan, sentence
 from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.segment import run_stages
@@ -197,3 +198,33 @@ def test_what_a_cached_run_would_have_cost_adds_up(endpoint: Endpoint, new_run: 
     stage = second.status.stages["segmentation"]
     assert stage.saved_usd == first.status.stages["segmentation"].cost_usd > 0
     assert (stage.saved_unpriced, stage.cost_usd) == (0, Decimal(0))
+
+
+def test_the_time_comes_from_the_logs_of_this_model_and_endpoint(endpoint: Endpoint, new_run: NewRun) -> None:
+    """Measured where there are logs, of a finished run or a begun one; assumed for another model, and said which."""
+    settings = load_settings()
+    endpoint.configure(latency=0.3)
+    first = new_run(12)
+    assert plan_of(first, settings).iloc[-1]["measured_calls"] == 0
+    extract_taxonomy(first)
+    more = new_run(30, seed=3)
+    begun = plan_of(more, settings).set_index("stage")
+    assert (begun.loc["segmentation", "measured_calls"], begun.loc["refine_assignments", "measured_calls"]) == (2, 0)
+    assert 0.3 <= begun.loc["segmentation", "seconds_low"] <= begun.loc["segmentation", "seconds_high"] < 2
+    run_stages(first)
+    found = measured_durations(more.parameters, more.folder.parent, settings)
+    assert (found.calls, found.runs) == (first.status.calls, (first.id,))
+    assert str(found) == f"time: measured, {found.calls} calls of {first.id} with this model at this endpoint"
+    other = new_run(30, model="gpt-4o-mini")
+    assert plan_of(other, settings).iloc[-1]["measured_calls"] == 0
+    assert "assumed" in str(measured_durations(other.parameters, other.folder.parent, settings))
+
+
+def test_a_cached_run_measures_nothing(endpoint: Endpoint, new_run: NewRun) -> None:
+    """Answers from the cache take no time, and would promise a time that no model keeps."""
+    first = new_run(12)
+    run_stages(first)
+    again = new_run(12)
+    run_stages(again)
+    found = measured_durations(again.parameters, again.folder.parent, load_settings())
+    assert (found.runs, found.calls) == ((first.id,), first.status.calls)

@@ -16,7 +16,7 @@ from segkit.core.results import final_tables
 from segkit.errors import SettingsError
 from segkit.evaluation.agreement import OF_REPEATS, is_repeat
 from segkit.evaluation.stability import Stability, consensus_of, stability_of
-from segkit.pipeline.plan.estimate import plan_run
+from segkit.pipeline.plan import estimate
 from segkit.pipeline.prepare import choose_parameters, prepare_run
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.summary import decide_state, finish
@@ -149,7 +149,7 @@ def _varied(
 def plan_of(runs: Sequence[Run], settings: Settings) -> pd.DataFrame:
     """Plan the runs that are not finished: one row with `runs`, `calls` and the ends of cost and seconds."""
     left = [run for run in runs if not is_finished(run)]
-    totals = [plan_run(run.products, run.prompts, run.parameters, settings).iloc[-1] for run in left]
+    totals = [estimate.plan_of(run, settings).iloc[-1] for run in left]
     names = ["calls", "cost_usd_low", "cost_usd_high", "seconds_low", "seconds_high"]
     columns = {name: [row[name] for row in totals] for name in names}
     return pd.DataFrame(

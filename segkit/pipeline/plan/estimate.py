@@ -12,8 +12,9 @@ import pandas as pd
 from segkit.core.models import Category, Parameters, Usage
 from segkit.core.taxonomy.keys import choices
 from segkit.llm.prices import call_cost_usd
+from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations, measured_durations
 from segkit.pipeline.plan.known import KnownAnswers, nothing_known
-from segkit.pipeline.plan.walk import PLAIN, LookUp, StageQuestions, walk_run
+from segkit.pipeline.plan.walk import PLAIN, Interval, LookUp, StageQuestions, walk_run
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
 
@@ -29,6 +30,7 @@ def plan_run(
     settings: Settings,
     taxonomy: Sequence[Category] = (),
     look_up: LookUp = nothing_known,
+    durations: Durations = NOTHING_MEASURED,
 ) -> pd.DataFrame:
     """Plan a run: a row a stage and one for all, with `questions`, `answered`, `calls` and what these calls take.
 
@@ -36,11 +38,13 @@ def plan_run(
     exact when every answer is valid at once; where a stage is `estimated`, its prompts depend on answers that are not
     there yet, and it may need fewer. A sample that is read until it is enough takes `calls_low` at least, and `calls`
     at most. Tokens, cost and seconds have a `low` and a `high` end; cost is None where the
-    price is not known. `saved_usd` is the price of the answers from the cache.
+    price is not known. `saved_usd` is the price of the answers from the cache. Seconds come from `durations` of calls
+    that were measured (`measured_calls`), or, where that is 0, from what models usually take.
     """
     stages = walk_run(products, prompts, parameters, look_up, taxonomy)
-    frame = pd.DataFrame([_row(stage, parameters, settings) for stage in stages])
+    frame = pd.DataFrame([_row(stage, parameters, settings, durations) for stage in stages])
     total = {"stage": "all", **{name: _total(frame[name]) for name in frame.columns if name != "stage"}}
+    total["measured_calls"] = durations.calls
     total["estimated"] = bool(frame["estimated"].any())
     return pd.concat([frame, pd.DataFrame([total])], ignore_index=True)
 
@@ -57,7 +61,8 @@ def plan_of(run: Run, settings: Settings, *, whole: bool = False) -> pd.DataFram
     """
     taxonomy = choices(run.archived("taxonomy")) if run.parameters.taxonomy else []
     look_up = nothing_known if whole else KnownAnswers(run, settings).look_up
-    return plan_run(run.new_products, run.prompts, run.parameters, settings, taxonomy, look_up)
+    durations = NOTHING_MEASURED if whole else measured_durations(run.parameters, run.folder.parent, settings)
+    return plan_run(run.new_products, run.prompts, run.parameters, settings, taxonomy, look_up, durations)
 
 
 def readable_plan(plan: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +115,7 @@ def _between(plan: pd.DataFrame, name: str) -> list[str]:
     return [f"{low:,}-{high:,}" for low, high in zip(plan[f"{name}_low"], plan[f"{name}_high"], strict=True)]
 
 
-def _row(stage: StageQuestions, parameters: Parameters, settings: Settings) -> dict[str, Any]:
+def _row(stage: StageQuestions, parameters: Parameters, settings: Settings, durations: Durations) -> dict[str, Any]:
     row: dict[str, Any] = {
         "stage": stage.stage,
         "questions": stage.questions,
@@ -123,11 +128,13 @@ def _row(stage: StageQuestions, parameters: Parameters, settings: Settings) -> d
         "output_low": math.floor(stage.answers[0]),
         "output_high": math.ceil(stage.answers[1]),
     }
-    return {**row, **_money_and_time(row, parameters, settings), "saved_usd": stage.saved_usd}
+    measured = {"measured_calls": durations.calls if stage.stage in durations.seconds else 0}
+    money_and_time = _money_and_time(row, parameters, settings, durations.seconds.get(stage.stage))
+    return {**row, **money_and_time, "saved_usd": stage.saved_usd, **measured}
 
 
 def _money_and_time(
-    row: Mapping[str, Any], parameters: Parameters, settings: Settings
+    row: Mapping[str, Any], parameters: Parameters, settings: Settings, measured: Interval | None
 ) -> dict[str, Decimal | float | None]:
     figures: dict[str, Decimal | float | None] = {}
     for i, end in enumerate(("low", "high")):
@@ -135,16 +142,18 @@ def _money_and_time(
         cost = call_cost_usd(usage, parameters.model, parameters.endpoint, settings)
         figures[f"cost_usd_{end}"] = Decimal(0) if cost is not None and not row["calls"] else cost
         calls = int(row["calls_low" if end == "low" else "calls"])
-        figures[f"seconds_{end}"] = round(_seconds(calls, usage, i, parameters, settings), 1)
+        figures[f"seconds_{end}"] = round(_seconds(calls, usage, i, parameters, settings, measured), 1)
     return figures
 
 
-def _seconds(calls: int, usage: Usage, end: int, parameters: Parameters, settings: Settings) -> float:
+def _seconds(
+    calls: int, usage: Usage, end: int, parameters: Parameters, settings: Settings, measured: Interval | None
+) -> float:
     """Take the slowest of what binds: the answers themselves, at once as allowed, or a limit a minute."""
     if parameters.model == "offline" or not calls:
         return calls * (0.01, 0.05)[end]
     output = usage.output or 0
-    one = _FIRST_TOKEN_SECONDS[end] + output / calls / _TOKENS_A_SECOND[end]
+    one = measured[end] if measured else _FIRST_TOKEN_SECONDS[end] + output / calls / _TOKENS_A_SECOND[end]
     answers = math.ceil(calls / settings.segkit_concurrency) * one
     limits = (
         (calls, settings.segkit_requests_per_minute),
