@@ -10,7 +10,7 @@ from catalogues import catalogue
 from endpoint import Endpoint
 
 from segkit.core.prompts import load_prompts
-from segkit.errors import StoppedError
+from segkit.errors import SettingsError, StoppedError
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.prepare import choose_parameters
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
@@ -92,7 +92,11 @@ def test_calls_that_were_not_paid_do_not_count(
 def test_a_cap_without_a_price_is_refused(
     endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before a run is made; and by the stage itself, where the cap came later."""
+    run = new_run(6, model="my-own-model")
     monkeypatch.setenv("SEGKIT_MAX_COST_USD", "1")
     with pytest.raises(StoppedError, match="price of my-own-model is not known"):
-        extract_taxonomy(new_run(6, model="my-own-model"))
+        extract_taxonomy(run)
+    with pytest.raises(SettingsError, match="price of my-own-model is not known"):
+        new_run(6, model="my-own-model")
     assert endpoint.count() == 0
