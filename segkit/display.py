@@ -31,6 +31,8 @@ _REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029, 0
 # A spreadsheet takes a cell for a formula that begins so, in each of its lines and behind blanks of any kind.
 _FORMULA = re.compile(r"(^|[\r\n])(?=[^\S\t\r\n]*[=+\-@\t\r＝＋－＠])")
 
+_APOSTROPHE = re.compile(r"(^|[\r\n])'(?=[^\S\t\r\n]*[=+\-@\t\r＝＋－＠])")
+
 
 def is_missing(value: Any) -> bool:
     """Return whether a cell has no value: None, NaN, or pandas' NA and NaT."""
@@ -109,6 +111,11 @@ def spreadsheet_text(value: Any) -> Any:
     if isinstance(value, str):
         return _FORMULA.sub(r"\1'", value)
     return value if is_missing(value) or isinstance(value, (int, float, Decimal)) else plain(value)
+
+
+def typed_text(text: str) -> str:
+    """Return a text that was read from CSV without the apostrophes of `spreadsheet_text`."""
+    return _APOSTROPHE.sub(r"\1", text)
 
 
 def excel_value(value: Any) -> Any:

@@ -4,6 +4,7 @@
     ├── InputError          what was given cannot be used; nothing was asked, nothing was paid
     │   ├── ProductsError   the products: a path, a column, an id, a title
     │   ├── PromptError     a prompt: its name, its placeholders
+    │   ├── TaxonomyError   a taxonomy that was given, or an edit of it
     │   └── SettingsError   a parameter or an environment variable
     ├── RunError            a run folder: not there, damaged, owned by another process
     ├── ModelError          the model or its endpoint
@@ -47,6 +48,10 @@ class ProductsError(InputError):
 
 class PromptError(InputError):
     """A prompt cannot be used: its name, its size or its placeholders."""
+
+
+class TaxonomyError(InputError):
+    """A taxonomy that was given, or an edit of one, cannot be used."""
 
 
 class SettingsError(InputError):

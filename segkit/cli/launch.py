@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,7 @@ from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompts import load_prompts, prompt_keys
+from segkit.core.taxonomy.files import is_taxonomy_file
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError
@@ -47,6 +49,7 @@ from segkit.pipeline.segment import run_stages
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
 from segkit.runs.run import Run, open_run
+from segkit.runs.taxonomy import Taxonomy, taxonomy_of_file, taxonomy_of_run
 from segkit.settings import Settings, load_settings
 
 _LISTED = 20  # files named before a resumed run goes on
@@ -86,14 +89,26 @@ def assign_and_show(
     """Make a run that puts products into the taxonomy of a finished one, work on it, and show what came of it."""
     settings = options.applied(load_settings())
     runs_dir = options.runs_dir or settings.storage_root
-    finished = open_run(name, runs_dir, settings)
-    catalogue = read_catalogue(source, settings, parameters.get("product_line") or finished.parameters.product_line)
+    given = given_taxonomy(name, runs_dir, settings)
+    line = parameters.get("product_line") or (given.run.parameters.product_line if given.run else "$title")
+    is_edit = bool(given.edits) and not source.products and not source.from_postgres
+    catalogue = None if is_edit else read_catalogue(source, settings, line)
     allowed = parameters.get("max_unassigned")
-    confirm_titles(
-        catalogue.products, finished.parameters.max_unassigned if allowed is None else allowed, options, yes
-    )
-    run = assign_run(finished, catalogue, runs_dir=runs_dir, settings=settings, **parameters)
+    if catalogue:
+        most = given.run.parameters.max_unassigned if given.run and allowed is None else allowed or 0
+        confirm_titles(catalogue.products, most, options, yes)
+    run = assign_run(given, catalogue, runs_dir=runs_dir, settings=settings, **parameters)
     _work_with_consent(run, options, yes, settings)
+
+
+def given_taxonomy(name: str, runs_dir: Path, settings: Settings) -> Taxonomy:
+    """Return the taxonomy of the run or of the file that an option names, and report remarks about the file."""
+    if not is_taxonomy_file(name):
+        return taxonomy_of_run(open_run(name, runs_dir, settings))
+    given = taxonomy_of_file(Path(name), lambda run_id: open_run(run_id, runs_dir, settings))
+    for remark in given.remarks:
+        typer.echo(remark, err=True)
+    return given
 
 
 def accept_and_show(name: str, keys: Sequence[str], options: RunOptions, yes: bool) -> None:

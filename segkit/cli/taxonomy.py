@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from segkit.cli.options import SEGMENT, ProductSource, RunName, RunOptions, Yes, grouped
-from segkit.cli.terminal import GroupedCommand
+from segkit.cli.options import SEGMENT, Json, ProductSource, RunName, RunOptions, RunsDir, Yes, grouped, opened_run
+from segkit.cli.terminal import GroupedCommand, new_console, print_table, write_json
+from segkit.errors import InputError
 
 app = typer.Typer()
-taxonomy_app = typer.Typer(help="Accept categories that `segkit assign` proposed.", no_args_is_help=True)
+taxonomy_app = typer.Typer(
+    help="Export, check and edit a taxonomy, and accept categories that `segkit assign` proposed.",
+    no_args_is_help=True,
+)
 app.add_typer(taxonomy_app, name="taxonomy", rich_help_panel=SEGMENT)
 
 
@@ -21,8 +26,22 @@ def assign(
     source: ProductSource,
     options: RunOptions,
     taxonomy: Annotated[
-        str, typer.Option("--taxonomy", metavar="RUN", help="The finished run whose categories are used.")
+        str,
+        typer.Option(
+            "--taxonomy",
+            metavar="RUN|FILE",
+            help="The finished run whose categories are used, or a file (.csv, .xlsx, .json, .txt).",
+        ),
     ] = "latest",
+    category: Annotated[
+        str,
+        typer.Option(
+            "--category",
+            "-c",
+            help="What the products are, if the taxonomy is a list of no run.",
+            show_default="that of the run",
+        ),
+    ] = "",
     model: Annotated[str, typer.Option("--model", "-m", help="Another model.", show_default="that of the run")] = "",
     batch_size: Annotated[
         int | None,
@@ -50,6 +69,9 @@ def assign(
 
     The run may also stand first, as in `segkit extend`: segkit assign latest-completed new_products.csv
 
+    The edits in a file that `segkit taxonomy export` wrote are applied; without PRODUCTS, nothing else is done.
+    Products of split, deleted and redefined categories are asked about again.
+
     Example: segkit assign new_products.csv --taxonomy latest
     """
     from segkit.cli import launch
@@ -57,8 +79,78 @@ def assign(
     if second:
         taxonomy, source = source.products, replace(source, products=second)
 
-    given = {"model": model, "products_per_assignment": batch_size, "smallest_proposal": smallest_proposal}
+    given = {
+        "category": category,
+        "model": model,
+        "products_per_assignment": batch_size,
+        "smallest_proposal": smallest_proposal,
+    }
     launch.assign_and_show(taxonomy, source, given, options, yes)
+
+
+@taxonomy_app.command()
+def export(
+    name: RunName = "latest",
+    out: Annotated[Path, typer.Option(help="The file to write: .xlsx, .csv or .json.")] = Path("taxonomy.xlsx"),
+    runs_dir: RunsDir = None,
+) -> None:
+    """Write the categories of a run to a file in which a person edits them.
+
+    Example: segkit taxonomy export latest --out taxonomy.xlsx
+    """
+    from segkit.analysis.export import BOM, as_csv, as_xlsx
+    from segkit.core.taxonomy.sheet import taxonomy_json, taxonomy_sheet
+    from segkit.display import json_text
+    from segkit.storage.disk import write_atomic
+
+    run = opened_run(name, runs_dir)
+    sheet = taxonomy_sheet(run.taxonomy().base, run.assignments, run.id, run.parameters.category)
+    writers = {
+        ".xlsx": lambda: as_xlsx(sheet),
+        ".csv": lambda: BOM + as_csv(sheet),
+        ".json": lambda: json_text(taxonomy_json(sheet)).encode(),
+    }
+    if out.suffix.lower() not in writers:
+        raise InputError(f"{out}: {out.suffix or 'no'} suffix", f"--out ends with {', '.join(writers)}")
+    try:
+        write_atomic(out, writers[out.suffix.lower()]())
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
+    new_console().print(
+        f"{len(sheet):,} categories of {run.id} are in {out}; edit it, then: segkit taxonomy check {out}"
+    )
+
+
+@taxonomy_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `segkit taxonomy export` wrote.")],
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the edits in a file change, how many products are asked about again, and at what price.
+
+    Example: segkit taxonomy check taxonomy.xlsx
+    """
+    from segkit.pipeline.assign import taxonomy_check
+    from segkit.runs.run import open_run
+    from segkit.runs.taxonomy import taxonomy_of_file
+    from segkit.settings import load_settings
+
+    settings = load_settings()
+    place = runs_dir or settings.storage_root
+    given = taxonomy_of_file(file, lambda run_id: open_run(run_id, place, settings))
+    report = taxonomy_check(given, settings)
+    if as_json:
+        write_json(report)
+        return
+    for remark in report["remarks"]:
+        typer.echo(remark, err=True)
+    words = ("renamed", "merged", "split", "deleted", "added", "redefined", "locked")
+    new_console().print(", ".join(f"{report[word]} {word}" for word in words if report[word]) or "nothing changes")
+    if report["products_to_ask"] is not None:
+        new_console().print(f"{report['products_to_ask']:,} products to ask about ({report['calls']:,} calls)")
+    if report["changes"]:
+        print_table(given.changes.to_dict("list"))
 
 
 @taxonomy_app.command(cls=GroupedCommand)

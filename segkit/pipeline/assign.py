@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,60 +16,140 @@ from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
 from segkit.core.consolidate import numbered
-from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Category
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Category, Parameters
 from segkit.core.prompts import ASSIGNING, load_prompts
 from segkit.core.results import final_tables, kept_tables
 from segkit.core.taxonomy.assign import assign_questions, assigned
 from segkit.core.taxonomy.drift import drift_p_value
-from segkit.core.taxonomy.keys import choices, counted, of_results, with_proposals
+from segkit.core.taxonomy.edits import moved_rows
+from segkit.core.taxonomy.keys import choices, counted, with_proposals
 from segkit.errors import ProductsError, RunError
 from segkit.llm.ask import ask_all
 from segkit.pipeline.extend import with_ids_of
+from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.prepare import check_endpoint, choose_parameters, input_facts
 from segkit.pipeline.stages import consolidate_taxonomy, consolidated_assignments, find_categories
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import Taxonomy, taxonomy_of_run
 from segkit.settings import Settings, load_settings
 
 _LINEAGE = ["product_id", "batch", "part", "batch_category", "category", "confidence", "reason", "cache_key"]
 _LINEAGE += ["refined_category", "refined_by", "refined_confidence"]
 _CHOSEN_ANEW = ("endpoint", "extends", "taxonomy")
+_COUNTED = {
+    "renamed": "rename", "merged": "merge_into", "split": "split", "deleted": "delete", "added": "add",
+    "redefined": "redefine", "locked": "lock",
+}  # fmt: skip
 
 
 def assign_run(
-    earlier: Run,
-    products: pd.DataFrame | Catalogue,
+    earlier: Run | Taxonomy,
+    products: pd.DataFrame | Catalogue | None = None,
     *,
     run_id: str = "",
     runs_dir: str | Path = "",
     source: str = "",
     settings: Settings | None = None,
+    only: bool = False,
     **parameters: Any,
 ) -> Run:
-    """Make a run that puts more products into the categories of a finished run, which stay as they are.
+    """Make a run that puts more products into the categories of a finished run, or of a taxonomy that was edited.
 
-    Its products are those of both; what the earlier run has placed keeps its rows, also where `products` holds it
-    again. `parameters` replace those of the earlier run. Raises RunError when that run is not finished, ProductsError
-    when there is nothing to add.
+    Its products are those of both (with `only`, none but `products`); what the earlier run has placed keeps its rows,
+    also where `products` holds it again, but for products of categories that an edit has split, deleted or redefined.
+    Without `products`, only the edits are applied. `parameters` replace those of the earlier run; a taxonomy that is
+    of no run needs `category`. Raises RunError when the earlier run is not finished, TaxonomyError for edits that
+    cannot be applied, ProductsError when there is nothing to do.
     """
-    if not earlier.has_result("ledger"):
-        raise RunError(f"{earlier.id} is not finished, so it has no taxonomy yet", f"segkit resume {earlier.id}")
+    given = earlier if isinstance(earlier, Taxonomy) else taxonomy_of_run(earlier)
     settings, run_id = settings or load_settings(), run_id or new_run_id()
-    catalogue = products if isinstance(products, Catalogue) else load_catalogue(products)
-    frame = _joined(earlier, catalogue.products, run_id)
-    given = {name: value for name, value in asdict(earlier.parameters).items() if name not in _CHOSEN_ANEW}
-    chosen = choose_parameters(
-        settings=settings,
-        **{**given, **{name: value for name, value in parameters.items() if value not in (None, "")}},
-        taxonomy=earlier.id,
-    )
+    catalogue = products if isinstance(products, Catalogue) or products is None else load_catalogue(products)
+    frame, rows = _start(given, catalogue, run_id, only)
+    chosen = _parameters(given, settings, parameters)
     check_endpoint(chosen, settings)
     product_lines(frame.head(1), chosen.product_line)
-    origin = input_facts(replace(catalogue, products=frame), source)
-    archived = {"taxonomy": living_taxonomy(earlier), "earlier": placed_rows(earlier)}
+    origin = _origin(given, catalogue, frame, source)
+    archived = {"taxonomy": given.frame, "earlier": rows, "edits": edit_history(given, run_id)}
+    if given.run:
+        archived["asked"] = moved_rows(placed_rows(given.run), given.base, given.result)[1]
     prompts = load_prompts(chosen.prompts, keys=ASSIGNING)
-    place = Path(runs_dir or earlier.folder.parent)
+    place = Path(runs_dir or (given.run.folder.parent if given.run else settings.storage_root))
     return create_run(place, run_id, chosen, frame, prompts, origin, settings, archived=archived)
+
+
+def _parameters(given: Taxonomy, settings: Settings, parameters: Mapping[str, Any], **more: Any) -> Parameters:
+    """Return the parameters of the earlier run, as far as `parameters` do not replace them."""
+    earlier = asdict(given.run.parameters) if given.run else {"category": given.category}
+    kept = {name: value for name, value in earlier.items() if name not in _CHOSEN_ANEW}
+    typed = {name: value for name, value in parameters.items() if value not in (None, "")}
+    return choose_parameters(settings=settings, **{**kept, **typed, **more}, taxonomy=given.origin)
+
+
+def _origin(given: Taxonomy, catalogue: Catalogue | None, frame: pd.DataFrame, source: str) -> dict[str, Any]:
+    if catalogue is None:
+        assert given.run is not None  # or there would be no products
+        origin = dict(given.run.document["input"])
+    else:
+        origin = input_facts(replace(catalogue, products=frame), source)
+    return {**origin, "taxonomy_file": given.name} if given.name else origin
+
+
+def _start(
+    given: Taxonomy, catalogue: Catalogue | None, run_id: str, only: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the products of a run and the rows that it takes over from the earlier one."""
+    if given.run is None:
+        if catalogue is None:
+            raise ProductsError(f"{given.name} is of no run, so there are no products", "name a file with products")
+        return catalogue.products.drop(columns=FIRST_RUN, errors="ignore"), empty_rows()
+    rows, _ = moved_rows(placed_rows(given.run), given.base, given.result)
+    known = given.run.products
+    products = known if catalogue is None else catalogue.products
+    if only:
+        known = known[known["product_id"].isin(products["product_id"])]
+        rows = rows[rows["product_id"].isin(known["product_id"])].reset_index(drop=True)
+    frame = _joined(given.run.id, known, products, set(rows["product_id"]), run_id)
+    if not given.result.changes and not only and len(rows) == len(frame):
+        raise ProductsError(f"{given.run.id} has placed all of these products", f"segkit show {given.run.id}")
+    return frame, rows
+
+
+def edit_history(given: Taxonomy, run_id: str) -> pd.DataFrame:
+    """Return the edits of a taxonomy and those of the runs before it, oldest first, each with its run."""
+    columns = ["run", "action", "key", "category_name", "now", "note"]
+    new = given.changes.assign(run=run_id)[columns].astype("str")
+    before = given.run.archived("edits") if given.run and given.run.file("edits.parquet").exists() else new.head(0)
+    return pd.concat([before, new], ignore_index=True)
+
+
+def taxonomy_check(given: Taxonomy, settings: Settings | None = None, **parameters: Any) -> dict[str, Any]:
+    """Report what the edits of a taxonomy change, how many products they make a run ask about, and at what price.
+
+    `renamed`, `merged`, `split`, `deleted`, `added`, `redefined` and `locked` count categories, `changes` lists them.
+    `products_to_ask` are the products that a run without further ones asks about, `calls` the calls that it makes if
+    every answer is valid at once. Without an earlier run both are None: all products are asked about.
+    """
+    settings = settings or load_settings()
+    counts = Counter(edit.action for edit in given.result.changes)
+    calls = products = cost = None
+    if given.run:
+        frame, rows = _start(given, None, given.run.id)
+        asked = frame[~frame["product_id"].isin(rows["product_id"])]
+        chosen = _parameters(given, settings, parameters)
+        plan = plan_run(asked, load_prompts(chosen.prompts, keys=ASSIGNING), chosen, settings, choices(given.frame))
+        total, products = plan.iloc[-1], len(asked)
+        calls = int(total["calls"])
+        cost = [None if pd.isna(total[name]) else float(total[name]) for name in ("cost_usd_low", "cost_usd_high")]
+    return {
+        "taxonomy": given.origin,
+        **{name: counts[action] for name, action in _COUNTED.items()},
+        "products_to_ask": products,
+        "calls": calls,
+        "cost_usd": cost,
+        "changes": given.changes.to_dict("records"),
+        "remarks": list(given.remarks),
+    }
 
 
 def accept_proposals(
@@ -113,7 +194,15 @@ def _accepted_rows(run: Run, accepted: pd.DataFrame) -> pd.DataFrame:
 
 def living_taxonomy(run: Run) -> pd.DataFrame:
     """Return the taxonomy of a finished run, with the keys of its categories (see `core.taxonomy.keys`)."""
-    return run.result("categories") if run.has_result("categories") else of_results(run.result("taxonomies"))
+    return taxonomy_of_run(run).base
+
+
+def empty_rows() -> pd.DataFrame:
+    """Return the rows of a run that takes over none."""
+    numbers = {"product_id": "int64", "batch": "int64", "confidence": "float64", "refined_confidence": "float64"}
+    numbers |= {"taxonomy_id": "int64", "refined_taxonomy_id": "int64"}
+    columns = [*_LINEAGE, "taxonomy_id", "refined_taxonomy_id"]
+    return pd.DataFrame(columns=columns).astype({name: numbers.get(name, "str") for name in columns})
 
 
 def placed_rows(run: Run) -> pd.DataFrame:
@@ -147,6 +236,7 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
         answers = ask_all(run, "assign_products", questions, settings)
     placed = assigned(answers, new, shown)
     left = new[new["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
+    left = left[~left["product_id"].isin(_asked_by_edits(run))]  # what a person has just removed is not proposed
     is_enough = len(left) >= run.parameters.smallest_proposal
     find_categories(run, left if is_enough else left.head(0), settings)
     found = consolidate_taxonomy(run, settings)
@@ -156,6 +246,11 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     grown = with_proposals(taxonomy, names, sizes, run.parameters.smallest_proposal)
     _save(run, placed, grown, ends)
     return placed
+
+
+def _asked_by_edits(run: Run) -> list[int]:
+    """Return the products that are asked about since an edit split, deleted or redefined their category."""
+    return run.archived("asked")["product_id"].tolist() if run.file("asked.parquet").exists() else []
 
 
 def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
@@ -279,17 +374,16 @@ def _fingerprints(run: Run, old: pd.DataFrame) -> tuple[str, str]:
     return hashes[0], hashes[1]
 
 
-def _joined(earlier: Run, products: pd.DataFrame, run_id: str) -> pd.DataFrame:
-    """Join the products of an earlier run with those that are new, each marked with the run in which it came."""
-    known = earlier.products
-    products = with_ids_of(known, products.drop(columns=FIRST_RUN, errors="ignore"))
-    placed = set(placed_rows(earlier)["product_id"])
-    came = {product: first or earlier.id for product, first in first_runs(known).items() if product in placed}
+def _joined(earlier: str, known: pd.DataFrame, products: pd.DataFrame, placed: set[int], run_id: str) -> pd.DataFrame:
+    """Join the products of an earlier run with those that are new, each marked with the run in which it came.
+
+    `placed` are the ids whose rows are kept; all others are asked about in the new run.
+    """
+    products = with_ids_of(known, products.drop(columns=FIRST_RUN, errors="ignore")) if len(known) else products
+    came = {product: first or earlier for product, first in first_runs(known).items() if product in placed}
     old = known[known["product_id"].isin(placed)].drop(columns=FIRST_RUN, errors="ignore")
     left = known[~known["product_id"].isin(placed | set(products["product_id"]))]
     added = products[~products["product_id"].isin(placed)]
-    if added.empty:
-        raise ProductsError(f"{earlier.id} has placed all of these products", f"segkit show {earlier.id}")
     frame = pd.concat([old, left, added]).drop(columns=FIRST_RUN, errors="ignore")
     frame = frame.sort_values("product_id", ignore_index=True)
     return frame.assign(**{FIRST_RUN: [came.get(int(product), run_id) for product in frame["product_id"]]})

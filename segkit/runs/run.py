@@ -31,6 +31,8 @@ from segkit.storage.disk import disk_error, write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
+    from segkit.runs.taxonomy import Taxonomy
+
 SCHEMA_VERSION = 1
 RUN_ID = re.compile(r"RUN_[0-9]{8}T[0-9]{6}Z_[0-9a-f]{4,8}")
 _END_OF_ID = re.compile(r"[0-9a-fA-F]{3,8}", re.ASCII)
@@ -139,6 +141,15 @@ class Run:
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / FOLDERS[stage]
+
+    def taxonomy(self) -> Taxonomy:
+        """Return the categories of the run, to edit them: `run.taxonomy().merge("C-4", into="C-1")`.
+
+        Raises RunError if the run is not finished.
+        """
+        from segkit.runs.taxonomy import taxonomy_of_run
+
+        return taxonomy_of_run(self)
 
     def result(self, name: str) -> pd.DataFrame:
         """Read a result, like `taxonomies`; raise RunError when its stage has not finished."""

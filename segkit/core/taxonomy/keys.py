@@ -7,6 +7,11 @@ A taxonomy is a frame with a row a category:
     category_name, definition, includes, excludes
     state          `active`; `proposed` until a person accepts it; `retired` when no product is put into it any more
     product_count  the products in it
+    retired_by     the edit that retired it (`merge_into`, `split`, `delete`); empty if none did
+    into           the keys of the categories that took its place, separated by spaces
+    is_locked      whether edits of it are refused
+
+Retired categories stay in it: they are the register of keys that are never used again.
 """
 
 from __future__ import annotations
@@ -28,12 +33,16 @@ COLUMNS = {
     "excludes": "str",
     "state": "str",
     "product_count": "int64",
+    "retired_by": "str",
+    "into": "str",
+    "is_locked": "bool",
 }
+_EMPTY = {"str": "", "int64": 0, "bool": False}
 
 
 def taxonomy_frame(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     """Make a taxonomy of rows; texts that are missing are empty, and counts zero."""
-    empty = {name: 0 if kind == "int64" else "" for name, kind in COLUMNS.items()} | {"state": "active"}
+    empty = {name: _EMPTY[kind] for name, kind in COLUMNS.items()} | {"state": "active"}
     return pd.DataFrame([{**empty, **row} for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -52,6 +61,11 @@ def of_results(taxonomies: pd.DataFrame) -> pd.DataFrame:
             for row in taxonomies.to_dict("records")
         ]
     )
+
+
+def completed(taxonomy: pd.DataFrame) -> pd.DataFrame:
+    """Return a taxonomy with the columns that it lacks because an earlier release of segkit wrote it."""
+    return taxonomy_frame([{str(name): value for name, value in row.items()} for row in taxonomy.to_dict("records")])
 
 
 def key_of(number: int) -> str:

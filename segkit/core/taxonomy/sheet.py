@@ -1,0 +1,70 @@
+"""A taxonomy as a sheet in which a person edits it: sizes, shares and examples beside the columns for edits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.taxonomy.keys import completed
+
+EXAMPLES = 5
+#: What a person fills in.
+EDITED_COLUMNS = ("action", "into", "note")
+_PROPOSED = r"would go into (C-[0-9]+),"
+_GONE = {"merge_into": "merged into {}", "split": "split into {}", "delete": "deleted", "": "without products"}
+
+
+def taxonomy_sheet(taxonomy: pd.DataFrame, assignments: pd.DataFrame, run_id: str, category: str) -> pd.DataFrame:
+    """Return a row a category: the largest first, proposals after them, retired keys last.
+
+    `assignments` is the table `run.assignments`. The columns are `key`, `name`, `definition`, `includes`, `excludes`,
+    `state` (active, locked, proposed or retired), `products`, `share` of all products, `example_1` to `example_5`
+    (titles, the surest first), those of EDITED_COLUMNS, `run` and `product_category`.
+    """
+    taxonomy = completed(taxonomy)
+    titles = _titles(taxonomy, assignments)
+    rows = [_row(row, titles, len(assignments)) for row in taxonomy.to_dict("records")]
+    order = {"active": 0, "locked": 0, "proposed": 2, "retired": 3}
+    rows.sort(
+        key=lambda row: (order[row["state"]] + (row["name"] == OUT_OF_SCOPE), -row["products"], int(row["key"][2:]))
+    )
+    frame = pd.DataFrame(rows)
+    return frame.assign(run=run_id, product_category=category)
+
+
+def _titles(taxonomy: pd.DataFrame, assignments: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the titles of the products of each key, the surest first; of a proposal those that it would get."""
+    living = taxonomy[taxonomy["state"] != "retired"]
+    keys = dict(zip(living["category_name"], living["key"], strict=True))
+    proposed = assignments["reason"].str.extract(_PROPOSED, expand=False)
+    sure = assignments.assign(key=assignments["category"].map(keys).fillna(proposed))
+    sure = sure.sort_values(["confidence", "product_id"], ascending=[False, True], na_position="last")
+    titles = sure.assign(title=sure["title"].fillna("")).groupby("key")["title"]
+    return {str(key): list(found) for key, found in titles}
+
+
+def _row(row: dict[Any, Any], titles: dict[str, list[str]], count: int) -> dict[str, Any]:
+    of_key = titles.get(row["key"], [])
+    is_placed = row["state"] == "active"
+    state = "locked" if row["is_locked"] and is_placed else ("active" if is_placed else row["state"])
+    products = len(of_key) if state != "retired" else 0
+    examples = {f"example_{i + 1}": of_key[i] if i < products else "" for i in range(EXAMPLES)}
+    gone = _GONE.get(row["retired_by"], "").format(", ".join(row["into"].split())) if state == "retired" else ""
+    return {
+        "key": row["key"], "name": row["category_name"], "definition": row["definition"],
+        "includes": row["includes"], "excludes": row["excludes"], "state": state,
+        "products": products, "share": round(products / count, 4) if count else 0.0,
+        **examples, "action": "", "into": "", "note": gone,
+    }  # fmt: skip
+
+
+def taxonomy_json(sheet: pd.DataFrame) -> dict[str, Any]:
+    """Return a sheet as a JSON document, with the examples of each category as one list."""
+    rows = []
+    for row in sheet.drop(columns=["run", "product_category"]).to_dict("records"):
+        examples = [row.pop(f"example_{i}") for i in range(1, EXAMPLES + 1)]
+        rows.append({**row, "examples": [title for title in examples if title]})
+    head = {name: str(sheet[name].iloc[0]) if len(sheet) else "" for name in ("run", "product_category")}
+    return {**head, "categories": rows}
