@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pandas as pd
 
 from segkit.analysis.logs import query
-from segkit.core.catalogue.ids import numbers_of
+from segkit.core.catalogue.entries import product_entries, shared_entries
+from segkit.core.catalogue.ids import given_ids, numbers_of
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.text import fold_name
 from segkit.errors import ProductsError
@@ -30,7 +31,8 @@ def product_path(run: Run, product_id: int | str) -> pd.DataFrame:
     The columns are `step`, the category `before` and after it (`category`), `where` it happened, `confidence`, and
     the `cache_key` and `file_path` of the interaction that stated it (empty if none did). A product may also be
     `assigned` to a taxonomy that was given or found in a sample, `taken over` from the run that this one began with,
-    or `agreed` on by the runs of a consensus. Raises ProductsError for a product that the run lacks.
+    or `agreed` on by the runs of a consensus. The first row names the product that was asked about,
+    where this one has `the same line as` it. Raises ProductsError for a product that the run lacks.
     """
     lineage = run.result("lineage")
     try:
@@ -39,10 +41,19 @@ def product_path(run: Run, product_id: int | str) -> pd.DataFrame:
         what = f"product {product_id} is not in {run.id}"
         raise ProductsError(what, "its products are in products.parquet") from None
     found = lineage[lineage["product_id"] == number]
-    files = query(_FILES.format(product=int(number)), run=run)
-    path = pd.DataFrame(_path(run, found.iloc[0], files), columns=_COLUMNS)
+    asked = shared_entries(product_entries(run.new_products, run.parameters)).get(int(number), int(number))
+    files = query(_FILES.format(product=asked), run=run)
+    steps = [*_shared(run, int(number), asked), *_path(run, found.iloc[0], files)]
+    path = pd.DataFrame(steps, columns=_COLUMNS)
     path.insert(1, "before", ["", *path["category"].iloc[:-1]])
     return path
+
+
+def _shared(run: Run, number: int, asked: int) -> Iterator[_Row]:
+    """Return a row that names the product which was asked about, if `number` only has the same line."""
+    if asked != number:
+        position = run.products["product_id"].tolist().index(asked)
+        yield "the same line as", "", f"product {given_ids(run.products).iloc[position]}", *_NONE
 
 
 def merge_steps(run: Run) -> pd.DataFrame:

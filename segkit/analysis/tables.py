@@ -11,8 +11,8 @@ import pandas as pd
 from segkit.analysis.jupyter import show as show
 from segkit.analysis.lineage import merge_paths
 from segkit.analysis.lineage import product_path as product_path
-from segkit.core.batching import batches_of, extraction_batches, planned_calls
-from segkit.core.catalogue.gate import first_runs
+from segkit.core.batching import entry_batches, extraction_batches, planned_calls
+from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, STAGES
 from segkit.core.taxonomy.unseen import sentence
@@ -30,15 +30,15 @@ def batch_plan(run: Run) -> pd.DataFrame:
     A sample that is read until it is enough needs these at most.
     """
     parameters, products = run.parameters, run.new_products
-    known, calls = first_runs(products[~untitled(products)]), planned_calls(products, parameters)
+    entries, calls = product_entries(products, parameters), planned_calls(products, parameters)
     if parameters.taxonomy:
-        holds = [_sizes(batches_of(known, parameters.seed, parameters.products_per_assignment))]
+        holds = [_sizes(entry_batches(entries, parameters.seed, parameters.products_per_assignment))]
         return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
     last = parameters.products_per_assignment if parameters.extract_sample else parameters.products_per_refinement
     holds = [
         _sizes(extraction_batches(products, parameters)),
         f"the categories of at most {parameters.taxonomies_per_consolidation} batches",
-        _sizes(batches_of(known, parameters.seed, last)),
+        _sizes(entry_batches(entries, parameters.seed, last)),
     ]
     return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
 
@@ -49,6 +49,8 @@ def inputs(run: Run) -> pd.DataFrame:
     where = ", ".join(f"{column} = {value}" for column, value in source["where"].items())
     facts = {"run": run.id, "category": run.parameters.category, "source": source["source"], "where": where}
     facts |= {"products": source["products"], "without a title": source["untitled"]}
+    if shared := len(shared_entries(product_entries(run.new_products, run.parameters))):
+        facts["with the line of another"] = shared
     return _facts({name: value for name, value in facts.items() if value != ""})
 
 
@@ -295,7 +297,7 @@ def _spread(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     return rows.iloc[sorted({round(i * last / steps) for i in range(count)})]
 
 
-def _sizes(batches: Sequence[Sequence[int]]) -> str:
+def _sizes(batches: Sequence[Sequence[object]]) -> str:
     sizes = sorted({len(batch) for batch in batches})
     return f"{' or '.join(map(str, sizes)) or 'no'} products"
 

@@ -19,6 +19,7 @@ from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunPar
 from segkit.cli.plan import choose_way, confirm_sending, confirm_titles, report_price, show_plan, show_plans
 from segkit.cli.progress import watched
 from segkit.cli.terminal import pairs, write_json
+from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids, parse_ids
 from segkit.core.catalogue.lines import cut_columns, renamed_line
@@ -234,6 +235,7 @@ def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Setti
     if run.document["input"]["source"] != "sample":
         _report_input(run.document["input"], run.products, run.parameters.product_line, settings)
     _report_untitled(run)
+    _report_shared(run)
     if run.parameters.model != "offline":
         confirm_sending(run, options, yes, settings)
     _work_and_show(run, options, settings)
@@ -276,6 +278,12 @@ def _show_assignments(console: Console, report: Mapping[str, Any]) -> None:
 
 def _proposal(proposal: Mapping[str, Any]) -> str:
     return f"{proposal['category_name']} ({_counted(proposal['products'], 'product')})"
+
+
+def _report_shared(run: Run) -> None:
+    if shared := len(shared_entries(product_entries(run.new_products, run.parameters))):
+        what = f"{_counted(shared, 'product')} with the line of another, whose answer is used"
+        typer.echo(f"{what} (--ask-duplicates asks about each)", err=True)
 
 
 def _report_untitled(run: Run) -> None:

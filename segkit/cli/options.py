@@ -334,6 +334,14 @@ class RunParameters:
             rich_help_panel=METHOD,
         ),
     ] = None
+    ask_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--ask-duplicates",
+            help="Ask about each product by itself; else products with the same line share one answer.",
+            rich_help_panel=METHOD,
+        ),
+    ] = False
 
     def given(self) -> dict[str, Any]:
         """Return what was typed, without the category."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
 import pandas as pd
 
-from segkit.core.catalogue.gate import first_runs
-from segkit.core.catalogue.titles import untitled
+from segkit.core.catalogue.entries import Entry, product_entries
 from segkit.core.models import Parameters
 
 T = TypeVar("T")
@@ -52,6 +52,13 @@ def batches_of(first_runs: Mapping[int, str], seed: int, most: int) -> list[list
     return [list(batch) for name in sorted(groups) for batch in cut(shuffled(groups[name], seed), most)]
 
 
+def entry_batches(entries: Sequence[Entry], seed: int, most: int) -> list[list[Entry]]:
+    """Cut entries of prompts into even batches, as `batches_of` does with the product that each is named by."""
+    by_id = {entry.products[0]: entry for entry in entries}
+    batches = batches_of({product: entry.first_run for product, entry in by_id.items()}, seed, most)
+    return [[by_id[product] for product in batch] for batch in batches]
+
+
 def letters(number: int) -> str:
     """Number a taxonomy with letters: 0 is A, 25 is Z, 26 is AA."""
     name = ""
@@ -86,16 +93,17 @@ def calls_of(rounds: Iterable[Iterable[int]]) -> int:
     return sum(size > 1 for sizes in rounds for size in sizes)
 
 
-def extraction_batches(products: pd.DataFrame, parameters: Parameters) -> list[list[int]]:
-    """Return the batches of the first stage: of all titled products, or of a random sample of them.
+def extraction_batches(products: pd.DataFrame, parameters: Parameters) -> list[list[Entry]]:
+    """Return the batches of the first stage: of the entries of all products, or of a random sample of them.
 
     A sample is drawn from the whole catalogue, whatever run its products came in.
     """
-    known = first_runs(products[~untitled(products)])
+    entries = product_entries(products, parameters)
     if sample := parameters.extract_sample:
-        ids = shuffled(list(known), parameters.seed)
-        known = dict.fromkeys(ids if sample == "auto" else ids[: int(sample)], "")
-    return batches_of(known, parameters.seed, parameters.products_per_prompt)
+        by_id = {entry.products[0]: replace(entry, first_run="") for entry in entries}
+        ids = shuffled(list(by_id), parameters.seed)
+        entries = [by_id[product] for product in (ids if sample == "auto" else ids[: int(sample)])]
+    return entry_batches(entries, parameters.seed, parameters.products_per_prompt)
 
 
 def reading_ends(batches: int) -> list[int]:
@@ -125,9 +133,9 @@ def sample_rounds(taxonomies: Sequence[int], most: int) -> list[list[int]]:
     return rounds
 
 
-def batches_by_first_run(products: pd.DataFrame, most: int) -> list[int]:
-    """Count the batches of at most `most` titled products, for each first run."""
-    counted = Counter(first_runs(products[~untitled(products)]).values())
+def batches_by_first_run(entries: Sequence[Entry], most: int) -> list[int]:
+    """Count the batches of at most `most` entries, for each first run."""
+    counted = Counter(entry.first_run for entry in entries)
     return [-(-counted[first_run] // most) for first_run in sorted(counted)]
 
 
@@ -137,18 +145,19 @@ def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, i
     Where a taxonomy is given, `products` are only put into it; what fits nowhere takes more calls, which depend on
     the answers. A sample that is read until it is enough takes these calls at most.
     """
+    entries = product_entries(products, parameters)
     if parameters.taxonomy:
-        return {"assign_products": sum(batches_by_first_run(products, parameters.products_per_assignment))}
+        return {"assign_products": sum(batches_by_first_run(entries, parameters.products_per_assignment))}
     if parameters.extract_sample:
         batches = len(extraction_batches(products, parameters))
-        last = sum(batches_by_first_run(products, parameters.products_per_assignment))
+        last = sum(batches_by_first_run(entries, parameters.products_per_assignment))
         return {**reading_calls(batches, parameters), "assign_products": last}
-    by_first_run = batches_by_first_run(products, parameters.products_per_prompt)
+    by_first_run = batches_by_first_run(entries, parameters.products_per_prompt)
     rounds = consolidation_rounds(by_first_run, parameters.taxonomies_per_consolidation)
     return {
         "segmentation": sum(by_first_run),
         "consolidate_taxonomy": calls_of(rounds),
-        "refine_assignments": refinement_calls(products, parameters),
+        "refine_assignments": refinement_calls(entries, parameters),
     }
 
 
@@ -163,13 +172,13 @@ def reading_rounds(batches: int, parameters: Parameters) -> list[list[int]]:
     return sample_rounds([end - start for start, end in pairwise(ends)], parameters.taxonomies_per_consolidation)
 
 
-def refinement_calls(products: pd.DataFrame, parameters: Parameters) -> int:
-    """Count the calls of the last stage, with those that ask some products twice."""
-    twice = asked_twice(int((~untitled(products)).sum()), parameters)
-    once = sum(batches_by_first_run(products, parameters.products_per_refinement))
+def refinement_calls(entries: Sequence[Entry], parameters: Parameters) -> int:
+    """Count the calls of the last stage, with those that ask some entries twice."""
+    twice = asked_twice(len(entries), parameters)
+    once = sum(batches_by_first_run(entries, parameters.products_per_refinement))
     return once + -(-twice // parameters.products_per_refinement)
 
 
-def asked_twice(products: int, parameters: Parameters) -> int:
-    """Return how many of so many products are asked twice: at most `ask_twice`, and a fifth of them."""
-    return min(parameters.ask_twice, products // 5)
+def asked_twice(entries: int, parameters: Parameters) -> int:
+    """Return how many of so many entries are asked twice: at most `ask_twice`, and a fifth of them."""
+    return min(parameters.ask_twice, entries // 5)

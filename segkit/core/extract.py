@@ -8,10 +8,19 @@ from typing import Any
 import pandas as pd
 
 from segkit.core.batching import extraction_batches
-from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.entries import Entry
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, Answer, BatchFindings, CheckedAnswer, Parameters, Prompt, Question
-from segkit.core.questions import Wording, extract_schema, halves, id_lines, part_name, product_context
+from segkit.core.questions import (
+    Wording,
+    entry_lines,
+    entry_products,
+    extract_schema,
+    halves,
+    id_lines,
+    part_name,
+    product_context,
+)
 from segkit.core.text import one_line
 from segkit.core.validation import check_extract
 
@@ -25,25 +34,20 @@ def extract_questions(
     start: int = 0,
     end: int | None = None,
 ) -> list[Question[BatchFindings]]:
-    """Make the questions of the first stage: every product that has a title stands in exactly one batch.
+    """Make the questions of the first stage: every product that has a title belongs to exactly one batch.
 
     Where the parameters ask for a sample, only that is read. `products` has `product_id`, `title` and the columns of
-    the product line; its order does not matter. `start` and `end` take some of the batches, as a slice does.
+    the product line; its order does not matter. Products with the same line share one entry, unless the parameters
+    say otherwise. `start` and `end` take some of the batches, as a slice does.
     """
-    batches = extraction_batches(products, parameters)[start:end]
-    read = products[products["product_id"].isin([product for batch in batches for product in batch])]
-    lines = dict(zip(read["product_id"], product_lines(read, parameters.product_line), strict=True))
-    wording = Wording(prompts, parameters.category)
-    return [
-        _extract_question(wording, number, [(product, lines[product]) for product in batch])
-        for number, batch in enumerate(batches, start=start + 1)
-    ]
+    wording, batches = Wording(prompts, parameters.category), extraction_batches(products, parameters)[start:end]
+    return [_extract_question(wording, number, batch) for number, batch in enumerate(batches, start=start + 1)]
 
 
 def _extract_question(
-    wording: Wording, batch: int, products: Sequence[tuple[int, str]], part: str = ""
+    wording: Wording, batch: int, entries: Sequence[Entry], part: str = ""
 ) -> Question[BatchFindings]:
-    lines = {f"P_{i}": line for i, (_, line) in enumerate(products)}
+    lines = entry_lines(entries)
     first = wording.ask("extract_taxonomy", extract_schema(list(lines)), products=id_lines(lines))
 
     def missing(checked: CheckedAnswer[BatchFindings] | None) -> tuple[str, ...]:
@@ -60,14 +64,14 @@ def _extract_question(
         return wording.ask_again(first, schema, checked, content, [*so_far, *id_lines(wanted)])
 
     def cut_up(checked: CheckedAnswer[BatchFindings] | None, trouble: str) -> list[Question[BatchFindings]]:
-        rest = [products[int(i[2:])] for i in missing(checked)]
+        rest = [entries[int(i[2:])] for i in missing(checked)]
         # What a broken-off answer left out is a smaller question already; all else is halved to find the culprit.
-        shrunk = trouble == "truncated" and len(rest) < len(products)
+        shrunk = trouble == "truncated" and len(rest) < len(entries)
         parts = [rest] if shrunk else halves(rest)
         return [_extract_question(wording, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)]
 
-    context = product_context(wording, products, lines)
-    return Question("extract_taxonomy", batch, first, context, check, again, cut_up, part, itemwise=True)
+    context, products = product_context(wording, entries, lines), entry_products(entries)
+    return Question("extract_taxonomy", batch, first, context, check, again, cut_up, part, True, products)
 
 
 def extracted(answers: Sequence[Answer[BatchFindings]], products: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -94,23 +98,16 @@ def _extracted_rows(
     answer: Answer[BatchFindings], done: BatchFindings, origin: dict[str, Any]
 ) -> list[dict[str, Any]]:
     rows = []
-    ids = answer.question.context["product_ids"]
+    products = answer.question.products
     for i, placed in done.assignments.items():
         category = placed.category if placed.category == OUT_OF_SCOPE else done.categories[placed.category].name
         assert answer.checked is not None
-        rows.append(
-            {
-                "product_id": ids[int(i[2:])],
-                **origin,
-                "category": category,
-                "confidence": placed.confidence,
-                "reason": "",
-                "cache_key": answer.checked.sources[i],
-            }
-        )
+        stated = {"category": category, "confidence": placed.confidence, "cache_key": answer.checked.sources[i]}
+        rows += [{"product_id": product, **origin, **stated, "reason": ""} for product in products[int(i[2:])]]
     if answer.reason:
-        missing = answer.checked.missing if answer.checked else [f"P_{i}" for i in range(len(ids))]
-        rows += [{"product_id": ids[int(i[2:])], **origin, "category": "", "reason": answer.reason} for i in missing]
+        missing = answer.checked.missing if answer.checked else [f"P_{i}" for i in range(len(products))]
+        left = {**origin, "category": "", "reason": answer.reason}
+        rows += [{"product_id": product, **left} for i in missing for product in products[int(i[2:])]]
     return rows
 
 

@@ -107,6 +107,7 @@ class Question(Generic[T]):
     `check(content, cache_key, before)` validates an answer, `again(checked, content)` makes the prompt of the next
     attempt, and `cut(checked, trouble)` returns smaller questions about what is still missing (none if none is left).
     `part` is the path of a cut question below its batch; with `itemwise`, an item that is valid by itself counts.
+    `products` holds for each `P_i` the ids of the products that it stands for.
     """
 
     stage: str
@@ -118,6 +119,7 @@ class Question(Generic[T]):
     cut: Callable[[CheckedAnswer[T] | None, str], Sequence[Question[T]]]
     part: str = ""
     itemwise: bool = False
+    products: tuple[tuple[int, ...], ...] = ()
 
     @property
     def label(self) -> str:
@@ -154,7 +156,8 @@ class Parameters:
 
     A `repeat` other than 0 asks anew where the cache would answer, once for each number; `consensus` is the number of
     runs that a run was made from without asking a model. `ask_twice` is how many products are asked twice at most, to
-    see how far the run repeats itself (0 in runs of earlier releases).
+    see how far the run repeats itself (0 in runs of earlier releases). `ask_duplicates` asks about each product by
+    itself, also where its line is that of another one (as runs of earlier releases did).
 
     `extract_sample` is how many products the taxonomy is extracted from: all where it is empty, so many, or `auto`:
     batch after batch until at most a share of `most_unseen` of the products belongs to a kind that was not met.
@@ -181,6 +184,7 @@ class Parameters:
     products_per_assignment: int = 40
     smallest_proposal: int = 5
     ask_twice: int = 0
+    ask_duplicates: bool = True
     extract_sample: str = ""
     most_unseen: float = 0.01
 

@@ -5,10 +5,11 @@ A schema is made for the very prompt that it goes with: it allows only the ids o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segkit.core.catalogue.entries import Entry
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, CheckedAnswer, Prompt
 from segkit.core.prompts import fill, retry_section
 from segkit.core.text import one_line
@@ -38,16 +39,23 @@ def id_lines(lines: Mapping[str, str]) -> list[str]:
     return [f"[{i}] {line}" for i, line in lines.items()]
 
 
-def product_context(
-    wording: Wording, products: Sequence[tuple[Any, ...]], lines: Mapping[str, str]
-) -> dict[str, Any]:
+def product_context(wording: Wording, entries: Sequence[Entry], ids: Iterable[str]) -> dict[str, Any]:
     return {
-        "batch_size": len(products),
-        "expected_ids": list(lines),
-        "product_ids": [product[0] for product in products],
+        "batch_size": len(entries),
+        "expected_ids": list(ids),
+        "product_ids": [entry.products[0] for entry in entries],
         "product_category": wording.category,
-        "batch_products": [product[1] for product in products],
+        "batch_products": [entry.line for entry in entries],
     }
+
+
+def entry_lines(entries: Sequence[Entry]) -> dict[str, str]:
+    """Number the lines of a batch: `P_0`, `P_1`, …."""
+    return {f"P_{i}": entry.line for i, entry in enumerate(entries)}
+
+
+def entry_products(entries: Sequence[Entry]) -> tuple[tuple[int, ...], ...]:
+    return tuple(entry.products for entry in entries)
 
 
 def halves(things: Sequence[Any]) -> list[Sequence[Any]]:

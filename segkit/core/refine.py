@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from segkit.core.batching import asked_twice, batches_of, shuffled
+from segkit.core.batching import asked_twice, entry_batches, shuffled
+from segkit.core.catalogue.entries import Entry, entries_of, product_entries
 from segkit.core.catalogue.gate import FIRST_RUN, first_runs
 from segkit.core.catalogue.lines import product_lines
-from segkit.core.catalogue.titles import untitled
 from segkit.core.models import (
     OUT_OF_SCOPE,
     Answer,
@@ -21,7 +21,7 @@ from segkit.core.models import (
     Question,
     Reassignments,
 )
-from segkit.core.questions import Wording, halves, id_lines, part_name, product_context, refine_schema
+from segkit.core.questions import Wording, entry_products, halves, id_lines, part_name, product_context, refine_schema
 from segkit.core.validation import check_refine
 
 _SECOND_TIME = 1_000_003  # added to the seed: other products and other batches than anywhere else
@@ -39,19 +39,25 @@ def refine_questions(
 ) -> list[Question[Reassignments]]:
     """Make the questions of the last stage: every assigned product with its category, and all categories.
 
-    `assignments` has `product_id` and `category` (a name of the taxonomy or OUT_OF_SCOPE). Batches are numbered from
+    `assignments` has `product_id` and `category` (a name of the taxonomy or OUT_OF_SCOPE). Products that have both
+    line and category in common share one entry, unless the parameters say otherwise. Batches are numbered from
     `start`.
     """
     placed = dict(zip(assignments["product_id"], assignments["category"], strict=True))
     assigned = products[products["product_id"].isin(list(placed))]
-    lines = dict(zip(assigned["product_id"], product_lines(assigned, parameters.product_line), strict=True))
-    wording = Wording(prompts, parameters.category)
+    wording, entries = Wording(prompts, parameters.category), _entries(assigned, placed, parameters)
+    batches = entry_batches(entries, parameters.seed, parameters.products_per_refinement)
     return [
-        _refine_question(wording, taxonomy, number, [(p, lines[p], placed[p]) for p in batch])
-        for number, batch in enumerate(
-            batches_of(first_runs(assigned), parameters.seed, parameters.products_per_refinement), start=start
-        )
+        _refine_question(wording, taxonomy, number, [(entry, placed[entry.products[0]]) for entry in batch])
+        for number, batch in enumerate(batches, start=start)
     ]
+
+
+def _entries(assigned: pd.DataFrame, placed: Mapping[int, str], parameters: Parameters) -> list[Entry]:
+    lines = dict(zip(assigned["product_id"], product_lines(assigned, parameters.product_line), strict=True))
+    shown = {product: f"{line}\n{placed[product]}" for product, line in lines.items()}
+    entries = entries_of(shown, first_runs(assigned), parameters)
+    return [replace(entry, line=lines[entry.products[0]]) for entry in entries]
 
 
 def second_questions(
@@ -67,8 +73,11 @@ def second_questions(
     They see the same category and the same taxonomy as before, but stand beside other products: what is placed
     differently then is the luck of the prompt.
     """
-    count = asked_twice(int((~untitled(products)).sum()), parameters)
-    chosen = set(shuffled(assignments["product_id"].tolist(), parameters.seed + _SECOND_TIME)[:count])
+    entries = product_entries(products, parameters)
+    count = asked_twice(len(entries), parameters)
+    placed = set(assignments["product_id"])
+    asked = [entry.products[0] for entry in entries if entry.products[0] in placed]
+    chosen = set(shuffled(asked, parameters.seed + _SECOND_TIME)[:count])
     # The products of all first runs share these batches: nothing that is kept depends on them.
     drawn = products[products["product_id"].isin(list(chosen))].drop(columns=FIRST_RUN, errors="ignore")
     again = assignments[assignments["product_id"].isin(list(chosen))]
@@ -81,14 +90,14 @@ def _refine_question(
     wording: Wording,
     taxonomy: Sequence[Category],
     batch: int,
-    products: Sequence[tuple[int, str, str]],
+    entries: Sequence[tuple[Entry, str]],
     part: str = "",
 ) -> Question[Reassignments]:
     ids = {category.name: category.id for category in taxonomy}
     categories = {category.id: f"{category.name}: {category.definition}" for category in taxonomy}
     lines = {
-        f"P_{i}": f"{line} → {ids.get(category, OUT_OF_SCOPE)} ({category})"
-        for i, (_, line, category) in enumerate(products)
+        f"P_{i}": f"{entry.line} → {ids.get(category, OUT_OF_SCOPE)} ({category})"
+        for i, (entry, category) in enumerate(entries)
     }
     schema = refine_schema(list(lines), list(categories))
     first = wording.ask("refine_assignments", schema, subcategories=id_lines(categories), products=id_lines(lines))
@@ -100,13 +109,14 @@ def _refine_question(
         return wording.ask_again(first, schema, checked, content, id_lines(lines))
 
     def cut_up(checked: CheckedAnswer[Reassignments] | None, trouble: str) -> list[Question[Reassignments]]:
-        parts = [] if trouble == "invalid" else halves(products)
+        parts = [] if trouble == "invalid" else halves(entries)
         return [
             _refine_question(wording, taxonomy, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)
         ]
 
-    context = product_context(wording, products, lines)
-    return Question("refine_assignments", batch, first, context, check, again, cut_up, part)
+    asked = [entry for entry, _ in entries]
+    context, products = product_context(wording, asked, lines), entry_products(asked)
+    return Question("refine_assignments", batch, first, context, check, again, cut_up, part, products=products)
 
 
 def refined(
@@ -122,9 +132,9 @@ def refined(
     for answer in answers:
         if answer.checked is None or not answer.checked.valid:
             continue
-        ids = answer.question.context["product_ids"]
         for i, placed in answer.checked.value.items():
-            moves[ids[int(i[2:])]] = (names[placed.category], answer.checked.sources[i], placed.confidence)
+            move = (names[placed.category], answer.checked.sources[i], placed.confidence)
+            moves |= dict.fromkeys(answer.question.products[int(i[2:])], move)
     before = zip(assignments["product_id"], assignments["category"], assignments["confidence"], strict=True)
     after = [_final(moves.get(product), category, confidence) for product, category, confidence in before]
     return assignments.assign(

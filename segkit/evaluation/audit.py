@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from segkit.core.batching import batches_of as batch_lists
-from segkit.core.catalogue.gate import first_runs
+from segkit.core.batching import entry_batches
+from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.lines import cut_columns, product_lines
 from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
@@ -107,7 +107,8 @@ def audit(run: Run | str, *, runs_dir: str | Path = "") -> Audit:
 def _outcomes(run: Run) -> tuple[str, pd.Series]:
     """Return what the position is tested by, and 0 or 1 for each product that was extracted."""
     lineage = run.result("lineage").set_index("product_id").sort_index()
-    extracted = (lineage["batch"] > 0) & (lineage["category"] != "")
+    shared = shared_entries(product_entries(run.products, run.parameters))  # they have no slot of their own
+    extracted = (lineage["batch"] > 0) & (lineage["category"] != "") & ~lineage.index.isin(list(shared))
     # What was put into a taxonomy that was given, or found in a sample, was not extracted.
     lineage = lineage[extracted & ("refine_assignments" in run.parameters.stages)]
     repeats = agreement.repeats_of(run)
@@ -120,9 +121,9 @@ def _outcomes(run: Run) -> tuple[str, pd.Series]:
 
 def _places(run: Run, products: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Return the slot and the batch that each product had in the prompt of extraction."""
-    titled = run.products[~untitled(run.products)]
-    lists = batch_lists(first_runs(titled), run.parameters.seed, run.parameters.products_per_prompt)
-    places = {product: (slot, batch) for batch, ids in enumerate(lists, 1) for slot, product in enumerate(ids)}
+    entries = product_entries(run.products, run.parameters)
+    lists = entry_batches(entries, run.parameters.seed, run.parameters.products_per_prompt)
+    places = {entry.products[0]: (slot, n) for n, batch in enumerate(lists, 1) for slot, entry in enumerate(batch)}
     slots, batches = zip(*(places[int(product)] for product in products), strict=True) if len(products) else ((), ())
     return pd.Series(slots, index=products, dtype="int64"), pd.Series(batches, index=products, dtype="int64")
 

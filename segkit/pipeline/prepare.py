@@ -169,6 +169,7 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
         "response_format": settings.segkit_response_format,
         "ask_twice": settings.segkit_ask_twice,
         "max_output_tokens": settings.segkit_max_output_tokens,
+        "ask_duplicates": False,
     }
     chosen: dict[str, Any] = defaults | given
     if none:  # for models that refuse every temperature but their own

@@ -226,9 +226,12 @@ def consolidated_assignments(run: Run) -> pd.DataFrame:
 
 
 def _by_first_run(run: Run, taxonomies: Sequence[Taxonomy]) -> list[int]:
-    frame = run.result("batch_assignments")
-    batches = dict(zip(frame["batch"], frame["product_id"], strict=True))
-    return count_by_first_run(taxonomies, batches, first_runs(run.products))
+    frame, came = run.result("batch_assignments"), first_runs(run.products)
+    # A product that shares the line of an earlier one is in its batch, though it came in later.
+    earliest = sorted(
+        zip(frame["batch"], frame["product_id"], strict=True), key=lambda row: came[row[1]], reverse=True
+    )
+    return count_by_first_run(taxonomies, dict(earliest), came)
 
 
 def _apply(

@@ -10,7 +10,8 @@ from typing import Any, get_args, get_type_hints
 from segkit.core.models import Parameters
 from segkit.errors import ProductsError, SettingsError
 
-_WORDS = {int: "a whole number", float: "a number", str: "a text", Decimal: "a number of dollars"}
+_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", Decimal: "a number of dollars"}
+_WORDS |= {bool: "true or false"}
 _NUMBERS = (int, float, Decimal)
 CAPS = {"max_calls": int, "max_cost_usd": Decimal}
 
@@ -57,6 +58,8 @@ def _plain(hint: Any) -> type:
 def _typed(name: str, value: Any, kind: type) -> Any:
     if isinstance(value, bool) and kind is not bool:
         raise _refused(name, value, kind)
+    if kind is bool:
+        return _yes_or_no(name, value)
     if kind is str and isinstance(value, (int, float)):
         return str(value)
     if kind in (int, float, Decimal) and isinstance(value, (str, int, float, Decimal)):
@@ -68,6 +71,13 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     if kind in _WORDS and not isinstance(value, kind):
         raise _refused(name, value, kind)
     return value
+
+
+def _yes_or_no(name: str, value: Any) -> bool:
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if (text := str(value).strip().lower()) not in known:
+        raise _refused(name, value, bool)
+    return known[text]
 
 
 def _refused(name: str, value: Any, kind: type) -> SettingsError:

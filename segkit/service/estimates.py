@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 
 from segkit.core.batching import batches_by_first_run, calls_of, consolidation_rounds, reading_rounds
+from segkit.core.catalogue.entries import product_entries
 from segkit.core.models import Parameters
 from segkit.errors import SegkitError
 from segkit.pipeline.plan.estimate import plan_run
@@ -83,7 +84,8 @@ def forecast(run: Run, settings: Settings) -> Forecast:
 
 def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[int, ...]]:
     """Count the questions of each round of each stage; a sample that may grow is taken to be enough at once."""
-    last = sum(batches_by_first_run(products, parameters.products_per_assignment))
+    entries = product_entries(products, parameters)
+    last = sum(batches_by_first_run(entries, parameters.products_per_assignment))
     assign: dict[str, tuple[int, ...]] = {"assign_products": (last,)}
     if parameters.taxonomy:
         return assign
@@ -91,12 +93,12 @@ def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[i
         read = batches_read(products, parameters)[0]
         merges = tuple(calls_of([sizes]) for sizes in reading_rounds(read, parameters))
         return {"segmentation": (read,), "consolidate_taxonomy": merges, **assign}
-    batches = batches_by_first_run(products, parameters.products_per_prompt)
+    batches = batches_by_first_run(entries, parameters.products_per_prompt)
     rounds = consolidation_rounds(batches, parameters.taxonomies_per_consolidation)
     return {
         "segmentation": (sum(batches),),
         "consolidate_taxonomy": tuple(calls_of([sizes]) for sizes in rounds),
-        "refine_assignments": (sum(batches_by_first_run(products, parameters.products_per_refinement)),),
+        "refine_assignments": (sum(batches_by_first_run(entries, parameters.products_per_refinement)),),
     }
 
 

@@ -65,6 +65,7 @@ class StartRequest:
     max_unassigned: int | None = None
     prompts: str | None = None
     products_per_prompt: int | None = None
+    ask_duplicates: bool = False
     extract_sample: str = ""
     most_unseen: float | None = None
     earlier: str = ""
@@ -258,6 +259,7 @@ class Submissions:
     def _new_run(self, wanted: StartRequest, record: Record, token: Token, settings: Settings) -> Run:
         given: dict[str, Any] = {
             "model": wanted.model, "temperature": wanted.temperature, "max_unassigned": wanted.max_unassigned,
+            "ask_duplicates": wanted.ask_duplicates,
             "prompts": wanted.prompts, "products_per_prompt": wanted.products_per_prompt,
             "extract_sample": wanted.extract_sample, "most_unseen": wanted.most_unseen,
         }  # fmt: skip

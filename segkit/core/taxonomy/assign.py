@@ -6,38 +6,42 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from segkit.core.batching import batches_of
-from segkit.core.catalogue.gate import first_runs
-from segkit.core.catalogue.lines import product_lines
+from segkit.core.batching import entry_batches
+from segkit.core.catalogue.entries import Entry, product_entries
 from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import NO_TITLE, assignment_frame
 from segkit.core.models import Answer, Category, CheckedAnswer, Parameters, Prompt, Question
-from segkit.core.questions import Wording, assign_schema, halves, id_lines, part_name, product_context
+from segkit.core.questions import (
+    Wording,
+    assign_schema,
+    entry_lines,
+    entry_products,
+    halves,
+    id_lines,
+    part_name,
+    product_context,
+)
 from segkit.core.validation import check_assign
 
 
 def assign_questions(
     products: pd.DataFrame, taxonomy: Sequence[Category], prompts: Mapping[str, str], parameters: Parameters
 ) -> list[Question]:
-    """Make the questions of the stage: every product that has a title stands in exactly one batch.
+    """Make the questions of the stage: every product that has a title belongs to exactly one batch.
 
-    `taxonomy` holds the categories to choose from, with their local ids `S_0`, `S_1`, ….
+    `taxonomy` holds the categories to choose from, with their local ids `S_0`, `S_1`, …. Products with the same line
+    share one entry, unless the parameters say otherwise.
     """
-    titled = products[~untitled(products)]
-    lines = dict(zip(titled["product_id"], product_lines(titled, parameters.product_line), strict=True))
-    wording = Wording(prompts, parameters.category)
-    batches = batches_of(first_runs(titled), parameters.seed, parameters.products_per_assignment)
-    return [
-        _assign_question(wording, taxonomy, number, [(product, lines[product]) for product in batch])
-        for number, batch in enumerate(batches, start=1)
-    ]
+    wording, entries = Wording(prompts, parameters.category), product_entries(products, parameters)
+    batches = entry_batches(entries, parameters.seed, parameters.products_per_assignment)
+    return [_assign_question(wording, taxonomy, number, batch) for number, batch in enumerate(batches, start=1)]
 
 
 def _assign_question(
-    wording: Wording, taxonomy: Sequence[Category], batch: int, products: Sequence[tuple[int, str]], part: str = ""
+    wording: Wording, taxonomy: Sequence[Category], batch: int, entries: Sequence[Entry], part: str = ""
 ) -> Question:
     categories = {category.id: f"{category.name}: {category.definition}" for category in taxonomy}
-    lines = {f"P_{i}": line for i, (_, line) in enumerate(products)}
+    lines = entry_lines(entries)
     schema = assign_schema(list(lines), list(categories))
     first = wording.ask("assign_products", schema, subcategories=id_lines(categories), products=id_lines(lines))
 
@@ -54,16 +58,16 @@ def _assign_question(
         )
 
     def cut_up(checked: CheckedAnswer | None, trouble: str) -> list[Question]:
-        rest = [products[int(i[2:])] for i in missing(checked)]
+        rest = [entries[int(i[2:])] for i in missing(checked)]
         # What a broken-off answer left out is a smaller question already; all else is halved to find the culprit.
-        shrunk = trouble == "truncated" and len(rest) < len(products)
+        shrunk = trouble == "truncated" and len(rest) < len(entries)
         parts = [rest] if shrunk else halves(rest)
         return [
             _assign_question(wording, taxonomy, batch, p, part_name(part, n)) for n, p in enumerate(parts, start=1)
         ]
 
-    context = product_context(wording, products, lines)
-    return Question("assign_products", batch, first, context, check, again, cut_up, part, itemwise=True)
+    context, products = product_context(wording, entries, lines), entry_products(entries)
+    return Question("assign_products", batch, first, context, check, again, cut_up, part, True, products)
 
 
 def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
@@ -76,28 +80,24 @@ def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequen
     rows = []
     for answer in answers:
         checked = answer.checked or CheckedAnswer({}, missing=tuple(answer.question.context["expected_ids"]))
-        ids, place = (
-            answer.question.context["product_ids"],
-            {
-                "batch": answer.question.batch,
-                "part": answer.question.part,
-            },
+        products_of, origin = (
+            answer.question.products,
+            {"batch": answer.question.batch, "part": answer.question.part},
         )
         rows += [
             {
-                "product_id": ids[int(i[2:])],
-                **place,
+                "product_id": product,
+                **origin,
                 "category": names.get(placed.category, placed.category),
                 "confidence": placed.confidence,
                 "cache_key": checked.sources[i],
             }
             for i, placed in checked.value.items()
+            for product in products_of[int(i[2:])]
         ]
         if answer.reason:
-            rows += [
-                {"product_id": ids[int(i[2:])], **place, "category": "", "reason": answer.reason}
-                for i in checked.missing
-            ]
+            left = {**origin, "category": "", "reason": answer.reason}
+            rows += [{"product_id": product, **left} for i in checked.missing for product in products_of[int(i[2:])]]
     rows += [
         {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
         for product in products.loc[untitled(products), "product_id"]

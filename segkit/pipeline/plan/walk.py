@@ -18,6 +18,7 @@ from segkit.core.batching import (
     refinement_calls,
     sample_rounds,
 )
+from segkit.core.catalogue.entries import product_entries
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.catalogue.titles import untitled
 from segkit.core.consolidate import (
@@ -179,12 +180,12 @@ def _walk_sampled(
 def _estimated_assignment(
     products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
 ) -> StageQuestions:
-    titled = products[~untitled(products)]
-    calls = sum(batches_by_first_run(titled, parameters.products_per_assignment))
-    titles = float(titled["title"].str.len().sum()) + 8 * len(titled)
+    entries = product_entries(products, parameters)
+    calls = sum(batches_by_first_run(entries, parameters.products_per_assignment))
+    titles = sum(len(entry.line) for entry in entries) + 8.0 * len(entries)
     text = [calls * (len(prompts["assign_products"]) + _OF_MERGE[i] * _CATEGORY[i] * PLAIN) + titles for i in (0, 1)]
     counted = _Counted()
-    answers = len(titled) * _ASSIGNMENT[0], len(titled) * _ASSIGNMENT[1]
+    answers = len(entries) * _ASSIGNMENT[0], len(entries) * _ASSIGNMENT[1]
     counted.add_unknown(calls, (text[0], text[1]), answers)
     return counted.of("assign_products")
 
@@ -314,11 +315,10 @@ def _walk_refinement(
 def _estimated_refinement(
     products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
 ) -> StageQuestions:
-    titled = int((~untitled(products)).sum())
-    calls = refinement_calls(products, parameters)
-    titles = float(products.loc[~untitled(products), "title"].str.len().sum())
-    twice = 1 + asked_twice(titled, parameters) / max(1, titled)
-    titled, titles = round(titled * twice), titles * twice
+    entries = product_entries(products, parameters)
+    calls = refinement_calls(entries, parameters)
+    twice = 1 + asked_twice(len(entries), parameters) / max(1, len(entries))
+    titled, titles = round(len(entries) * twice), sum(len(entry.line) for entry in entries) * twice
     text = [
         calls * (len(prompts["refine_assignments"]) + _OF_MERGE[i] * _CATEGORY[i] * PLAIN) + titles + titled * 40
         for i in (0, 1)

@@ -123,6 +123,9 @@ class StartBody(Body):
     products_per_prompt: Annotated[
         Annotated[int, _within("products_per_prompt")] | None, Field(description="The operator's default, if absent.")
     ] = None
+    ask_duplicates: Annotated[
+        bool, Field(description="Ask about each product by itself, also where several have the same title.")
+    ] = False
     extract_sample: Annotated[
         Annotated[int, Field(ge=1, le=MOST_PRODUCTS)] | Literal["auto"] | None,
         Field(

@@ -1,0 +1,49 @@
+"""The entries of prompts: products whose line is the same for a model share one entry, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from segkit.core.catalogue.gate import first_runs
+from segkit.core.catalogue.lines import product_lines
+from segkit.core.catalogue.titles import untitled
+from segkit.core.models import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a prompt, and the ids of the products that it stands for; logs name the first of them.
+
+    `first_run` is the run in which that product came in; it is empty if the run extends no other.
+    """
+
+    products: tuple[int, ...]
+    line: str
+    first_run: str = ""
+
+
+def product_entries(products: pd.DataFrame, parameters: Parameters) -> list[Entry]:
+    """Return the entries of all products that have a title, each with the line that a model sees of them."""
+    titled = products[~untitled(products)]
+    lines = dict(zip(titled["product_id"], product_lines(titled, parameters.product_line), strict=True))
+    return entries_of(lines, first_runs(titled), parameters)
+
+
+def entries_of(lines: Mapping[int, str], first_runs: Mapping[int, str], parameters: Parameters) -> list[Entry]:
+    """Return the entries of products, given their lines; with `ask_duplicates` each product has its own.
+
+    Products that share an entry are ordered by their first run and their id, so that the entries of an earlier run
+    stay as they are when products are added to it.
+    """
+    found: dict[str | int, list[int]] = {}
+    for product in sorted(lines, key=lambda product: (first_runs[product], product)):
+        found.setdefault(product if parameters.ask_duplicates else lines[product], []).append(int(product))
+    return [Entry(tuple(ids), lines[ids[0]], first_runs[ids[0]]) for ids in found.values()]
+
+
+def shared_entries(entries: Sequence[Entry]) -> dict[int, int]:
+    """Return for each product that has no entry of its own the product whose line is the same, and asked about."""
+    return {product: entry.products[0] for entry in entries for product in entry.products[1:]}
