@@ -223,12 +223,15 @@ def placed_rows(run: Run) -> pd.DataFrame:
 def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     """Ask for the category of every new product; then find categories for those that fit none, and write the results.
 
-    Returns the assignments of the new products, as `core.taxonomy.assign.assigned` makes them. Raises ModelError or
-    StoppedError when asking had to end; all answers are kept.
+    Returns the assignments of the new products, as `core.taxonomy.assign.assigned` makes them; none for a run that
+    extracted its taxonomy from all its products. Raises ModelError or StoppedError when asking had to end; all answers
+    are kept.
     """
     settings = settings or load_settings()
     if run.parameters.extract_sample:
         return _assign_all(run, settings)
+    if not run.parameters.taxonomy:
+        return _nothing_assigned(run)
     taxonomy, new = run.archived("taxonomy"), run.new_products
     shown = choices(taxonomy)
     questions = assign_questions(new, shown, run.prompts, run.parameters) if shown else []
@@ -251,6 +254,10 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
 def _asked_by_edits(run: Run) -> list[int]:
     """Return the products that are asked about since an edit split, deleted or redefined their category."""
     return run.archived("asked")["product_id"].tolist() if run.file("asked.parquet").exists() else []
+
+
+def _nothing_assigned(run: Run) -> pd.DataFrame:
+    return assigned([], run.products.head(0), [])
 
 
 def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
@@ -318,7 +325,8 @@ def assign_report(run: Run) -> dict[str, Any]:
     the products that were placed before, in the results of this run, with those that it started from, by their
     SHA-256. `drift_p_value` is that of `core.taxonomy.drift`.
     """
-    placed, taxonomy = run.result("assignments"), living_taxonomy(run)
+    placed = run.result("assignments") if run.has_result("assignments") else _nothing_assigned(run)
+    taxonomy = living_taxonomy(run)
     is_none, is_out = placed["category"] == NONE_FITS, placed["category"] == OUT_OF_SCOPE
     proposed = taxonomy[taxonomy["state"] == "proposed"]
     old = run.archived("earlier") if run.parameters.taxonomy else _no_rows(run)
