@@ -224,8 +224,8 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     """Ask for the category of every new product; then find categories for those that fit none, and write the results.
 
     Returns the assignments of the new products, as `core.taxonomy.assign.assigned` makes them; none for a run that
-    extracted its taxonomy from all its products. Raises ModelError or StoppedError when asking had to end; all answers
-    are kept.
+    extracted its taxonomy from all its products. Raises ModelError or StoppedError when asking had to end; all
+    answers are kept.
     """
     settings = settings or load_settings()
     if run.parameters.extract_sample:
