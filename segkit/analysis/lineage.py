@@ -41,12 +41,17 @@ def product_path(run: Run, product_id: int | str) -> pd.DataFrame:
         what = f"product {product_id} is not in {run.id}"
         raise ProductsError(what, "its products are in products.parquet") from None
     found = lineage[lineage["product_id"] == number]
-    asked = shared_entries(product_entries(run.new_products, run.parameters)).get(int(number), int(number))
+    asked = asked_product(run, int(number))
     files = query(_FILES.format(product=asked), run=run)
     steps = [*_shared(run, int(number), asked), *_path(run, found.iloc[0], files)]
     path = pd.DataFrame(steps, columns=_COLUMNS)
     path.insert(1, "before", ["", *path["category"].iloc[:-1]])
     return path
+
+
+def asked_product(run: Run, number: int) -> int:
+    """Return the product that prompts and answers name: `number` itself, or the one whose line it shares."""
+    return shared_entries(product_entries(run.new_products, run.parameters)).get(number, number)
 
 
 def _shared(run: Run, number: int, asked: int) -> Iterator[_Row]:

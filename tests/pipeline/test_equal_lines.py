@@ -10,6 +10,7 @@ from endpoint import Endpoint
 
 from segkit.analysis.tables import inputs, product_path
 from segkit.core.batching import planned_calls
+from segkit.evaluation.explain.explanation import explain
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.replay import replay
 from segkit.pipeline.segment import run_stages
@@ -52,6 +53,14 @@ def test_explain_names_the_product_that_was_asked_about(asked: Run) -> None:
     assert steps.iloc[0]["step"] == "the same line as"
     assert steps.iloc[0]["where"] == "product 101"
     pd.testing.assert_frame_equal(steps.iloc[1:].reset_index(drop=True), product_path(asked, 101), check_dtype=False)
+
+
+def test_an_explanation_shows_the_lines_of_the_product_that_was_asked_about(asked: Run) -> None:
+    found = explain(asked, 102)
+    assert found.lines[0] == "It has the same line as product 101, which was asked about for both."
+    stated = found.steps[found.steps["step"] == "stated"].iloc[0]
+    assert "Solid number 1 kettle" in stated["prompt_line"]
+    assert stated["answer_line"]
 
 
 def test_such_a_run_replays_and_grows(asked: Run, endpoint: Endpoint) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from segkit.analysis.frames import records
 from segkit.analysis.jupyter import show
-from segkit.analysis.lineage import merge_steps, product_path
+from segkit.analysis.lineage import asked_product, merge_steps, product_path
 from segkit.core.catalogue.ids import numbers_of
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.text import fold_name, shortened
@@ -99,7 +99,8 @@ def explain(run: Run, product_id: int | str) -> Explanation:
     (number,) = numbers_of(run.products, [product_id])
     assignments = run.assignments
     product = records(assignments[assignments["product_id"] == number])[0]
-    reasons, lines = zip(*(_evidence(run, number, step) for step in records(steps)), strict=True)
+    asked = asked_product(run, number)  # the one that prompts and answers name
+    reasons, lines = zip(*(_evidence(run, asked, step) for step in records(steps)), strict=True)
     steps = steps.assign(prompt_line=[line for line, _ in lines], answer_line=[line for _, line in lines])
     second, repeats = _second_category(run, number), _repeated(run, number)
     next_best, similar = _next_best(run, number, product["category"], second, repeats), similar_elsewhere(run, number)
@@ -125,6 +126,8 @@ def _step(run: Run, number: int, step: dict[str, Any], reason: str) -> str:
     category, confidence = step["category"], step["confidence"]
     sure = "" if confidence is None or confidence != confidence else f" ({confidence:.2f})"
     match step["step"]:
+        case "the same line as":
+            return f"It has the same line as {step['where']}, which was asked about for both."
         case "unassigned":
             return f"It has no category: {step['where']}."
         case "stated":
