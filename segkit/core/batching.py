@@ -96,10 +96,13 @@ def calls_of(rounds: Iterable[Iterable[int]]) -> int:
 def extraction_batches(products: pd.DataFrame, parameters: Parameters) -> list[list[Entry]]:
     """Return the batches of the first stage: of the entries of all products, or of a random sample of them.
 
-    A sample is drawn from the whole catalogue, whatever run its products came in.
+    A sample is drawn from the whole catalogue, whatever run its products came in. Its unit is the product, also where
+    lines are the same, since it bounds the share of products of an unseen kind.
     """
-    entries = product_entries(products, parameters)
-    if sample := parameters.extract_sample:
+    if not (sample := parameters.extract_sample):
+        entries = product_entries(products, parameters)
+    else:
+        entries = product_entries(products, replace(parameters, ask_duplicates=True))
         by_id = {entry.products[0]: replace(entry, first_run="") for entry in entries}
         ids = shuffled(list(by_id), parameters.seed)
         entries = [by_id[product] for product in (ids if sample == "auto" else ids[: int(sample)])]

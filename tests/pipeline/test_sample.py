@@ -197,3 +197,18 @@ def test_an_extended_run_draws_its_sample_from_all_products(new_run: NewRun, end
 def test_what_is_no_sample_is_refused(new_run: NewRun, wrong: str) -> None:
     with pytest.raises(SettingsError, match="extract_sample is"):
         new_run(8, extract_sample=wrong)
+
+
+def test_the_unit_of_a_sample_is_the_product(new_run: NewRun, endpoint: Endpoint) -> None:
+    """A sample bounds a share of products, so equal lines are drawn one by one, and assigned as one at the end."""
+    products = catalogue(40)
+    same = pd.concat([products.assign(product_id=products["product_id"] + 1000 * copy) for copy in range(5)])
+    run = prepare_run(same, "Kitchen Things", extract_sample="120", products_per_prompt=40)
+    assert [planned_calls(run.products, run.parameters)[stage] for stage in ("segmentation", "assign_products")] == [
+        3,
+        1,
+    ]
+    summary = run_stages(run)
+    assert asked(endpoint) == [3, 1, 0, 1]
+    assert summary["sample"].startswith("read 120 of 200 products (3 batches)")
+    assert run.result("ledger")["state"].value_counts().to_dict() == {"assigned": 200}
