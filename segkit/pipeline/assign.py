@@ -239,7 +239,9 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
         answers = ask_all(run, "assign_products", questions, settings)
     placed = assigned(answers, new, shown)
     left = new[new["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
-    left = left[~left["product_id"].isin(_asked_by_edits(run))]  # what a person has just removed is not proposed
+    left = left[
+        ~left["product_id"].isin(list(_asked_by_edits(run)))
+    ]  # what a person has just removed is not proposed
     is_enough = len(left) >= run.parameters.smallest_proposal
     find_categories(run, left if is_enough else left.head(0), settings)
     found = consolidate_taxonomy(run, settings)
@@ -251,9 +253,12 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     return placed
 
 
-def _asked_by_edits(run: Run) -> list[int]:
-    """Return the products that are asked about since an edit split, deleted or redefined their category."""
-    return run.archived("asked")["product_id"].tolist() if run.file("asked.parquet").exists() else []
+def _asked_by_edits(run: Run) -> dict[int, str]:
+    """Return the products that are asked about since an edit of their category, each with the key of that."""
+    if not run.parameters.taxonomy or not run.file("asked.parquet").exists():
+        return {}
+    asked = run.archived("asked")
+    return dict(zip(asked["product_id"].tolist(), asked["key"].tolist(), strict=True))
 
 
 def _nothing_assigned(run: Run) -> pd.DataFrame:
@@ -290,9 +295,9 @@ def _as_lineage(placed: pd.DataFrame, category: pd.Series, reasons: Sequence[str
 def _save(run: Run, placed: pd.DataFrame, taxonomy: pd.DataFrame, ends: pd.Series) -> None:
     """Write the results of the run; the ledger comes last, for where it stands the stage has done all its work."""
     fits = (placed["category"] != "") & (placed["category"] != NONE_FITS)
-    category = placed["category"].where(fits, "")
+    category, edited = placed["category"].where(fits, ""), _asked_by_edits(run)
     reasons = [
-        reason if stated != NONE_FITS else _reason(taxonomy, str(ends.get(product, "")))
+        reason if stated != NONE_FITS else _reason(taxonomy, str(ends.get(product, "")), edited.get(product, ""))
         for product, stated, reason in placed[["product_id", "category", "reason"]].itertuples(index=False, name=None)
     ]
     earlier = run.archived("earlier")
@@ -306,8 +311,13 @@ def _save(run: Run, placed: pd.DataFrame, taxonomy: pd.DataFrame, ends: pd.Serie
         run.save_result(name, table)
 
 
-def _reason(taxonomy: pd.DataFrame, found: str) -> str:
-    """Word why a product that fits no category is left: proposed, of a kind that is too rare, or contradictory."""
+def _reason(taxonomy: pd.DataFrame, found: str, edited: str) -> str:
+    """Word why a product that fits no category is left: proposed, of a kind that is too rare, or contradictory.
+
+    `edited` is the key of its category before an edit split, deleted or redefined that one.
+    """
+    if edited:
+        return f"{NONE_FITS}: it was in {edited} before the edits, and fits no category now"
     proposed = taxonomy[(taxonomy["state"] == "proposed") & (taxonomy["category_name"] == found)]
     if len(proposed):
         return f"{NONE_FITS}: it would go into {proposed['key'].iloc[0]}, which is proposed"
@@ -347,10 +357,14 @@ def assign_report(run: Run) -> dict[str, Any]:
         "old_rows_unchanged": before == after,
         "old_rows_sha256": after,
         "calls": run.status.calls,
-        "drift_p_value": drift_p_value(
-            _earlier_batches(run, old), placed.loc[placed["category"] != "", ["batch", "category"]]
-        ),
+        "drift_p_value": drift_p_value(_earlier_batches(run, old), _new_batches(run, placed)),
     }
+
+
+def _new_batches(run: Run, placed: pd.DataFrame) -> pd.DataFrame:
+    """Return the batch and the category of the products that came in; those that edits set free are no delivery."""
+    is_new = ~placed["product_id"].isin(list(_asked_by_edits(run)))
+    return placed.loc[is_new & (placed["category"] != ""), ["batch", "category"]]
 
 
 def _earlier_batches(run: Run, old: pd.DataFrame) -> pd.DataFrame:
