@@ -140,8 +140,9 @@ def test_killed_while_requests_hang(at: int, scene: Scene, undisturbed: Undistur
 
 def settle(scene: Scene) -> None:
     """Wait until only the hanging request is left, and nothing new has come for a second."""
-    seen, quiet = 0, 0
+    seen, quiet, until = 0, 0, time.monotonic() + 60
     while quiet < 10:
+        assert time.monotonic() < until, f"{scene.endpoint.in_flight()} requests are in flight"
         time.sleep(0.1)
         now = scene.endpoint.count()
         quiet = quiet + 1 if now == seen and scene.endpoint.in_flight() == 1 else 0
