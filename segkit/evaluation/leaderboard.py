@@ -129,7 +129,10 @@ class Leaderboard:
 
     def _about_baseline(self) -> list[str]:
         if self.best == self.baseline:
-            return [f"The baseline {self.baseline} is itself the highest."]
+            same = int((self.table["difference"] == 0).sum()) == len(self.table)
+            return (
+                ["All settings score the same."] if same else [f"No setting is above the baseline {self.baseline}."]
+            )
         row = self.table.iloc[0]
         if pd.isna(row["to_baseline_low"]):
             return []
@@ -141,7 +144,7 @@ class Leaderboard:
         ]
 
     def _about_optimism(self) -> list[str]:
-        if self.optimism is None or self.expected is None:
+        if self.optimism is None or self.expected is None or self.best == self.baseline:
             return []
         again = f"To confirm it, repeat the sweep on new seeds: --seed {max(self.seeds, default=0) + 1}"
         if self.optimism < 0.0005:
@@ -207,6 +210,12 @@ class Leaderboard:
             for run in setting.runs
         ]
         return pd.DataFrame(rows, columns=["setting", "seed", "run", "prompts"])
+
+    def compared(self) -> tuple[str, str] | None:
+        """Return a run of the baseline and one of the highest other setting, for `compare`."""
+        first = self.runs().drop_duplicates("setting").set_index("setting")["run"]
+        others = [name for name in self.table["setting"] if name != self.baseline and name in first]
+        return (str(first[self.baseline]), str(first[others[0]])) if others and self.baseline in first else None
 
     def methods(self) -> str:
         """Return a sentence for the methods section of a report."""

@@ -85,6 +85,10 @@ def test_a_setting_whose_runs_failed_stands_last(sample_runs: list[Run]) -> None
         leaderboard_of([failed])
 
 
+def test_two_runs_are_named_for_a_closer_look(board: Leaderboard, sample_runs: list[Run]) -> None:
+    assert board.compared() == (sample_runs[0].id, sample_runs[4].id)
+
+
 def test_prices_count_what_the_cache_answered(board: Leaderboard, sample_runs: list[Run]) -> None:
     """The offline model is free, so that calls stand for the price: those of a run that has nothing in the cache."""
     assert board.price == "calls"

@@ -178,3 +178,5 @@ def _show(board: Leaderboard) -> None:
     console.print()
     for sentence in board.sentences():
         console.print(f"  {sentence}", markup=False)
+    if pair := board.compared():
+        console.print(f"\nwhat differs between the two: segkit compare {' '.join(pair)}", markup=False)
