@@ -92,8 +92,11 @@ def assign_and_show(
     runs_dir = options.runs_dir or settings.storage_root
     given = given_taxonomy(name, runs_dir, settings)
     line = parameters.get("product_line") or (given.run.parameters.product_line if given.run else "$title")
-    is_edit = bool(given.edits) and not source.products and not source.from_postgres
-    catalogue = None if is_edit else read_catalogue(source, settings, line)
+    has_products = bool(source.products or source.from_postgres)
+    if not has_products and not given.edits:
+        what = f"{name} changes nothing, and no products are given" if given.name else "no products are given"
+        raise ProductsError(what, f"segkit assign new_products.csv --taxonomy {name}")
+    catalogue = read_catalogue(source, settings, line) if has_products else None
     allowed = parameters.get("max_unassigned")
     if catalogue:
         most = given.run.parameters.max_unassigned if given.run and allowed is None else allowed or 0
