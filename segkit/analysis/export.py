@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -50,20 +50,48 @@ def as_parquet(frame: pd.DataFrame, raw: bool = False) -> bytes:
     return data.getvalue()
 
 
-def as_xlsx(frame: pd.DataFrame, raw: bool = False) -> bytes:
-    """Return a frame as an Excel file: texts are texts, also those that look like formulas or long numbers."""
+def as_xlsx(
+    frame: pd.DataFrame,
+    raw: bool = False,
+    *,
+    name: str = "segments",
+    widths: Mapping[str, int] | None = None,
+    choices: Mapping[str, Sequence[str]] | None = None,
+) -> bytes:
+    """Return a frame as an Excel file: texts are texts, also those that look like formulas or long numbers.
+
+    `widths` are the widths of some columns in characters, and their texts are wrapped; `choices` are the values that
+    Excel offers in the cells of a column.
+    """
     try:
         from openpyxl import Workbook
+        from openpyxl.utils import get_column_letter
     except ImportError:
         raise SettingsError("the package openpyxl is not installed", "pip install openpyxl") from None
     book = Workbook(write_only=True)
-    sheet = book.create_sheet("segments")
+    sheet = book.create_sheet(name)
     sheet.freeze_panes = "A2"
-    for row in [list(frame.columns), *frame.astype(object).itertuples(index=False)]:
-        sheet.append([_cell(sheet, value) for value in row])
+    letters = {column: get_column_letter(number) for number, column in enumerate(frame.columns, start=1)}
+    for column, width in (widths or {}).items():
+        sheet.column_dimensions[letters[column]].width = width
+    for column, values in (choices or {}).items():
+        sheet.data_validations.append(_choice(values, f"{letters[column]}2:{letters[column]}1048576"))
+    sheet.append([_cell(sheet, column, bold=True) for column in frame.columns])
+    is_wrapped = [column in (widths or {}) for column in frame.columns]
+    for row in frame.astype(object).itertuples(index=False):
+        sheet.append([_cell(sheet, value, wrap=wrap) for value, wrap in zip(row, is_wrapped, strict=True)])
     data = io.BytesIO()
     book.save(data)
     return data.getvalue()
+
+
+def _choice(values: Sequence[str], cells: str) -> Any:
+    """Return the list that Excel offers in some cells; other values stay possible, and are checked when read."""
+    from openpyxl.worksheet.datavalidation import DataValidation
+
+    return DataValidation(
+        type="list", formula1=f'"{",".join(values)}"', sqref=cells, allow_blank=True, showErrorMessage=False
+    )
 
 
 WRITERS: dict[str, Callable[[pd.DataFrame, bool], bytes]] = {
@@ -83,12 +111,17 @@ def _raw(value: Any) -> Any:
     return value if isinstance(value, str) else plain(value)
 
 
-def _cell(sheet: Any, value: Any) -> Any:
+def _cell(sheet: Any, value: Any, *, bold: bool = False, wrap: bool = False) -> Any:
     """Return a cell for openpyxl, which takes a text with an equals sign for a formula unless its type is set."""
     from openpyxl.cell import WriteOnlyCell
+    from openpyxl.styles import Alignment, Font
 
     value = excel_value(value)
     cell = WriteOnlyCell(sheet, value)
     if isinstance(value, str):
         cell.data_type = "s"
+    if bold:
+        cell.font = Font(bold=True)
+    if wrap:
+        cell.alignment = Alignment(wrap_text=True, vertical="top")
     return cell

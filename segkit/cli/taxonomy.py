@@ -99,14 +99,16 @@ def export(
     Example: segkit taxonomy export latest --out taxonomy.xlsx
     """
     from segkit.analysis.export import BOM, as_csv, as_xlsx
-    from segkit.core.taxonomy.sheet import taxonomy_json, taxonomy_sheet
+    from segkit.core.taxonomy.edits import ACTIONS
+    from segkit.core.taxonomy.files import SHEET
+    from segkit.core.taxonomy.sheet import WIDTHS, taxonomy_json, taxonomy_sheet
     from segkit.display import json_text
     from segkit.storage.disk import write_atomic
 
     run = opened_run(name, runs_dir)
     sheet = taxonomy_sheet(run.taxonomy().base, run.assignments, run.id, run.parameters.category)
     writers = {
-        ".xlsx": lambda: as_xlsx(sheet),
+        ".xlsx": lambda: as_xlsx(sheet, name=SHEET, widths=WIDTHS, choices={"action": ACTIONS}),
         ".csv": lambda: BOM + as_csv(sheet),
         ".json": lambda: json_text(taxonomy_json(sheet)).encode(),
     }

@@ -39,6 +39,12 @@ def edit(path: Path, key: str, **cells: str) -> None:
 
 def test_a_sheet_is_exported_edited_checked_and_applied(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("taxonomy", "export", "latest", "--out", "taxonomy.xlsx") == 0
+    sheet: Any = openpyxl.load_workbook("taxonomy.xlsx")["taxonomy"]
+    (choice,) = sheet.data_validations.dataValidation
+    header = {cell.value: cell.column_letter for cell in sheet[1]}
+    assert str(choice.sqref).startswith(f"{header['action']}2:")
+    assert "merge_into" in choice.formula1
+    assert sheet.column_dimensions[header["definition"]].width > 40
     assert command("assign", "--taxonomy", "taxonomy.xlsx", "--no-notebooks") == 2
     assert "taxonomy.xlsx changes nothing, and no products are given" in capsys.readouterr().err
     keys = finished.taxonomy().frame.query("category_name != 'OUT_OF_SCOPE'")["key"].tolist()

@@ -12,6 +12,10 @@ from segkit.core.taxonomy.keys import completed
 EXAMPLES = 5
 #: What a person fills in.
 EDITED_COLUMNS = ("action", "into", "note")
+#: How wide the columns are in Excel, in characters; their texts are wrapped.
+WIDTHS = {"name": 28, "definition": 48, "includes": 28, "excludes": 28, "action": 13, "into": 16, "note": 28} | {
+    f"example_{i + 1}": 36 for i in range(EXAMPLES)
+}
 _PROPOSED = r"would go into (C-[0-9]+),"
 _GONE = {"merge_into": "merged into {}", "split": "split into {}", "delete": "deleted", "": "without products"}
 
@@ -20,8 +24,8 @@ def taxonomy_sheet(taxonomy: pd.DataFrame, assignments: pd.DataFrame, run_id: st
     """Return a row a category: the largest first, proposals after them, retired keys last.
 
     `assignments` is the table `run.assignments`. The columns are `key`, `name`, `definition`, `includes`, `excludes`,
-    `state` (active, locked, proposed or retired), `products`, `share` of all products, `example_1` to `example_5`
-    (titles, the surest first), those of EDITED_COLUMNS, `run` and `product_category`.
+    those of EDITED_COLUMNS, `state` (active, locked, proposed or retired), `products`, `share` of all products,
+    `example_1` to `example_5` (titles, the surest first), `run` and `product_category`.
     """
     taxonomy = completed(taxonomy)
     titles = _titles(taxonomy, assignments)
@@ -54,9 +58,8 @@ def _row(row: dict[Any, Any], titles: dict[str, list[str]], count: int) -> dict[
     gone = _GONE.get(row["retired_by"], "").format(", ".join(row["into"].split())) if state == "retired" else ""
     return {
         "key": row["key"], "name": row["category_name"], "definition": row["definition"],
-        "includes": row["includes"], "excludes": row["excludes"], "state": state,
-        "products": products, "share": round(products / count, 4) if count else 0.0,
-        **examples, "action": "", "into": "", "note": gone,
+        "includes": row["includes"], "excludes": row["excludes"], "action": "", "into": "", "note": gone,
+        "state": state, "products": products, "share": round(products / count, 4) if count else 0.0, **examples,
     }  # fmt: skip
 
 
