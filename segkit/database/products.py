@@ -130,7 +130,8 @@ def _number(given: int | str) -> int:
 
 def _require_all(missing: Sequence[int | str]) -> None:
     if missing:
-        what = f"{len(missing)} products are not in amazon_products: {shortened(sorted(missing, key=str))}"
+        count = "1 product is" if len(missing) == 1 else f"{len(missing)} products are"
+        what = f"{count} not in amazon_products: {shortened(sorted(missing, key=str))}"
         raise ProductsError(what, "check the ids")
 
 

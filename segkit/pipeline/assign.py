@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from segkit.analysis.live import live_progress
+from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
@@ -370,9 +371,11 @@ def _new_batches(run: Run, placed: pd.DataFrame) -> pd.DataFrame:
 def _earlier_batches(run: Run, old: pd.DataFrame) -> pd.DataFrame:
     """Return the batch and the category of the products placed before; runs number their batches from 1 each."""
     came = first_runs(run.products)
+    same = shared_entries(product_entries(run.products, run.parameters))  # these stand in the batch of another one
     asked = old[old["batch"] > 0]
     batches = [
-        f"{came[int(product)]} {batch}" for product, batch in zip(asked["product_id"], asked["batch"], strict=True)
+        f"{came[same.get(int(product), int(product))]} {batch}"
+        for product, batch in zip(asked["product_id"], asked["batch"], strict=True)
     ]
     return pd.DataFrame({"batch": batches, "category": asked["refined_category"].tolist()})
 

@@ -142,6 +142,7 @@ def test_the_database_is_shown_compared_and_mended(finished: NotebookRun) -> Non
     assert segkit("db", "check", "all", cwd=place).returncode == 0
 
 
+@pytest.mark.long
 def test_products_that_a_store_lacks_are_left_out_and_named(
     finished: NotebookRun,
     make_database: Callable[..., str],
@@ -169,6 +170,7 @@ def test_products_that_a_store_lacks_are_left_out_and_named(
     assert (checked.returncode, f"what the folder says, except {named}" in checked.stdout) == (0, True)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_left_alone(finished: NotebookRun) -> None:
     """0 requests, 0 writes, exit 0."""
     place, summary, _ = finished
@@ -406,6 +408,7 @@ def test_who_says_no_sends_nothing_and_makes_no_run(endpoint: Endpoint, place: P
     assert (endpoint.count(), list((place / "runs").iterdir())) == (0, [])
 
 
+@pytest.mark.long
 def test_a_run_that_is_owned_is_not_touched(place: Path) -> None:
     """Who comes second writes nothing into the folder, its status least of all."""
     run = prepare_run(catalogue(6), "Kitchen Things", model="offline", runs_dir=place / "runs")

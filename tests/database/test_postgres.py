@@ -624,8 +624,8 @@ def test_ids_that_are_texts_are_computed_or_looked_up_in_a_column(make_database:
 @pytest.mark.parametrize(
     ("ids", "key", "message"),
     [
-        (["B99"], "asin", "1 products are not in amazon_products: B99"),
-        (["SKU-8"], "", "1 products are not in amazon_products: SKU-8"),
+        (["B99"], "asin", "1 product is not in amazon_products: B99"),
+        (["SKU-8"], "", "1 product is not in amazon_products: SKU-8"),
         (["twice"], "asin", "several products have the same asin: twice"),
         (["B01", 1], "asin", "listed more than once"),
         (["B01"], "ean", "amazon_products has no column 'ean'"),

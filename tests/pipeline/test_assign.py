@@ -280,6 +280,9 @@ def test_one_fault_is_mended(finished: Run, endpoint: Endpoint) -> None:
     run = worked(assign_run(finished, titles(KINDS, 8, 1000), products_per_assignment=2))
     assert assign_report(run)["assigned"] == 8
     assert run.status.total.retries >= 3
+    spoiled = {entry["fault"] for entry in endpoint.ledger() if entry.get("fault")}
+    assert spoiled == {"drop_id", "invent_id", "unknown_category", "not_json"}
+    assert endpoint.in_flight() == 0
 
 
 def test_the_offline_model_assigns(new_run: NewRun, place: Path) -> None:

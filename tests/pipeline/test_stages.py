@@ -42,6 +42,7 @@ def test_the_order_of_the_input_changes_nothing(place: Path) -> None:
     assert result_bytes(one) == result_bytes(two)
 
 
+@pytest.mark.long
 def test_another_hash_seed_changes_nothing(place: Path) -> None:
     """Results do not depend on PYTHONHASHSEED."""
     code = (

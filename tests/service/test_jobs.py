@@ -116,6 +116,7 @@ def test_a_run_outlives_the_service_and_its_end_is_told(busy: Service, shared_en
         assert shared_endpoint.count() == count, "nothing is paid again by itself"
 
 
+@pytest.mark.long
 def test_a_run_stops_when_its_token_expires(busy: Service, shared_endpoint: Endpoint) -> None:
     """The answer in flight is kept, nothing more is asked, and an operator reads why."""
     shared_endpoint.reset()

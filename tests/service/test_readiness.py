@@ -47,4 +47,4 @@ def test_a_database_that_hangs_delays_nobody_else(tmp_path: Path, held: tuple[He
                 assert told.json()["detail"] == "the database cannot be read; nothing was started"
                 assert time.monotonic() < until
                 time.sleep(0.2)
-            assert told.json()["detail"] == "1 products are not in amazon_products: [1]", "the tables are made late"
+            assert told.json()["detail"] == "1 product is not in amazon_products: 1", "the tables are made late"

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 from endpoint_answers import (
+    ASSIGN,
     CONSOLIDATE,
     EXTRACT,
     OUT_OF_SCOPE,
@@ -528,8 +529,8 @@ def bad_answer(name: str, **fixed: Any) -> Callable[[Callable[..., Any]], Callab
     return register
 
 
-PLACES = {EXTRACT: "assignments", CONSOLIDATE: "members", REFINE: "reassignments"}
-LETTERS = {EXTRACT: "C", CONSOLIDATE: "M", REFINE: "S"}
+PLACES = {EXTRACT: "assignments", CONSOLIDATE: "members", REFINE: "reassignments", ASSIGN: "assignments"}
+LETTERS = {EXTRACT: "C", CONSOLIDATE: "M", REFINE: "S", ASSIGN: "S"}
 
 
 def place(case: Case, product: Any, category: Any) -> Any:

@@ -47,6 +47,9 @@ class SweptParameters:
     max_output_tokens: Annotated[str, _values("The most tokens of one answer.", "derived from the question")] = ""
     max_unassigned: Annotated[str, _values("Products that may end without a category.", "0")] = ""
     ask_twice: Annotated[str, _values("Products that are asked about twice in each run.", "200")] = ""
+    ask_duplicates: Annotated[
+        str, _values("Whether products with the same line are asked about one by one: `false`, `true`.", "false")
+    ] = ""
     extract_sample: Annotated[
         str, _values("Products that the taxonomy is extracted from, or `auto`.", "all products")
     ] = ""
