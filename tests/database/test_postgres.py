@@ -629,7 +629,7 @@ def test_ids_that_are_texts_are_computed_or_looked_up_in_a_column(make_database:
         (["twice"], "asin", "several products have the same asin: twice"),
         (["B01", 1], "asin", "listed more than once"),
         (["B01"], "ean", "amazon_products has no column 'ean'"),
-        (["B01\0"], "asin", "are not in amazon_products"),
+        (["B01\0"], "asin", "is not in amazon_products"),
     ],
 )
 def test_texts_that_name_no_product_or_several_are_refused(
