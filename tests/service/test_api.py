@@ -115,7 +115,7 @@ def raw(service: Service, request: bytes) -> tuple[int, bytes]:
     return int(got.split()[1]), got
 
 
-def test_a_start_answers_with_the_fields_of_the_seed(quiet: Service, ann: httpx.Client) -> None:
+def test_a_start_answers_with_the_promised_fields(quiet: Service, ann: httpx.Client) -> None:
     seed = {"product_ids": [123, 456, 78], "category": "Dimmer Switches", "model": "offline", "temperature": 0.2}
     told = ann.post(START, json=seed)
     run_id = told.json()["run_id"]

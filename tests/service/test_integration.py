@@ -1,4 +1,4 @@
-"""What a back end needs beside the seed's three routes, over real HTTP, from one completed run."""
+"""What a back end needs beside start, status and results, over real HTTP, from one completed run."""
 
 from __future__ import annotations
 
