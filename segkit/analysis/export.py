@@ -65,6 +65,7 @@ def as_xlsx(
     """
     try:
         from openpyxl import Workbook
+        from openpyxl.styles import Alignment, Font
         from openpyxl.utils import get_column_letter
     except ImportError:
         raise SettingsError("the package openpyxl is not installed", "pip install openpyxl") from None
@@ -76,10 +77,11 @@ def as_xlsx(
         sheet.column_dimensions[letters[column]].width = width
     for column, values in (choices or {}).items():
         sheet.data_validations.append(_choice(values, f"{letters[column]}2:{letters[column]}1048576"))
-    sheet.append([_cell(sheet, column, bold=True) for column in frame.columns])
-    is_wrapped = [column in (widths or {}) for column in frame.columns]
+    bold, wrapped = Font(bold=True), Alignment(wrap_text=True, vertical="top")
+    sheet.append([_cell(sheet, column, font=bold) for column in frame.columns])
+    styles = [{"alignment": wrapped} if column in (widths or {}) else {} for column in frame.columns]
     for row in frame.astype(object).itertuples(index=False):
-        sheet.append([_cell(sheet, value, wrap=wrap) for value, wrap in zip(row, is_wrapped, strict=True)])
+        sheet.append([_cell(sheet, value, **style) for value, style in zip(row, styles, strict=True)])
     data = io.BytesIO()
     book.save(data)
     return data.getvalue()
@@ -111,17 +113,14 @@ def _raw(value: Any) -> Any:
     return value if isinstance(value, str) else plain(value)
 
 
-def _cell(sheet: Any, value: Any, *, bold: bool = False, wrap: bool = False) -> Any:
+def _cell(sheet: Any, value: Any, **style: Any) -> Any:
     """Return a cell for openpyxl, which takes a text with an equals sign for a formula unless its type is set."""
     from openpyxl.cell import WriteOnlyCell
-    from openpyxl.styles import Alignment, Font
 
     value = excel_value(value)
     cell = WriteOnlyCell(sheet, value)
     if isinstance(value, str):
         cell.data_type = "s"
-    if bold:
-        cell.font = Font(bold=True)
-    if wrap:
-        cell.alignment = Alignment(wrap_text=True, vertical="top")
+    for name, value in style.items():
+        setattr(cell, name, value)
     return cell

@@ -33,7 +33,6 @@ from segkit.database.sync import database_name, products_from_postgres, skipped_
 from segkit.errors import ProductsError, SettingsError
 from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
-from segkit.pipeline.notebooks.run import run_notebooks
 from segkit.pipeline.plan.durations import Durations, measured_durations
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.known import known_before
@@ -46,7 +45,6 @@ from segkit.pipeline.prepare import (
     open_catalogue,
     refused_file,
 )
-from segkit.pipeline.segment import run_stages
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
 from segkit.runs.run import Run, open_run
@@ -248,12 +246,7 @@ def _work_and_show(
     run: Run, options: RunOptions, settings: Settings, max_unassigned: int | None = None, take_over: bool = False
 ) -> None:
     with watched(run):
-        if options.no_notebooks:
-            summary = run_stages(run, settings=settings, max_unassigned=max_unassigned, take_over=take_over)
-        else:
-            summary = run_notebooks(
-                run, settings=settings, sync=options.sync, max_unassigned=max_unassigned, take_over=take_over
-            )
+        summary = options.work(run, settings, max_unassigned=max_unassigned, take_over=take_over)
     report = assign_report(run) if run.parameters.taxonomy else {}
     if options.as_json:
         write_json({**summary, **report, "folder": str(run.folder), "report": str(run.folder / REPORT)})

@@ -390,15 +390,15 @@ class RunOptions:
     def sync(self) -> bool:
         return not (self.no_sync or self.no_notebooks)
 
-    def work(self, run: Run, settings: Settings) -> dict[str, Any]:
+    def work(self, run: Run, settings: Settings, **how: Any) -> dict[str, Any]:
         """Work on a run as these options say: by its notebooks, or in this process."""
         if self.no_notebooks:
             from segkit.pipeline.segment import run_stages
 
-            return run_stages(run, settings=settings)
+            return run_stages(run, settings=settings, **how)
         from segkit.pipeline.notebooks.run import run_notebooks
 
-        return run_notebooks(run, settings=settings, sync=self.sync)
+        return run_notebooks(run, settings=settings, sync=self.sync, **how)
 
     @property
     def console(self) -> Console:

@@ -150,7 +150,10 @@ def check(
     words = ("renamed", "merged", "split", "deleted", "added", "redefined", "locked")
     new_console().print(", ".join(f"{report[word]} {word}" for word in words if report[word]) or "nothing changes")
     if report["products_to_ask"] is not None:
-        new_console().print(f"{report['products_to_ask']:,} products to ask about ({report['calls']:,} calls)")
+        asked, calls = report["products_to_ask"], report["calls"]
+        low, high = report["cost_usd"]
+        price = "unknown cost" if low is None else f"${low:,.2f}-${high:,.2f}"
+        new_console().print(f"products to ask about: {asked:,}; calls: {calls:,}; {price}")
     if report["changes"]:
         print_table(given.changes.to_dict("list"))
 

@@ -27,7 +27,7 @@ EXTRACTING = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments", 
 ASSIGNING = ("assign_products", "extract_taxonomy", "consolidate_taxonomy", "shared_retry")
 MOST_BYTES = 200_000
 DEFAULT_SET = "v0"  # the set that the package ships
-_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PLACEHOLDER = re.compile(r"\$(?:\{(?P<braced>[^}\n]*)\}?|(?P<named>[A-Za-z_][A-Za-z0-9_]*)|(?P<escaped>\$)|)")
 
 
@@ -38,9 +38,14 @@ def load_prompts(name: str = "v0", folder: Path | None = None, keys: Sequence[st
     the others are those of the set that it was copied from. Raises PromptError naming file and line for a misspelt or
     missing placeholder.
     """
-    if not _SET_NAME.fullmatch(name):
-        raise PromptError(f"prompt set {name[:80]!r} is no plain name", "use letters, digits, - and _, like v0")
+    check_set_name(name)
     return {key: _load(key, name, folder) for key in keys}
+
+
+def check_set_name(name: str) -> None:
+    """Raise PromptError for a name that cannot be part of a file name."""
+    if not SET_NAME.fullmatch(name):
+        raise PromptError(f"prompt set {name[:80]!r} is no plain name", "use letters, digits, - and _, like v1")
 
 
 def prompt_keys(parameters: Parameters) -> tuple[str, ...]:
@@ -142,7 +147,7 @@ def copied_from(name: str, folders: Sequence[Path]) -> str:
             base = json.loads((folder / set_file(name)).read_bytes())["copied_from"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if isinstance(base, str) and _SET_NAME.fullmatch(base):
+        if isinstance(base, str) and SET_NAME.fullmatch(base):
             return base
     return DEFAULT_SET
 

@@ -13,7 +13,7 @@ import pandas as pd
 from segkit.core.text import shortened
 from segkit.errors import InputError, RunError
 from segkit.evaluation import figures
-from segkit.evaluation.pages import sections, write_page
+from segkit.evaluation.pages import Parts, Readable, sections, write_page
 from segkit.evaluation.ranking import LEVEL, STABILITY, Setting, SweepScores, ranking
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Leaderboard:
+@dataclass(frozen=True, repr=False)
+class Leaderboard(Readable):
     """Settings ranked by one figure, the best first.
 
     `table` has a row a setting: its figures with `_low` and `_high`; its `difference` to the best and `to_baseline`,
@@ -248,11 +248,9 @@ class Leaderboard:
         }
         return sections(parts)
 
-    def __str__(self) -> str:
-        return "\n".join(self.sentences())
-
-    def _repr_html_(self) -> str:
-        return sections({"In short": self.sentences(), "Settings": [self.readable()]})
+    def shown(self) -> Parts:
+        """Return what Jupyter shows: the findings, and all settings."""
+        return {"": self.sentences(), "Settings": [self.readable()]}
 
 
 def leaderboard_of(

@@ -240,9 +240,7 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
         answers = ask_all(run, "assign_products", questions, settings)
     placed = assigned(answers, new, shown)
     left = new[new["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
-    left = left[
-        ~left["product_id"].isin(list(_asked_by_edits(run)))
-    ]  # what a person has just removed is not proposed
+    left = left[~left["product_id"].isin(list(_asked_by_edits(run)))]  # a kind just removed is not proposed again
     is_enough = len(left) >= run.parameters.smallest_proposal
     find_categories(run, left if is_enough else left.head(0), settings)
     found = consolidate_taxonomy(run, settings)
@@ -340,7 +338,7 @@ def assign_report(run: Run) -> dict[str, Any]:
     taxonomy = living_taxonomy(run)
     is_none, is_out = placed["category"] == NONE_FITS, placed["category"] == OUT_OF_SCOPE
     proposed = taxonomy[taxonomy["state"] == "proposed"]
-    old = run.archived("earlier") if run.parameters.taxonomy else _no_rows(run)
+    old = run.archived("earlier") if run.parameters.taxonomy else empty_rows()
     before, after = _fingerprints(run, old)
     return {
         "run_id": run.id,
@@ -378,11 +376,6 @@ def _earlier_batches(run: Run, old: pd.DataFrame) -> pd.DataFrame:
         for product, batch in zip(asked["product_id"], asked["batch"], strict=True)
     ]
     return pd.DataFrame({"batch": batches, "category": asked["refined_category"].tolist()})
-
-
-def _no_rows(run: Run) -> pd.DataFrame:
-    """Return the earlier rows of a run that had none."""
-    return run.result("lineage").head(0).assign(taxonomy_id=0, refined_taxonomy_id=0)
 
 
 def _fingerprints(run: Run, old: pd.DataFrame) -> tuple[str, str]:

@@ -93,7 +93,9 @@ class StartRequest:
         return {name: value for name, value in given.items() if value or name not in _LATER}
 
 
-_LATER = ("prompts", "products_per_prompt", "earlier", "how", "total")
+_LATER = (
+    "prompts", "products_per_prompt", "ask_duplicates", "extract_sample", "most_unseen", "earlier", "how", "total"
+)  # fmt: skip
 
 
 def derived_start(

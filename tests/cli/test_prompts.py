@@ -185,3 +185,12 @@ def test_a_proposal_needs_a_real_model_and_something_to_go_by(
     code, _, complaint = segkit("prompts", "propose", run.id, "--model", "gpt-4o")
     assert (code, f"nothing is known against {run.id}" in complaint) == (1, True)
     assert endpoint.count() == 0
+
+
+def test_a_proposed_set_needs_a_plain_name(segkit: Segkit, place: Path) -> None:
+    """The name becomes a part of file names, and is refused before anything is asked."""
+    segment(catalogue(12), "Kitchen Things", model="offline", runs_dir=place / "runs")
+    code, _, error = segkit("prompts", "propose", "latest", "--as", "../v2", "--model", "gpt-4o")
+    assert code == 2
+    assert "'../v2' is no plain name" in error
+    assert not list(place.glob("*v2*"))

@@ -58,3 +58,16 @@ def test_a_list_applied_twice_is_applied_once_and_loses_no_product(edits: list[E
 def test_what_cannot_be_applied_says_why(edits: list[Edit], why: str) -> None:
     with pytest.raises(TaxonomyError, match=why):
         edited(BASE, edits)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [Edit("redefine", "C-1", "", "All 1"), Edit("redefine", "C-1", "", "Other")],
+        [Edit("lock", "C-1"), Edit("unlock", "C-1")],
+    ],
+)
+def test_edits_that_contradict_each_other_are_refused_whatever_holds_now(edits: list[Edit]) -> None:
+    """One of the two is what the taxonomy is already; else each application of the list would undo the last."""
+    with pytest.raises(TaxonomyError, match=r"more than once|can have one of them"):
+        edited(BASE, edits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -98,11 +97,10 @@ def prompts_copy(
     Example: segkit prompts copy v0 v1
     """
     from segkit.core.prompt_sets import prompt_sets, set_note
-    from segkit.core.prompts import PLACEHOLDERS, find_prompt, load_prompts, prompt_file, set_file
+    from segkit.core.prompts import PLACEHOLDERS, check_set_name, find_prompt, load_prompts, prompt_file, set_file
 
     load_prompts(source)  # a set that cannot be used is not copied
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", target):
-        raise PromptError(f"prompt set {target[:80]!r} is no plain name", "use letters, digits, - and _, like v1")
+    check_set_name(target)
     if existing := prompt_sets().get(target):
         folder = next(iter(existing.files.values())).parent
         raise PromptError(f"prompt set {target!r} exists, in {folder}", "choose another name")

@@ -80,10 +80,8 @@ def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequen
     rows = []
     for answer in answers:
         checked = answer.checked or CheckedAnswer({}, missing=tuple(answer.question.context["expected_ids"]))
-        products_of, origin = (
-            answer.question.products,
-            {"batch": answer.question.batch, "part": answer.question.part},
-        )
+        products_of = answer.question.products
+        origin = {"batch": answer.question.batch, "part": answer.question.part}
         rows += [
             {
                 "product_id": product,

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE
-from segkit.core.taxonomy.keys import key_of, next_number, taxonomy_frame
+from segkit.core.taxonomy.keys import completed, key_of, next_number, taxonomy_frame
 from segkit.core.text import clean_definition, clean_name, fold_name, name_fault, shortened
 from segkit.errors import TaxonomyError
 
@@ -34,9 +34,9 @@ _FLAGS: dict[str, dict[str, Any]] = {
 class Edit:
     """One change of a category: what `action` needs of the other fields, and a note for people.
 
-    `into` holds a key for `merge_into`; for `split` the names of the parts, each with a definition after a colon if
-    there is one, or nothing where the model is to find them. A text that is None stays as it is. `where` is the place
-    that an error names, such as `row 7`.
+    `into` holds a key for `merge_into`; for `split` the names of two parts or more, each with a definition after a
+    colon if there is one. A text that is None stays as it is. `where` is the place that an error names, such as
+    `row 7`.
     """
 
     action: str
@@ -71,9 +71,9 @@ def edited(taxonomy: pd.DataFrame, edits: Sequence[Edit]) -> Edited:
     Raises TaxonomyError with every edit that cannot be applied: an unknown or locked key, a merge that leads in a
     circle or into a category that goes, two edits that exclude each other, a name that two categories would have.
     """
-    rows: dict[str, dict[str, Any]] = {row["key"]: row for row in _records(taxonomy_frame(_records(taxonomy)))}
+    rows: dict[str, dict[str, Any]] = {row["key"]: row for row in _records(completed(taxonomy))}
     effective = [edit for edit in dict.fromkeys(edits) if _changes(edit, rows)]
-    faults = [*_faults(effective, rows), *_exclusive(effective)]
+    faults = [*_faults(effective, rows), *_exclusive(edits, effective)]
     if not faults:
         faults = _merge_faults(effective, rows)
     if faults:
@@ -177,14 +177,19 @@ def _target_fault(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return ""
 
 
-def _exclusive(edits: Sequence[Edit]) -> list[str]:
-    """Return the keys with edits that exclude each other: two of the same kind, or one that retires and another."""
+def _exclusive(edits: Sequence[Edit], effective: Sequence[Edit]) -> list[str]:
+    """Return the keys with edits that exclude each other: two of the same kind, or one that retires and another.
+
+    Of two that contradict each other, one may be what the taxonomy is already. They are refused all the same, or the
+    list would change something each time it is applied.
+    """
     faults = []
     for key in dict.fromkeys(edit.key for edit in edits if edit.key):
-        of_key = [edit for edit in edits if edit.key == key]
+        of_key = [edit for edit in dict.fromkeys(edits) if edit.key == key]
         actions = Counter(edit.action for edit in of_key)
-        retiring = [action for action in _RETIRING if action in actions]
-        others = [action for action in actions if action != (retiring or [""])[0]]
+        changing = dict.fromkeys(edit.action for edit in effective if edit.key == key)
+        retiring = [action for action in _RETIRING if action in changing]
+        others = [action for action in changing if action != (retiring or [""])[0]]
         twice = [action for action, count in actions.items() if count > 1]
         if twice:
             faults.append(_at(of_key[-1], f"{key} has {twice[0]} more than once"))
@@ -311,13 +316,12 @@ def moved_rows(rows: pd.DataFrame, before: pd.DataFrame, result: Edited) -> tupl
     ].reset_index(drop=True)
     kept = rows[~is_asked].reset_index(drop=True)
     renamed = {edit.key for edit in result.changes if edit.action == "rename"}
-    for number, names in (("taxonomy_id", ("category",)), ("refined_taxonomy_id", ("refined_category",))):
+    for number, name in (("taxonomy_id", "category"), ("refined_taxonomy_id", "refined_category")):
         now = kept[number].map(keys)
         is_changed = now.isin([*result.goes_into, *renamed])
         if not is_changed.any():
             continue
         ends = now[is_changed].map(lambda key: result.goes_into.get(key, key))
         kept.loc[is_changed, number] = ends.map(after["id"])
-        for name in names:
-            kept.loc[is_changed, name] = ends.map(after["category_name"])
+        kept.loc[is_changed, name] = ends.map(after["category_name"])
     return kept, asked.astype({"product_id": "int64", "key": "str", "action": "str"})

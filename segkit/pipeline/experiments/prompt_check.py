@@ -12,9 +12,9 @@ from segkit.core.prompts import PLACEHOLDERS, faults_of, fill, find_prompt, read
 from segkit.core.questions import id_lines
 from segkit.core.text import shortened
 from segkit.errors import PromptError
+from segkit.pipeline.plan.estimate import DENSE
+from segkit.pipeline.plan.walk import PLAIN
 
-# Characters a token: few in titles full of numbers, many in plain English.
-_DENSE, _PLAIN = 2.8, 4.5
 _CATEGORIES = {
     "Rotary Things": "Things that are turned, e.g. one with a knob",
     "Flat Things": "Things without height, e.g. a plate",
@@ -55,7 +55,7 @@ def _checked(prompt_set: PromptSet, key: str, titles: list[str], category: str) 
         lost = [line for line in wanted if line.startswith("[") and line not in lines]
         if rendered and lost:
             faults.append(f"{path}: the lines of ${name} do not stand alone: {shortened(lost, most=1)}")
-    tokens = math.floor(len(rendered) / _PLAIN), math.ceil(len(rendered) / _DENSE)
+    tokens = math.floor(len(rendered) / PLAIN), math.ceil(len(rendered) / DENSE)
     return PromptCheck(key, str(path), path == Path(prompt_set.files.get(key, "")), tokens, tuple(faults))
 
 

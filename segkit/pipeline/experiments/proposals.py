@@ -12,7 +12,7 @@ import pandas as pd
 
 from segkit.core.models import CheckedAnswer, Fault, Parameters, Prompt, Question
 from segkit.core.prompt_sets import prompt_sets, set_note
-from segkit.core.prompts import PLACEHOLDERS, faults_of, prompt_file, set_file
+from segkit.core.prompts import PLACEHOLDERS, check_set_name, faults_of, prompt_file, set_file
 from segkit.core.text import one_line
 from segkit.errors import PromptError, RunError, SettingsError
 from segkit.evaluation.agreement import repeats_of
@@ -99,14 +99,7 @@ def propose(run: Run, target: str, evidence: Sequence[str], settings: Settings, 
     the run stays as it is. Raises SettingsError for the offline model, PromptError where the set exists or no
     proposal came.
     """
-    chosen = choose_parameters(run.parameters.category, settings, model=model or run.parameters.model)
-    if chosen.model == "offline":
-        raise SettingsError("the offline model cannot write prompts", "name a real model: --model gpt-4o")
-    if target in prompt_sets():
-        raise PromptError(f"prompt set {target!r} exists", "choose another name with --as")
-    chosen = replace(
-        chosen, max_output_tokens=chosen.max_output_tokens or _MOST_TOKENS, prompts=run.parameters.prompts
-    )
+    chosen = require_proposer(run, target, settings, model)
     local = settings.model_copy(update={"storage_backend": "local"})
     source = {"source": f"a proposal for {run.id}", "where": {}, "untitled": 0}
     asking = create_run(
@@ -124,8 +117,9 @@ def require_proposer(run: Run, target: str, settings: Settings, model: str = "")
     """Return the parameters with which a proposal is asked for.
 
     Raises SettingsError for the offline model, which writes no prompts, for a key that is missing and for a cap
-    without a price; PromptError where the set is there already.
+    without a price; PromptError where the set is there already or its name cannot be used.
     """
+    check_set_name(target)
     chosen = choose_parameters(run.parameters.category, settings, model=model or run.parameters.model)
     if chosen.model == "offline":
         raise SettingsError("the offline model cannot write prompts: this needs a real one", "--model gpt-4o")

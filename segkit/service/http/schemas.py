@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from segkit.core.catalogue.ids import MOST_CHARACTERS, is_integer
+from segkit.core.prompts import SET_NAME
 from segkit.core.text import one_line
 from segkit.runs import run
 from segkit.settings import RANGES
@@ -26,7 +27,7 @@ from segkit.settings import RANGES
 RUN_ID = f"^{run.RUN_ID.pattern}$"
 KEY = r"^[\x21-\x7e]{1,255}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
-PROMPTS = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+PROMPTS = f"^{SET_NAME.pattern}$"
 MOST_PRODUCTS = 100_000
 EXAMPLE_RUN = "RUN_20250618T120301Z_8d24"
 
