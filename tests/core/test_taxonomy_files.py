@@ -47,12 +47,25 @@ def test_every_format_gives_the_same_taxonomy(name: str, tmp_path: Path) -> None
         ("a.json", "{", "is no JSON"),
         ("a.csv", "", "holds no categories"),
         ("a.docx", "Moka Pots", r"\.docx suffix"),
+        ("a.csv", b"name,definition\nCaf\xe9,A place", r"a\.csv, line 2: byte 0xe9 is not UTF-8 \(save it as"),
+        ("a.csv", 'name,definition\n"Pots"s,x', r"a\.csv, line 2: .* expected after"),
+        ("a.xlsx", "Moka Pots", r"a\.xlsx cannot be read as Excel"),
     ],
 )
-def test_a_file_that_cannot_be_used_says_why(name: str, text: str, why: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
+def test_a_file_that_cannot_be_used_says_why(name: str, text: str | bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(TaxonomyError, match=why):
         base_taxonomy(read_taxonomy_file(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["sep=;\nname;definition\n{}", "name|definition\n{}", "{}"])
+def test_separators_are_found_as_in_catalogues(text: str, tmp_path: Path) -> None:
+    """Also the line that Excel writes, pipes, and a list without a header, whose definitions hold other signs."""
+    sign = "|" if "|" in text else ";"
+    rows = "\n".join(f'{name}{sign}"{definition}"' for name, definition in ROWS)
+    (tmp_path / "a.csv").write_text(text.format(rows), encoding="utf-8")
+    taxonomy = base_taxonomy(read_taxonomy_file(tmp_path / "a.csv"))
+    assert list(zip(taxonomy["category_name"], taxonomy["definition"], strict=True)) == ROWS
 
 
 def test_the_cells_of_a_sheet_become_edits(tmp_path: Path) -> None:

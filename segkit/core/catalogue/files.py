@@ -84,22 +84,29 @@ def _read_tabs(shown: str, data: bytes, options: CatalogueOptions) -> Table:
 
 def _read_excel(shown: str, data: bytes, options: CatalogueOptions) -> Table:
     """Read a sheet of a workbook as it is shown there: integers stay integers, texts stay texts."""
+    title, rows, sheets = excel_rows(shown, data, [options.sheet] if options.sheet else [])
+    if options.sheet not in ("", title):
+        raise ProductsError(f"{shown} has no sheet {options.sheet!r}", f"--sheet is one of {shortened(sheets)}")
+    frame, line = _under_header(shown, rows, options)
+    _require_exact(shown, frame, options)
+    which = f"sheet {title!r}" + (f" of {len(sheets)}" if len(sheets) > 1 else "")
+    return Table(frame, f"Excel, {which}, header in row {line}", _elsewhere(rows, line, sheets, options))
+
+
+def excel_rows(shown: str, data: bytes, preferred: Sequence[str]) -> tuple[str, list[list[Any]], list[str]]:
+    """Return the name and the rows of a sheet of a workbook, and the names of all its sheets.
+
+    The sheet is the first of the preferred ones that is there, else the first of the workbook. Raises ProductsError
+    for what is no workbook.
+    """
     import openpyxl
 
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ProductsError(f"{shown} cannot be read as Excel: {error}") from None
-    if options.sheet and options.sheet not in book.sheetnames:
-        raise ProductsError(
-            f"{shown} has no sheet {options.sheet!r}", f"--sheet is one of {shortened(book.sheetnames)}"
-        )
-    sheet = book[options.sheet or book.sheetnames[0]]
-    rows = [list(row) for row in sheet.iter_rows(values_only=True)]
-    frame, line = _under_header(shown, rows, options)
-    _require_exact(shown, frame, options)
-    which = f"sheet {sheet.title!r}" + (f" of {len(book.sheetnames)}" if len(book.sheetnames) > 1 else "")
-    return Table(frame, f"Excel, {which}, header in row {line}", _elsewhere(rows, line, book.sheetnames, options))
+    sheet = book[next((name for name in preferred if name in book.sheetnames), book.sheetnames[0])]
+    return sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)], book.sheetnames
 
 
 def _elsewhere(rows: Sequence[Sequence[Any]], header: int, sheets: Sequence[str], options: CatalogueOptions) -> str:

@@ -83,6 +83,17 @@ def read_delimited(name: str, text: str, encoding: str, options: CatalogueOption
     return Table(frame, ", ".join([*words, *([] if quoted else ["quotes are part of the text"])]))
 
 
+def delimited_rows(name: str, text: str) -> list[list[str]]:
+    """Return the fields of every row of a text, whatever separates them; no row is taken for the header.
+
+    Raises ProductsError with the line that cannot be read.
+    """
+    csv.field_size_limit(_FIELD_LIMIT)
+    delimiter, text, skipped = _separator_line(text, "")
+    delimiter = delimiter or max("\t;,|", key=lambda candidate: _agreement(text[:_SAMPLE], candidate))
+    return [[] for _ in range(skipped)] + [row for _, row in _Lines(name, text, delimiter, skipped).rows(quoted=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Lines:
     """The text from the header on, and how many lines of the file come before it."""

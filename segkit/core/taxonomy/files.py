@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from segkit.core.catalogue.files import excel_rows
+from segkit.core.catalogue.text_files import decoded, delimited_rows
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.taxonomy.edits import ACTIONS, Edit
 from segkit.core.taxonomy.keys import key_of, taxonomy_frame
 from segkit.core.text import clean_definition, clean_name, fold_name, name_fault, shortened
 from segkit.display import excel_value, plain, spreadsheet_text, typed_text
-from segkit.errors import TaxonomyError
+from segkit.errors import ProductsError, TaxonomyError
 
 #: The files that a taxonomy is read from.
 SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".json")
@@ -66,6 +65,8 @@ def read_taxonomy_file(path: Path) -> TaxonomyFile:
         raise TaxonomyError(what, f"a taxonomy is read from {', '.join(SUFFIXES)}")
     try:
         return taxonomy_file(path.name, *read(path.name, path.read_bytes()))
+    except ProductsError as error:  # of the readers, which it shares with catalogues
+        raise TaxonomyError(error.message, "save it as `CSV UTF-8`, or as .xlsx") from None
     except OSError as error:
         raise TaxonomyError(
             f"{path} cannot be read: {error.strerror or error}", "segkit taxonomy export latest"
@@ -260,22 +261,18 @@ def _of_document(name: str, document: Any) -> Rows:
 
 def _read_json(name: str, data: bytes) -> Rows:
     try:
-        return _of_document(name, json.loads(data.decode("utf-8-sig")))
+        return _of_document(name, json.loads(decoded(name, data)[0]))
     except ValueError as error:
         raise TaxonomyError(f"{name} is no JSON: {error}") from None
 
 
 def _read_delimited(name: str, data: bytes) -> Rows:
-    text = _decoded(name, data)
-    first = text.lstrip().splitlines()[0] if text.strip() else ""
-    sign = max("\t;,", key=first.count)
-    lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=sign))
-    return _under_header(lines)
+    return _under_header(delimited_rows(name, decoded(name, data)[0]))
 
 
 def _read_plain(name: str, data: bytes) -> Rows:
     """Read a line a category: its name, and its definition after a colon, a tab or a dash."""
-    lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip() for line in _decoded(name, data).splitlines()]
+    lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip() for line in decoded(name, data)[0].splitlines()]
     pairs = [re.split(r"\t|:\s+|\s[–—-]\s", line, maxsplit=1) for line in lines]
     rows = [(number, pair) for number, pair in enumerate(pairs, start=1) if pair[0]]
     named = [{"name": pair[0], "definition": pair[1] if len(pair) > 1 else ""} for _, pair in rows]
@@ -283,14 +280,7 @@ def _read_plain(name: str, data: bytes) -> Rows:
 
 
 def _read_excel(name: str, data: bytes) -> Rows:
-    import openpyxl
-
-    try:
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise TaxonomyError(f"{name} cannot be read as Excel: {error}") from None
-    sheet = book[SHEET if SHEET in book.sheetnames else book.sheetnames[0]]
-    return _under_header([[plain(value) for value in row] for row in sheet.iter_rows(values_only=True)])
+    return _under_header([[plain(value) for value in row] for row in excel_rows(name, data, [SHEET])[1]])
 
 
 def _under_header(lines: list[list[str]]) -> Rows:
@@ -307,15 +297,6 @@ def _under_header(lines: list[list[str]]) -> Rows:
         header, body = (["name", "definition"] if width <= 2 else filled[0][1]), filled[0 if width <= 2 else 1 :]
     rows = [dict(zip(header, [*line, *[""] * (len(header) - len(line))], strict=False)) for _, line in body]
     return rows, [f"row {number}" for number, _ in body]
-
-
-def _decoded(name: str, data: bytes) -> str:
-    for encoding in ("utf-8-sig", "utf-16") if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig",):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError as error:
-            fault = error
-    raise TaxonomyError(f"{name} is not UTF-8 at byte {fault.start}", "save it as `CSV UTF-8`, or as .xlsx")
 
 
 _READERS: dict[str, Callable[[str, bytes], Rows]] = {
