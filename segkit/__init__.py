@@ -12,7 +12,10 @@ run.result("taxonomies")
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from segkit.runs.methods import METHODS
 
 if TYPE_CHECKING:
     from segkit.analysis.jupyter import set_up_notebook
@@ -72,3 +75,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'segkit' has no attribute {name!r}")
     return getattr(importlib.import_module(f"segkit.{_HOMES[name]}"), name)
+
+
+def _call(name: str, *arguments: Any) -> Any:
+    return __getattr__(name)(*arguments)
+
+
+METHODS.update({name: partial(_call, name) for name in ("audit", "explain")})

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segkit.errors import RunError
-from segkit.runs.mirror import fetch
 from segkit.runs.status import read_status
 
 _MODEL = ("model", "temperature", "response_format", "endpoint")  # the parameters that go into model_config
@@ -33,7 +32,8 @@ SCHEMAS = {  # the other tables in the order of their references, with the colum
     | {"prompt_file": _TEXT, "cache_key": _TEXT, "created_at": _TIME},
 }
 TABLES = ("amazon_products", "product_keys", "segmentation_runs", *SCHEMAS)
-_RESULTS = ("taxonomies", "segments", "refined_segments")
+#: The files of a run that the tables are made of, apart from its logs.
+FILES = ("products.parquet", *(f"results/{name}.parquet" for name in ("taxonomies", "segments", "refined_segments")))
 ASSIGNMENTS = ("product_segments", "refined_product_segments")
 
 Content = dict[str, pa.Table]  # what a run has for each of these tables
@@ -65,7 +65,6 @@ def _readable(path: Path) -> Iterator[None]:
 def run_content(folder: Path, interactions: pd.DataFrame) -> Content:
     """Return the tables of a run folder, with the run's own numbers for its categories."""
     results = folder / "results"
-    fetch(folder, "products.parquet", *(f"results/{name}.parquet" for name in _RESULTS))
     with _readable(folder / "interactions"):
         index = index_content(interactions)
     content = {

@@ -14,6 +14,7 @@ from segkit.core.catalogue.gate import check_products, select
 from segkit.database import compare, connection, interaction_index, products
 from segkit.database.embedded import embedded_url
 from segkit.database.load import load_run
+from segkit.database.run_tables import FILES
 from segkit.database.schema import migrate
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
@@ -32,7 +33,13 @@ def sync_run(
     url = database_url(settings)
     migrate(url)
     skip = (missing or settings.segkit_missing_products) == "skip"
-    return load_run(run.folder, url, logs.interaction_index(run), skip=skip)
+    return load_run(_with_files(run), url, logs.interaction_index(run), skip=skip)
+
+
+def _with_files(run: Run) -> Path:
+    """Return the folder of a run, after fetching what the tables are made of where only S3 has it."""
+    run.files(*FILES)
+    return run.folder
 
 
 def skipped_products(run: Run, settings: Settings | None = None) -> list[int]:
@@ -43,7 +50,7 @@ def skipped_products(run: Run, settings: Settings | None = None) -> list[int]:
 def check_run(run: Run, settings: Settings | None = None) -> list[str]:
     """Compare every row of a run in Postgres with its folder; return one line for each table that differs."""
     url = database_url(settings or load_settings())
-    return compare.check(run.folder, url, logs.interaction_index(run))
+    return compare.check(_with_files(run), url, logs.interaction_index(run))
 
 
 def reindex_run(run: Run, settings: Settings | None = None) -> int | None:

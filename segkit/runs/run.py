@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import os
 import re
@@ -22,6 +21,7 @@ from segkit.display import PLAIN_TEXT, html_table, html_text, visible
 from segkit.errors import RunError
 from segkit.runs.discovery import register_all, register_run
 from segkit.runs.events import log_event, timestamp
+from segkit.runs.methods import METHODS
 from segkit.runs.mirror import LOCKS, fetch, is_filled
 from segkit.runs.ownership import is_owned
 from segkit.runs.status import Status, read_status
@@ -83,8 +83,12 @@ class Run:
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the run, after fetching it where only S3 has it; it may be missing in both."""
-        fetch(self.folder, name)
-        return self.folder / name
+        return self.files(name)[0]
+
+    def files(self, *names: str) -> list[Path]:
+        """Return the paths of some files of the run, like `file`; those in S3 are fetched at the same time."""
+        fetch(self.folder, *names)
+        return [self.folder / name for name in names]
 
     @property
     def products(self) -> pd.DataFrame:
@@ -110,8 +114,9 @@ class Run:
     @property
     def prompts(self) -> dict[str, str]:
         """The prompts of the run by stage; raises RunError when they are not those it was made with."""
-        fetch(self.folder, *(f"prompts/{prompt_path(self.folder, key).name}" for key in self.document["prompts"]))
-        texts = {key: prompt_path(self.folder, key).read_text(encoding="utf-8") for key in self.document["prompts"]}
+        keys = list(self.document["prompts"])
+        paths = self.files(*(f"prompts/{prompt_path(self.folder, key).name}" for key in keys))
+        texts = {key: path.read_text(encoding="utf-8") for key, path in zip(keys, paths, strict=True)}
         for key, text in texts.items():
             if prompt_hash(text) != self.document["prompts"][key]:
                 raise self._changed(f"prompts/{prompt_path(self.folder, key).name}")
@@ -172,11 +177,11 @@ class Run:
 
     def explain(self, product_id: int | str) -> Any:
         """Return how a product got its category, in sentences with their evidence (`segkit.explain`)."""
-        return _public("explain")(self, product_id)
+        return METHODS["explain"](self, product_id)
 
     def audit(self) -> Any:
         """Check the run for what should make one doubt it (`segkit.audit`)."""
-        return _public("audit")(self)
+        return METHODS["audit"](self)
 
     def __repr__(self) -> str:
         return visible(f"<Run {_facts(self)}>")
@@ -195,11 +200,6 @@ class Run:
             write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
         except OSError as error:
             raise disk_error(self.folder, error) from None
-
-
-def _public(name: str) -> Any:
-    """Return a public function of the package: what explains and checks runs stands above this folder."""
-    return getattr(importlib.import_module("segkit"), name)
 
 
 def _facts(run: Run) -> str:

@@ -21,7 +21,6 @@ from segkit.core.models import NO_ANSWER
 from segkit.database.sync import taxonomy_ids
 from segkit.errors import DatabaseError, RequestError
 from segkit.evaluation.explain.explanation import explain
-from segkit.runs.mirror import fetch
 from segkit.runs.run import Run, open_run
 from segkit.service.status import CachedStatus
 from segkit.settings import Settings
@@ -69,24 +68,25 @@ def _with_results(run: Run) -> Run:
     return run
 
 
-def results_json(folder: Path, current: CachedStatus, settings: Settings) -> Generator[bytes]:
+def results_json(runs_dir: Path, current: CachedStatus, settings: Settings) -> Generator[bytes]:
     """Write the categories that hold products, the category of every product, and the products without one.
 
     What a failed run has not got to is an empty list.
     """
-    fetch(folder, *(f"results/{name}.parquet" for name in _NAMES))
-    categories = _categories(folder)
+    run = open_run(current.run_id, runs_dir, settings)
+    paths = dict(zip(_NAMES, run.files(*(f"results/{name}.parquet" for name in _NAMES)), strict=True))
+    categories = _categories(paths["taxonomies"])
     ids = _database_ids(current.run_id, settings) if current.state == "completed" else {}
     is_synced = bool(ids) and set(categories["category_name"].to_pylist()) <= ids.keys()
     if is_synced:
         numbers = pa.array([ids[name] for name in categories["category_name"].to_pylist()], pa.int64())
         categories = categories.append_column("number", categories["id"]).set_column(0, "id", numbers)
     with ExitStack() as files:
-        tables = [_table(folder, name, files) for name in ("segments", "refined_segments", "ledger")]
+        tables = [_table(paths[name], files) for name in ("segments", "refined_segments", "ledger")]
         rows = [row for row in categories.to_pylist() if row["product_count"]]
         head = _head(current) | {"synced": is_synced, "taxonomies": rows}
         yield orjson.dumps(head)[:-1] + b',"segments":['
-        texts = _source_ids(folder)
+        texts = _source_ids(run.file("products.parquet"))
         yield from _lists(_named(texts, _segments(tables[0], tables[1], categories)))
         yield b'],"unassigned":['
         yield from _lists(_named(texts, _unassigned(tables[2])))
@@ -109,10 +109,8 @@ def _lists(lists: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
             comma = b","
 
 
-def _source_ids(folder: Path) -> dict[int, str]:
+def _source_ids(path: Path) -> dict[int, str]:
     """Return the ids of products as they were given, where those are texts."""
-    fetch(folder, "products.parquet")
-    path = folder / "products.parquet"
     if "source_id" not in pq.read_schema(path).names:
         return {}
     table = pq.read_table(path, columns=["product_id", "source_id"])
@@ -133,14 +131,12 @@ def _database_ids(run_id: str, settings: Settings) -> dict[str, int]:
         raise RequestError("database-unavailable", what, "try again later") from None
 
 
-def _table(folder: Path, name: str, files: ExitStack) -> pq.ParquetFile | None:
-    path = folder / "results" / f"{name}.parquet"
+def _table(path: Path, files: ExitStack) -> pq.ParquetFile | None:
     return files.enter_context(pq.ParquetFile(path, pre_buffer=False)) if path.exists() else None
 
 
-def _categories(folder: Path) -> pa.Table:
+def _categories(path: Path) -> pa.Table:
     """Read the categories of a run; their ids are their numbers in it."""
-    path = folder / "results" / "taxonomies.parquet"
     names = ("id", "category_name", "definition", "product_count", "key")
     if not path.exists():
         return pa.table({name: pa.array([], pa.string()) for name in names})

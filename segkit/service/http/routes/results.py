@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from segkit.analysis.export import WRITERS
 from segkit.errors import ProductsError, RequestError
-from segkit.runs.mirror import fetch
+from segkit.runs.run import open_run
 from segkit.service.http import schemas
 from segkit.service.http.dependencies import JsonRoute, RunId, TheService, TheSpools, TheStatus, TheToken
 from segkit.service.http.problems import Responses, responses
@@ -49,7 +49,7 @@ async def results(
 ) -> Response:
     """Return the categories of a run and the category of each product, however many there are."""
     _require_ended(current)
-    make = partial(results_json, service.runs_dir / current.run_id, current, service.settings)
+    make = partial(results_json, service.runs_dir, current, service.settings)
     return await _download(spools.pieces((current.run_id, "json", current.state), make), token, encodings)
 
 
@@ -119,8 +119,7 @@ async def events(current: TheStatus, service: TheService, token: TheToken, last:
 async def report(run_id: RunId, service: TheService, token: TheToken) -> Response:
     """Return the report of a run: one page that loads nothing and runs nothing."""
     service.check_visible(run_id, token)
-    path = service.runs_dir / run_id / "report.html"
-    await asyncio.to_thread(fetch, path.parent, path.name)
+    path = await asyncio.to_thread(lambda: open_run(run_id, service.runs_dir, service.settings).file("report.html"))
     if path.is_symlink() or not path.is_file():  # segkit writes no link: one leads out of the folder
         raise RequestError("no-report", f"{run_id} has no report yet")
     return FileResponse(path, headers={"content-security-policy": "sandbox"}, media_type="text/html")
