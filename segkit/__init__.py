@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from segkit.evaluation.compare import compare
     from segkit.evaluation.evaluate import evaluate
     from segkit.evaluation.explain.explanation import explain
-    from segkit.pipeline.assign import assign_products, assign_report, assign_run
     from segkit.pipeline.experiments.repeats import stability
     from segkit.pipeline.experiments.sweeps import sweep
     from segkit.pipeline.plan.estimate import estimate_run
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
     from segkit.pipeline.segment import segment
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
     from segkit.pipeline.summary import finish_run
+    from segkit.pipeline.taxonomy.report import assign_report
+    from segkit.pipeline.taxonomy.stage import assign_products
+    from segkit.pipeline.taxonomy.start import assign_run
     from segkit.runs.run import Run, open_run
 
 _HOMES = {
@@ -43,9 +45,9 @@ _HOMES = {
     "Run": "runs.run",
     "SegkitError": "errors",
     "audit": "evaluation.audit",
-    "assign_products": "pipeline.assign",
-    "assign_report": "pipeline.assign",
-    "assign_run": "pipeline.assign",
+    "assign_products": "pipeline.taxonomy.stage",
+    "assign_report": "pipeline.taxonomy.report",
+    "assign_run": "pipeline.taxonomy.start",
     "compare": "evaluation.compare",
     "consolidate_taxonomy": "pipeline.stages",
     "evaluate": "evaluation.evaluate",

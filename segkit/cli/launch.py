@@ -20,6 +20,7 @@ from segkit.cli.plan import choose_way, confirm_sending, confirm_titles, report_
 from segkit.cli.progress import watched
 from segkit.cli.terminal import pairs, write_json
 from segkit.core.catalogue.entries import product_entries, shared_entries
+from segkit.core.catalogue.facts import input_facts
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids, parse_ids
 from segkit.core.catalogue.lines import cut_columns, renamed_line
@@ -31,20 +32,14 @@ from segkit.core.taxonomy.files import is_taxonomy_file
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError
-from segkit.pipeline.assign import accept_proposals, assign_report, assign_run
 from segkit.pipeline.extend import extend_run
+from segkit.pipeline.parameters import change_requests, check_endpoint, choose_parameters
 from segkit.pipeline.plan.durations import Durations, measured_durations
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.known import known_before
-from segkit.pipeline.prepare import (
-    change_requests,
-    check_endpoint,
-    choose_parameters,
-    input_facts,
-    make_run,
-    open_catalogue,
-    refused_file,
-)
+from segkit.pipeline.prepare import make_run, open_catalogue, refused_file
+from segkit.pipeline.taxonomy.report import assign_report
+from segkit.pipeline.taxonomy.start import accept_proposals, assign_run
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
 from segkit.runs.run import Run, open_run

@@ -19,10 +19,10 @@ from segkit.core.text import shortened
 from segkit.errors import ProductsError, RunError, StoppedError
 from segkit.llm.prices import price_note
 from segkit.llm.transports.models import remembered
-from segkit.pipeline.assign import assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.plan.durations import Durations
 from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.mirror import discard
 from segkit.runs.run import Run
 from segkit.settings import Settings

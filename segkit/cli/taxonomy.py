@@ -133,7 +133,7 @@ def check(
 
     Example: segkit taxonomy check taxonomy.xlsx
     """
-    from segkit.pipeline.assign import taxonomy_check
+    from segkit.pipeline.taxonomy.check import taxonomy_check
     from segkit.runs.run import open_run
     from segkit.runs.taxonomy import taxonomy_of_file
     from segkit.settings import load_settings

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from segkit.core.catalogue.facts import input_facts
 from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
 from segkit.core.catalogue.ids import number_of
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
 from segkit.errors import ProductsError, RunError
-from segkit.pipeline.prepare import check_endpoint, input_facts
+from segkit.pipeline.parameters import check_endpoint
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from segkit.analysis.report import write_report
-from segkit.pipeline.assign import assign_products
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.session import at_work, raise_if_failed, release
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state, finish
+from segkit.pipeline.taxonomy.stage import assign_products
 from segkit.runs.integrity import is_finished
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings

@@ -28,10 +28,11 @@ from segkit.errors import (
     SettingsError,
     StorageError,
 )
-from segkit.pipeline.assign import assign_run
 from segkit.pipeline.extend import extend_run
+from segkit.pipeline.parameters import choose_parameters
 from segkit.pipeline.plan.estimate import plan_of, plan_run
-from segkit.pipeline.prepare import choose_parameters, prepare_run
+from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.create import new_run_id
 from segkit.runs.events import log_event
 from segkit.runs.mirror import discard, push

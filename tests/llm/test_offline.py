@@ -22,7 +22,7 @@ from segkit.errors import SettingsError
 from segkit.llm.offline.model import answer
 from segkit.llm.offline.words import plural
 from segkit.llm.transports.offline import OfflineTransport
-from segkit.pipeline.prepare import choose_parameters
+from segkit.pipeline.parameters import choose_parameters
 from segkit.settings import load_settings
 
 ROOT = Path(__file__).parents[2]

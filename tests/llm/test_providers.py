@@ -14,7 +14,7 @@ from endpoint import Endpoint
 
 from segkit.errors import EndpointError, RefusedError
 from segkit.llm.breaker import Breaker
-from segkit.pipeline.prepare import change_requests
+from segkit.pipeline.parameters import change_requests
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.events import read_events
 from segkit.runs.interactions import scan

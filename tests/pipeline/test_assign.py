@@ -17,9 +17,11 @@ from segkit.analysis import tables
 from segkit.core.batching import planned_calls
 from segkit.errors import ProductsError, RunError
 from segkit.llm.transports.base import Response
-from segkit.pipeline.assign import accept_proposals, assign_products, assign_report, assign_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state
+from segkit.pipeline.taxonomy.report import assign_report
+from segkit.pipeline.taxonomy.stage import assign_products
+from segkit.pipeline.taxonomy.start import accept_proposals, assign_run
 from segkit.runs.run import Run
 
 NewRun = Callable[..., Run]

@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from endpoint import Endpoint
 
-from segkit.pipeline.assign import assign_products, assign_report, assign_run, taxonomy_check
 from segkit.pipeline.replay import replay
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state, finish_run
+from segkit.pipeline.taxonomy.check import taxonomy_check
+from segkit.pipeline.taxonomy.report import assign_report
+from segkit.pipeline.taxonomy.stage import assign_products
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run
 
 NewRun = Callable[..., Run]

@@ -18,9 +18,10 @@ from segkit.cli.plan import choose_way
 from segkit.core.batching import batches_of, consolidation_rounds, planned_calls
 from segkit.core.catalogue.load import load_catalogue
 from segkit.errors import ProductsError, RunError
-from segkit.pipeline.assign import assign_products, assign_run
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.taxonomy.stage import assign_products
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run
 from segkit.settings import load_settings
 

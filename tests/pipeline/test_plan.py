@@ -11,8 +11,8 @@ from endpoint import Endpoint
 
 from segkit.core.prompts import load_prompts
 from segkit.errors import SettingsError, StoppedError
+from segkit.pipeline.parameters import choose_parameters
 from segkit.pipeline.plan.estimate import plan_run
-from segkit.pipeline.prepare import choose_parameters
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.run import Run
 from segkit.settings import load_settings

@@ -14,7 +14,6 @@ from endpoint import Endpoint
 from segkit.core.models import STAGES
 from segkit.core.prompts import load_prompts
 from segkit.errors import StoppedError
-from segkit.pipeline.assign import accept_proposals, assign_run
 from segkit.pipeline.experiments.repeats import make_repeats
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.plan.durations import measured_durations
@@ -22,6 +21,7 @@ from segkit.pipeline.plan.estimate import plan_of, plan_run, readable_plan, sent
 from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy
+from segkit.pipeline.taxonomy.start import accept_proposals, assign_run
 from segkit.runs.interactions import scan
 from segkit.runs.run import Run
 from segkit.settings import load_settings

@@ -10,10 +10,11 @@ import pytest
 from endpoint import Endpoint
 
 from segkit.errors import RunError, SettingsError
-from segkit.pipeline.assign import assign_products, assign_run
 from segkit.pipeline.experiments.repeats import make_repeats
 from segkit.pipeline.replay import replay
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
+from segkit.pipeline.taxonomy.stage import assign_products
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run
 from segkit.settings import load_settings
 

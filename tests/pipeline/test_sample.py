@@ -18,12 +18,12 @@ from segkit.analysis import tables
 from segkit.analysis.report import report_page
 from segkit.core.batching import planned_calls
 from segkit.errors import SettingsError, StoppedError
-from segkit.pipeline.assign import assign_report
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.plan.estimate import plan_of, plan_run, readable_plan
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.replay import replay
 from segkit.pipeline.segment import run_stages
+from segkit.pipeline.taxonomy.report import assign_report
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
 

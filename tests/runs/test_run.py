@@ -14,7 +14,8 @@ import pytest
 from catalogues import catalogue
 
 from segkit.errors import InputError, RunError, SettingsError
-from segkit.pipeline.prepare import choose_parameters, prepare_run
+from segkit.pipeline.parameters import choose_parameters
+from segkit.pipeline.prepare import prepare_run
 from segkit.runs.create import create_run
 from segkit.runs.run import Run, current_state, list_runs, open_run, run_ids
 from segkit.runs.status import read_status, update_status

@@ -19,7 +19,7 @@ from segkit.evaluation.agreement import repeats_of
 from segkit.evaluation.evaluate import evaluate
 from segkit.evaluation.stability import stability_of
 from segkit.llm.ask import ask_all
-from segkit.pipeline.prepare import check_endpoint, choose_parameters
+from segkit.pipeline.parameters import check_endpoint, choose_parameters
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
 from segkit.settings import Settings

@@ -16,8 +16,9 @@ from segkit.core.results import final_tables
 from segkit.errors import SettingsError
 from segkit.evaluation.agreement import OF_REPEATS, is_repeat
 from segkit.evaluation.stability import Stability, consensus_of, stability_of
+from segkit.pipeline.parameters import choose_parameters
 from segkit.pipeline.plan import estimate
-from segkit.pipeline.prepare import choose_parameters, prepare_run
+from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.summary import decide_state, finish
 from segkit.runs.create import create_run, new_run_id

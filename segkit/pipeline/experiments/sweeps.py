@@ -22,9 +22,10 @@ from segkit.evaluation.leaderboard import Leaderboard, leaderboard_of
 from segkit.evaluation.ranking import Setting
 from segkit.llm.prices import require_price
 from segkit.pipeline.experiments.repeats import Watch
+from segkit.pipeline.parameters import choose_parameters
 from segkit.pipeline.plan.estimate import plan_of, plan_run
 from segkit.pipeline.plan.known import known_before
-from segkit.pipeline.prepare import choose_parameters, make_run, open_catalogue
+from segkit.pipeline.prepare import make_run, open_catalogue
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.values import typed_caps
 from segkit.runs.create import products_hash

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from segkit.core.prompts import load_prompts
 from segkit.llm.completions import shape_for
+from segkit.pipeline.parameters import choose_parameters
 from segkit.pipeline.plan.estimate import DENSE
-from segkit.pipeline.prepare import choose_parameters
 from segkit.settings import RANGES, Settings
 
 # Characters of a product line, and of the categories that a prompt of the last stage shows.

@@ -1,0 +1,49 @@
+"""What the edits of a taxonomy change, and what applying them would take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from segkit.core.prompts import ASSIGNING, load_prompts
+from segkit.core.taxonomy.keys import choices
+from segkit.pipeline.plan.estimate import plan_run
+from segkit.pipeline.taxonomy.start import assign_parameters, start_products
+from segkit.runs.taxonomy import Taxonomy
+from segkit.settings import Settings, load_settings
+
+_COUNTED = {
+    "renamed": "rename", "merged": "merge_into", "split": "split", "deleted": "delete", "added": "add",
+    "redefined": "redefine", "locked": "lock",
+}  # fmt: skip
+
+
+def taxonomy_check(given: Taxonomy, settings: Settings | None = None, **parameters: Any) -> dict[str, Any]:
+    """Report what the edits of a taxonomy change, how many products they make a run ask about, and at what price.
+
+    `renamed`, `merged`, `split`, `deleted`, `added`, `redefined` and `locked` count categories, `changes` lists them.
+    `products_to_ask` are the products that a run without further ones asks about, `calls` the calls that it makes if
+    every answer is valid at once. Without an earlier run both are None: all products are asked about.
+    """
+    settings = settings or load_settings()
+    counts = Counter(edit.action for edit in given.result.changes)
+    calls = products = cost = None
+    if given.run:
+        frame, rows = start_products(given, None, given.run.id)
+        asked = frame[~frame["product_id"].isin(rows["product_id"])]
+        chosen = assign_parameters(given, settings, parameters)
+        plan = plan_run(asked, load_prompts(chosen.prompts, keys=ASSIGNING), chosen, settings, choices(given.frame))
+        total, products = plan.iloc[-1], len(asked)
+        calls = int(total["calls"])
+        cost = [None if pd.isna(total[name]) else float(total[name]) for name in ("cost_usd_low", "cost_usd_high")]
+    return {
+        "taxonomy": given.origin,
+        **{name: counts[action] for name, action in _COUNTED.items()},
+        "products_to_ask": products,
+        "calls": calls,
+        "cost_usd": cost,
+        "changes": given.changes.to_dict("records"),
+        "remarks": list(given.remarks),
+    }
