@@ -13,6 +13,7 @@ import pandas as pd
 import psycopg
 import pytest
 from catalogues import KEY, catalogue
+from command_line import Segkit, command_line
 from debian_postgres import PROGRAMS, debian_server
 from endpoint import Endpoint
 from environment import forget_the_developer
@@ -104,6 +105,12 @@ def endpoint(shared_endpoint: Endpoint, place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SEGKIT_BACKOFF_SECONDS", "0.02")
     monkeypatch.setenv("SEGKIT_PRICES_OF", "openai")  # calls to an own server are free otherwise
     return shared_endpoint
+
+
+@pytest.fixture
+def segkit(place: Path, capsys: pytest.CaptureFixture[str]) -> Segkit:
+    """Run the command line in this process, in the folder `place`: the exit code, what it printed, its errors."""
+    return command_line(capsys)
 
 
 @pytest.fixture(scope="session")

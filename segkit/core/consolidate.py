@@ -157,6 +157,11 @@ def followed(starts: Mapping[tuple[int, str], tuple[int, str]], merges: pd.DataF
     return ends
 
 
+def categories_frame(categories: Sequence[Category]) -> pd.DataFrame:
+    """Return the `name` and `definition` of some categories, a row each."""
+    return pd.DataFrame([(c.name, c.definition) for c in categories], columns=["name", "definition"], dtype="str")
+
+
 def numbered(taxonomy: pd.DataFrame) -> list[Category]:
     """Return the categories of the result `taxonomy` with the local ids that prompts show: S_0, S_1, …."""
     rows = zip(taxonomy["name"], taxonomy["definition"], strict=True)

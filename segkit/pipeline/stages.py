@@ -14,6 +14,7 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.consolidate import (
     Merge,
     Taxonomy,
+    categories_frame,
     consolidated,
     count_by_first_run,
     followed,
@@ -137,7 +138,7 @@ def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataF
         taxonomies = _merge(run, taxonomies, rounds, steps, settings)
     taxonomy = taxonomies[0].categories if taxonomies else ()
     run.save_result("merges", steps_frame(steps))
-    frame = pd.DataFrame([(c.name, c.definition) for c in taxonomy], columns=["name", "definition"], dtype="str")
+    frame = categories_frame(taxonomy)
     run.save_result("taxonomy", frame)
     return frame
 

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from catalogues import catalogue
+from command_line import Segkit
 
-from segkit.cli.main import main
 from segkit.errors import RunError
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.segment import segment
 from segkit.runs.run import open_run
 from segkit.settings import project_folder
 from segkit.storage.locks import owned
-
-Segkit = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def segkit(place: Path, capsys: pytest.CaptureFixture[str]) -> Segkit:
-    """Run the command line in this process, in the folder `place`: the exit code, what it printed, its errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def test_a_folder_of_ones_own(segkit: Segkit, place: Path) -> None:

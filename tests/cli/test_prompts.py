@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from catalogues import catalogue
+from command_line import Segkit
 from endpoint import Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.cli.main import main
 from segkit.core.prompt_sets import SHIPPED, prompt_sets, shown_name, word_diff
 from segkit.core.prompts import PLACEHOLDERS, load_prompts, prompt_hash
 from segkit.errors import PromptError
 from segkit.pipeline.segment import segment
 from segkit.settings import project_folder
-
-Segkit = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def segkit(place: Path, capsys: pytest.CaptureFixture[str]) -> Segkit:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def edit(key: str, name: str, before: str, after: str) -> None:

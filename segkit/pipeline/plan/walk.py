@@ -24,6 +24,7 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.consolidate import (
     Merge,
     Taxonomy,
+    categories_frame,
     consolidated,
     count_by_first_run,
     merge_round,
@@ -171,8 +172,8 @@ def _walk_sampled(
         ]
     if found.taxonomy is None:
         return [first, second, _estimated_assignment(products, prompts, parameters)]
-    frame = pd.DataFrame([(c.name, c.definition) for c in found.taxonomy], columns=["name", "definition"])
-    questions, counted = assign_questions(products, numbered(frame), prompts, parameters), _Counted()
+    taxonomy = numbered(categories_frame(found.taxonomy))
+    questions, counted = assign_questions(products, taxonomy, prompts, parameters), _Counted()
     counted.add(questions, look_up("assign_products", questions), _of_assignments)
     return [first, second, counted.of("assign_products")]
 
@@ -301,8 +302,7 @@ def _walk_refinement(
     """Walk the last stage, whose prompts are known with the taxonomy."""
     counted = _Counted()
     if found.taxonomy:
-        frame = pd.DataFrame([(c.name, c.definition) for c in found.taxonomy], columns=["name", "definition"])
-        taxonomy = numbered(frame)
+        taxonomy = numbered(categories_frame(found.taxonomy))
         assignments = consolidated(found.assignments, found.categories, steps_frame(found.steps))
         placed = assignments[assignments["category"] != ""]
         given = (products, placed, taxonomy, prompts, parameters)
