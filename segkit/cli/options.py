@@ -428,21 +428,23 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that takes the fields of its dataclass parameters as options of its own.
 
     `def run(source: ProductSource)` becomes a command with an option for each field of ProductSource, and is called
-    with one object made from them: so options that several commands share are written once.
+    with one object made from them: so options that several commands share are written once. A class with a method
+    `options` lists its options itself.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, Any] = {n: hint for n, hint in hints.items() if is_dataclass(hint) or hasattr(hint, "options")}
+    options = {name: options_of(group) for name, group in groups.items()}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in groups:
-            parameters += _options_of(groups[parameter.name])
+            parameters += options[parameter.name]
         else:
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
 
     @functools.wraps(command)
     def call(**typed: Any) -> None:
         made = {
-            name: group(**{field.name: typed.pop(field.name) for field in fields(group)})
+            name: group(**{option.name: typed.pop(option.name) for option in options[name]})
             for name, group in groups.items()
         }
         command(**typed, **made)
@@ -452,7 +454,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _options_of(group: Any) -> list[inspect.Parameter]:
+def options_of(group: Any) -> list[inspect.Parameter]:
+    """Return the options of a group, as parameters of a command."""
+    if hasattr(group, "options"):
+        return list(group.options())
     hints = get_type_hints(group, include_extras=True)
     return [
         inspect.Parameter(

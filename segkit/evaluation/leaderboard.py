@@ -14,7 +14,7 @@ from segkit.core.text import shortened
 from segkit.errors import InputError, RunError
 from segkit.evaluation import figures
 from segkit.evaluation.pages import Parts, Readable, sections, write_page
-from segkit.evaluation.ranking import LEVEL, STABILITY, Setting, SweepScores, ranking
+from segkit.evaluation.ranking import FIRST_ROUND, LEVEL, STABILITY, Setting, SweepScores, ranking
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,6 +62,12 @@ class Leaderboard(Readable):
         return [str(name) for name in self.table.loc[self.table["tied"], "setting"]]
 
     @property
+    def unpriced(self) -> list[str]:
+        """The settings with runs of which some dollars are not known."""
+        unknown = self.table["cost_usd"].isna() & (self.table["runs"] > 0)
+        return [str(name) for name in self.table.loc[unknown, "setting"]]
+
+    @property
     def expected(self) -> float | None:
         """What to expect of the best on seeds, and labels, that did not choose it."""
         return None if self.optimism is None else float(self.table[self.by].iloc[0]) - self.optimism
@@ -82,6 +88,7 @@ class Leaderboard(Readable):
                 "values": dict(setting.values),
                 "runs": [run.id for run in setting.runs],
                 "failures": list(setting.failures),
+                "ended": setting.ended is not None,
             }
         return {
             "by": self.by,
@@ -108,6 +115,12 @@ class Leaderboard(Readable):
             *self._about_optimism(),
             *self._about_price(),
         ]
+        if ended := [setting.label for setting in self.settings if setting.ended]:
+            names = shortened(ended, most=8)
+            lines.append(f"Not run further after {FIRST_ROUND} seeds, since clearly worse: {names}.")
+        if self.unpriced:
+            names = shortened(self.unpriced, most=3)
+            lines.append(f"The dollars of {names} are not known: some calls have no price (see SEGKIT_PRICES).")
         if len(self.seeds) < 5:
             lines.append("Fewer than five repeats give wide intervals or none: --repeats 5, or 8 for a decision.")
         failed = [f"{setting.label}: {setting.failures[0]}" for setting in self.settings if setting.failures]
@@ -117,14 +130,17 @@ class Leaderboard(Readable):
 
     def _about_tied(self) -> str:
         others = [name for name in self.tied if name != self.best]
-        compared = int(self.table[self.by].notna().sum()) - 1
+        ended = sum(setting.ended is not None for setting in self.settings)
+        compared = int(self.table[self.by].notna().sum()) - 1 - ended
+        if ended and not compared:
+            return "It is better than each of the others."
         if not compared:
             return "No other setting has finished runs."
         if len(self.seeds) < (3 if self.by == STABILITY else 2):
             return "So few repeats cannot tell the settings apart."
         many = f"{compared} comparison{'s' * (compared > 1)}"
         if not others:
-            return f"It is better than each of the others (Holm over {many})."
+            return f"It is better than each of the others{' that went on' * bool(ended)} (Holm over {many})."
         return f"Not distinguishable from it (Holm over {many}): {shortened(others, most=8)}."
 
     def _about_baseline(self) -> list[str]:
@@ -271,7 +287,10 @@ def leaderboard_of(
     if by not in scores.metrics:
         hint = "without labels only by stability: --label-column COLUMN" if len(scores.metrics) == 1 else ""
         raise InputError(f"settings cannot be ranked by {by!r}", hint or f"--by {', '.join(scores.metrics)}")
-    values = [scores.value(by, i, scores.seeds_of(i)) for i in range(len(settings))]
+    values = [
+        float("nan") if setting.ended else scores.value(by, i, scores.seeds_of(i))
+        for i, setting in enumerate(settings)
+    ]
     if not np.isfinite(values).any():
         more = "--repeats 5" if by == STABILITY else "segkit runs"
         raise RunError("no setting has enough finished runs to be ranked", more)

@@ -9,43 +9,47 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from segkit.analysis.logs import query
 from segkit.core.models import OUT_OF_SCOPE
-from segkit.errors import RunError
+from segkit.errors import InputError, RunError
 from segkit.evaluation.agreement import agreement_matrix, placements
 from segkit.evaluation.labels import labels_of
 from segkit.evaluation.scores import SCORES
-from segkit.evaluation.statistics import Estimate, Numbers, holm, jackknife, jackknife_test, selection_optimism
+from segkit.evaluation.statistics import (
+    Estimate,
+    Numbers,
+    blocked_error,
+    holm,
+    jackknife,
+    jackknife_test,
+    outdone,
+    selection_optimism,
+)
 from segkit.runs.run import Run
 
 BY_LABELS = ("ami", "b_cubed", "harmonic_purity")
 STABILITY = "stability"
 LEVEL = 0.05
-# What a run costs when nothing is in the cache: an answer that was reused counts what it had cost.
-_COSTS = """
-WITH paid AS (
-    SELECT run_id, cache_key, max(cost_usd) AS cost_usd
-    FROM interactions WHERE cached_from IS NULL AND money <> 'not_paid' GROUP BY ALL
-)
-SELECT
-    asked.run_id,
-    count(*) AS calls,
-    sum(CASE WHEN cached_from IS NULL THEN asked.cost_usd ELSE paid.cost_usd END) AS cost_usd,
-    count(*) FILTER (CASE WHEN cached_from IS NULL THEN asked.cost_usd ELSE paid.cost_usd END IS NULL) AS unknown
-FROM interactions AS asked
-LEFT JOIN paid ON paid.run_id = split_part(asked.cached_from, '/', 1) AND paid.cache_key = asked.cache_key
-GROUP BY asked.run_id
-"""
+FIRST_ROUND, HALVING_LEVEL = 2, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a setting was not run further: its p against the best by then, and the half width of a difference."""
+
+    p_value: float
+    half: float
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Values of the parameters that vary, the finished runs with them, and why other runs failed."""
+    """Values of the parameters that vary, the finished runs with them, and why others failed or were not made."""
 
     values: Mapping[str, Any]
     runs: Sequence[Run]
     failures: Sequence[str] = ()
+    ended: Ended | None = None
 
     @property
     def label(self) -> str:
@@ -59,6 +63,7 @@ class SweepScores:
     def __init__(
         self, settings: Sequence[Setting], labels: str | Path | pd.DataFrame | None, label_column: str
     ) -> None:
+        self._settings = settings
         self._runs = [{run.parameters.seed: run for run in setting.runs} for setting in settings]
         first = next((run for runs in self._runs for run in runs.values()), None)
         if first is None:
@@ -101,7 +106,7 @@ class SweepScores:
         """Return the optimism of having chosen the best, over seeds and halves of the labels; None for stability."""
         if self._truth is None or metric == STABILITY:
             return None
-        numbers = [i for i, runs in enumerate(self._runs) if runs]
+        numbers = [i for i, runs in enumerate(self._runs) if runs and self._settings[i].ended is None]
         seeds = self.seeds_of(*numbers)
         half = np.random.default_rng(0).permutation(len(self._truth)) % 2 == 0
         parts = [self._scored(metric, mask) for mask in (half, ~half)]
@@ -133,16 +138,38 @@ class SweepScores:
         return pd.DataFrame(matrix, index=list(placed), columns=list(placed))
 
 
+def ended_after(
+    settings: Sequence[Setting], labels: str | Path | pd.DataFrame | None, label_column: str, by: str = ""
+) -> dict[int, Ended]:
+    """Return the settings, by number, that cannot be the best after these runs; never the first, the baseline.
+
+    The level is 1 %, so that with the tests at the end the best one is held in 95 of 100 sweeps.
+    """
+    scores = SweepScores(settings, labels, label_column)
+    by = by or scores.metrics[0]
+    if by == STABILITY:
+        raise InputError("two repeats cannot end a setting by stability", "--label-column COLUMN, or no --halving")
+    whole = [number for number in range(len(settings)) if len(scores.seeds_of(number)) == len(scores.seeds)]
+    table = np.array([[scores.value(by, number, [seed]) for seed in scores.seeds] for number in whole])
+    if len(whole) < 2 or len(scores.seeds) < 2:
+        return {}
+    error, freedom = blocked_error(table)
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    found = outdone(table, HALVING_LEVEL)
+    return {whole[row]: Ended(p, half) for row, p in found.items() if whole[row]}
+
+
 def ranking(settings: Sequence[Setting], scores: SweepScores, by: str, best: int) -> pd.DataFrame:
     rows = [_figures(setting, scores, number) for number, setting in enumerate(settings)]
-    _add_differences(rows, scores, by, best)
+    _add_differences(settings, rows, scores, by, best)
     frame = pd.DataFrame(rows)
     frame["pareto"] = _front(frame, by)
-    # The best comes first, also where another has the same score.
-    order = frame.assign(_first=[number != best for number in range(len(rows))])
-    return order.sort_values(["_first", by], ascending=[True, False], kind="stable", ignore_index=True).drop(
-        columns="_first"
+    # The best comes first, also where another has the same score; what was ended stands behind what was not.
+    place = [2 if setting.ended else int(number != best) for number, setting in enumerate(settings)]
+    order = frame.assign(_place=place).sort_values(
+        ["_place", by], ascending=[True, False], kind="stable", ignore_index=True
     )
+    return order.drop(columns="_place")
 
 
 def _figures(setting: Setting, scores: SweepScores, number: int) -> dict[str, Any]:
@@ -157,20 +184,22 @@ def _spent(runs: Sequence[Run]) -> dict[str, float | None]:
     """Return the mean categories, calls and dollars of runs, as if nothing had been in the cache."""
     if not runs:
         return {"categories": None, "calls": None, "cost_usd": None}
-    costs = query(_COSTS, runs_dir=runs[0].folder.parent).set_index("run_id").reindex([run.id for run in runs])
+    totals = [run.status.total for run in runs]
     counts = [run.result("taxonomies") for run in runs]
     named = [int(((t["category_name"] != OUT_OF_SCOPE) & (t["product_count"] > 0)).sum()) for t in counts]
-    unknown = costs["unknown"].isna().any() or (costs["unknown"] > 0).any()
+    unknown = any(total.unpriced or total.saved_unpriced for total in totals)
     return {
         "categories": float(np.mean(named)),
-        "calls": float(costs["calls"].astype(float).mean()),
-        "cost_usd": None if unknown else float(costs["cost_usd"].astype(float).mean()),
+        "calls": float(np.mean([total.calls + total.cached for total in totals])),
+        "cost_usd": None if unknown else float(np.mean([total.cost_usd + total.saved_usd for total in totals])),
     }
 
 
-def _add_differences(rows: list[dict[str, Any]], scores: SweepScores, by: str, best: int) -> None:
+def _add_differences(
+    settings: Sequence[Setting], rows: list[dict[str, Any]], scores: SweepScores, by: str, best: int
+) -> None:
     """Add how far each setting is from the best and from the baseline, with intervals and Holm's p values."""
-    ranked = [number for number, row in enumerate(rows) if np.isfinite(row[by])]
+    ranked = [i for i, row in enumerate(rows) if np.isfinite(row[by]) and settings[i].ended is None]
     below: dict[int, float] = {}
     above: dict[int, float] = {}
     for number, row in enumerate(rows):
@@ -190,6 +219,10 @@ def _add_differences(rows: list[dict[str, Any]], scores: SweepScores, by: str, b
         row["p_value"] = corrected.get(number)
         row["tied"] = number == best or corrected.get(number, 0.0) > LEVEL
         row["baseline_p_value"] = to_baseline.get(number)
+        if ended := settings[number].ended:
+            row["p_value"] = ended.p_value
+            for name in ("difference", "to_baseline"):
+                row |= {f"{name}_low": row[name] - ended.half, f"{name}_high": row[name] + ended.half}
 
 
 def _front(frame: pd.DataFrame, by: str) -> list[bool]:

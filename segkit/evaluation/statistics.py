@@ -77,6 +77,37 @@ def jackknife_test(value: float, left_out: Sequence[float]) -> float:
     return float(stats.t.sf(value / error, k - 1))
 
 
+def blocked_error(scores: Numbers) -> tuple[float, int]:
+    """Return the standard error of the difference of two settings' means, and its degrees of freedom.
+
+    `scores` has a row a setting and a column a block, such as a seed, that all settings share. What settings and
+    blocks do not explain is pooled over all settings, so that two blocks are enough.
+    Source: Fisher, "The Design of Experiments" (1935), chapter 4 on randomised blocks.
+    """
+    settings, blocks = scores.shape
+    rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
+    freedom = (settings - 1) * (blocks - 1)
+    return math.sqrt(float(np.sum(rest**2)) / freedom * 2 / blocks) if freedom else float("inf"), freedom
+
+
+def outdone(scores: Numbers, level: float) -> dict[int, float]:
+    """Return the settings that cannot be the best, by number, each with its p after Holm's correction.
+
+    `scores` has a row a setting and a column a block. Each setting is tested against the one with the highest mean,
+    on one side, with `blocked_error`.
+    """
+    error, freedom = blocked_error(scores)
+    means = scores.mean(axis=1)
+    best = int(means.argmax())
+    others = [number for number in range(len(means)) if number != best]
+    gaps = [float(means[best] - means[number]) for number in others]
+    if error < 1e-12:
+        p_values = [0.0 if gap > 1e-12 else 1.0 for gap in gaps]
+    else:
+        p_values = [float(stats.t.sf(gap / error, max(freedom, 1))) for gap in gaps]
+    return {number: p for number, p in zip(others, holm(p_values), strict=True) if p <= level}
+
+
 def mean_pairwise(similarity: Numbers, unit: str = "runs", confidence: float = CONFIDENCE) -> Estimate:
     """Return the mean similarity of all pairs of runs, with a jackknife over runs.
 

@@ -26,7 +26,7 @@ def test_asked_twice_intervals_hold_the_rate(rate: float, icc: float) -> None:
 
 
 def test_stability_intervals_hold_the_agreement() -> None:
-    assert 0.93 <= simulations.stability_coverage(5) <= 0.98
+    assert 0.93 <= simulations.stability_coverage(5) <= 0.97
 
 
 @pytest.mark.parametrize("labelled", [200, 400])
@@ -51,6 +51,14 @@ def test_ten_points_more_errors_at_the_end_are_found() -> None:
 @pytest.mark.parametrize(("settings", "repeats", "gap"), [(3, 3, 0.005), (6, 5, 0.0), (6, 5, 0.002), (12, 5, 0.02)])
 def test_the_settings_tied_with_the_best_hold_the_best(settings: int, repeats: int, gap: float) -> None:
     assert simulations.best_in_the_set(settings, repeats, gap)["held"] >= 0.95
+
+
+@pytest.mark.parametrize(("settings", "gap"), [(3, 0.005), (6, 0.0), (6, 0.002), (12, 0.02), (12, 0.05)])
+def test_halving_keeps_the_best_and_saves_runs(settings: int, gap: float) -> None:
+    """Where settings differ clearly, many runs are saved; where they hardly do, none, and the best is not lost."""
+    found = simulations.best_in_the_set(settings, 5, gap, halving=True)
+    assert found["held"] >= 0.95
+    assert found["saved"] >= {0.02: 0.25, 0.05: 0.4}.get(gap, 0.0)
 
 
 def test_settings_that_are_clearly_worse_are_not_tied() -> None:

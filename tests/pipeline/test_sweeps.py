@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from segkit import compare, sweep
 from segkit.cli.evaluation.sweep import SweptParameters
-from segkit.cli.options import RunParameters
+from segkit.cli.options import RunParameters, options_of
 from segkit.core.catalogue.load import load_catalogue
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.errors import BudgetError, SettingsError, StageError
@@ -105,6 +104,50 @@ def test_a_setting_that_fails_does_not_stop_the_others(endpoint: Endpoint, place
         work_on(prepared(place, prompts="bad", max_retries=[1, 2]), load_settings())
 
 
+def test_answers_of_another_folder_count_what_they_had_cost(endpoint: Endpoint, place: Path) -> None:
+    given = {"model": "gpt-4o", "products_per_prompt": [6, 12], "repeats": 2, "max_cost_usd": 9}
+    first = sweep(catalogue(24), "Kitchen Things", runs_dir="runs", **given)
+    paid = endpoint.count()
+    second = sweep(catalogue(24), "Kitchen Things", runs_dir="elsewhere", **given)
+    assert endpoint.count() == paid
+    costs = first.table.set_index("setting")["cost_usd"]
+    assert (costs > 0).all()
+    assert second.table.set_index("setting")["cost_usd"].to_dict() == pytest.approx(costs.to_dict())
+
+
+def test_a_hopeless_setting_ends_after_two_runs(endpoint: Endpoint, place: Path) -> None:
+    """With halving, and labels: what is clearly worse is not run further; the baseline always is."""
+    write_set("bad", "Be wrong.")
+    write_set("v1", BETTER)
+    endpoint.rule("mistakes", share=0.7, contains="Be wrong.")
+    products = labelled(80)
+    given = {"model": "gpt-4o", "products_per_prompt": 40, "repeats": 4, "label_column": "kind", "halving": True}
+    board = sweep(products, "Kitchen Things", prompts=["v0", "v1", "bad"], **given)
+    assert board.runs()["setting"].value_counts().to_dict() == {"prompts=v0": 4, "prompts=v1": 4, "prompts=bad": 2}
+    assert board.table["setting"].iloc[-1] == "prompts=bad"
+    assert "prompts=bad" not in board.tied
+    assert "Not run further after 2 seeds, since clearly worse: prompts=bad." in str(board)
+    row = board.table.iloc[-1]
+    assert row["p_value"] <= 0.01
+    assert -1.5 < row["difference_low"] < row["difference"] < row["difference_high"] < 0
+    paid = endpoint.count()
+    again = sweep(products, "Kitchen Things", prompts=["v0", "v1", "bad"], **given)
+    assert (endpoint.count(), again.as_json()) == (paid, board.as_json())
+    spared = sweep(products, "Kitchen Things", prompts=["bad", "v0", "v1"], **given)
+    assert spared.runs()["setting"].value_counts()["prompts=bad"] == 4
+
+
+def test_halving_needs_labels_and_three_repeats(place: Path, endpoint: Endpoint) -> None:
+    given = {"model": "gpt-4o", "products_per_prompt": [6, 12], "halving": True}
+    with pytest.raises(SettingsError, match="halving needs labels"):
+        sweep(labelled(24), "Kitchen Things", **given)
+    with pytest.raises(SettingsError, match="three repeats"):
+        sweep(labelled(24), "Kitchen Things", repeats=2, label_column="kind", **given)
+    with pytest.raises(SettingsError, match="by stability"):
+        sweep(labelled(24), "Kitchen Things", by="stability", label_column="kind", **given)
+    assert (endpoint.count(), run_ids(place / "runs")) == (0, [])
+
+
 def test_a_sweep_that_cannot_be_is_refused(place: Path, endpoint: Endpoint) -> None:
     with pytest.raises(SettingsError, match="nothing varies"):
         prepared(place, products_per_prompt=6)
@@ -117,7 +160,8 @@ def test_a_sweep_that_cannot_be_is_refused(place: Path, endpoint: Endpoint) -> N
 
 
 def test_every_parameter_of_a_run_can_be_swept() -> None:
-    assert {field.name for field in fields(SweptParameters)} == {field.name for field in fields(RunParameters)}
+    swept = {option.name: option.annotation.__metadata__[0].help for option in SweptParameters.options()}
+    assert swept == {option.name: option.annotation.__metadata__[0].help for option in options_of(RunParameters)}
 
 
 def environment(endpoint: Endpoint) -> dict[str, str]:

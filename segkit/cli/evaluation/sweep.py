@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from segkit.cli.evaluation.options import Html, LabelColumn, LabelFile
-from segkit.cli.options import CHECK, METHOD, ProductSource, RunOptions, Yes, grouped
+from segkit.cli.options import CHECK, ProductSource, RunOptions, RunParameters, Yes, grouped, options_of
 from segkit.cli.terminal import GroupedCommand
 
 if TYPE_CHECKING:
@@ -20,55 +20,41 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-def _values(text: str, default: str, *names: str) -> Any:
-    return typer.Option(*names, metavar="A,B", help=text, show_default=default, rich_help_panel=METHOD)
+class SweptParameters(dict[str, Any]):
+    """What was typed for the parameters of a run: texts that name one value or several."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweptParameters:
-    """The parameters of a run, each with one value or several."""
-
-    category: Annotated[
-        str, typer.Option("--category", "-c", help='What the products are, such as "Dimmer Switches".')
-    ] = ""
-    model: Annotated[str, _values("Models, or `offline`.", "gpt-4o", "--model", "-m")] = ""
-    prompts: Annotated[str, _values("Sets of prompts.", "v0")] = ""
-    product_line: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What the model sees of a product; can be repeated.", show_default="$title", rich_help_panel=METHOD
-        ),
-    ] = None
-    products_per_prompt: Annotated[str, _values("Products in one prompt of the first stage.", "40")] = ""
-    products_per_refinement: Annotated[str, _values("Products in one prompt of the refinement.", "40")] = ""
-    taxonomies_per_consolidation: Annotated[str, _values("Taxonomies merged by one prompt.", "20")] = ""
-    temperature: Annotated[str, _values("Sampling temperatures from 0 to 2, or `none`.", "0.2")] = ""
-    response_format: Annotated[str, _values("json_schema, json_object or text.", "json_schema")] = ""
-    max_output_tokens: Annotated[str, _values("The most tokens of one answer.", "derived from the question")] = ""
-    max_unassigned: Annotated[str, _values("Products that may end without a category.", "0")] = ""
-    ask_twice: Annotated[str, _values("Products that are asked about twice in each run.", "200")] = ""
-    ask_duplicates: Annotated[
-        str, _values("Whether products with the same line are asked about one by one: `false`, `true`.", "false")
-    ] = ""
-    extract_sample: Annotated[
-        str, _values("Products that the taxonomy is extracted from, or `auto`.", "all products")
-    ] = ""
-    most_unseen: Annotated[str, _values("With `auto`: the most that may be of a kind not met.", "0.01")] = ""
-    products_per_assignment: Annotated[
-        str, _values("Products in one prompt when they are put into a taxonomy.", "40")
-    ] = ""
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="The first seed; all settings have the same.", rich_help_panel=METHOD)
-    ] = 0
+    @classmethod
+    def options(cls) -> list[inspect.Parameter]:
+        """Return the options of RunParameters, as ones that take several values."""
+        return [_several(option) for option in options_of(RunParameters)]
 
     def lists(self) -> dict[str, Any]:
         """Return the values of each parameter that was given, without the category."""
-        given = {name: value for name, value in asdict(self).items() if name != "category"}
+        given = {name: value for name, value in self.items() if name != "category"}
         return {
             name: _parts(value) if isinstance(value, str) else value
             for name, value in given.items()
             if value not in ("", None, [])
         }
+
+
+def _several(option: inspect.Parameter) -> inspect.Parameter:
+    """Return an option that takes several values: in one text, or typed once for each product line."""
+    if option.name in ("category", "seed"):  # all settings have the same
+        return option
+    about = get_args(option.annotation)[-1]
+    default = about.show_default if isinstance(about.show_default, str) else str(option.default)
+    names = [name for name in (about.default, *(about.param_decls or ())) if isinstance(name, str)]
+    several = typer.Option(
+        *(names or ["--" + option.name.replace("_", "-")]),
+        metavar="LINE" if option.name == "product_line" else "A,B",
+        help=about.help,
+        show_default=default.lower() if isinstance(option.default, bool) else default,
+        rich_help_panel=about.rich_help_panel,
+    )
+    if option.name == "product_line":
+        return option.replace(default=None, annotation=Annotated[list[str] | None, several])
+    return option.replace(default="", annotation=Annotated[str, several])
 
 
 def _parts(text: str) -> list[str]:
@@ -82,6 +68,13 @@ def sweep(
     parameters: SweptParameters,
     options: RunOptions,
     repeats: Annotated[int, typer.Option(min=1, max=100, help="Runs of each setting, with the same seeds.")] = 5,
+    halving: Annotated[
+        bool,
+        typer.Option(
+            "--halving",
+            help="Stop after two runs of a setting that cannot be the best by then. Needs labels.",
+        ),
+    ] = False,
     labels: LabelFile = None,
     label_column: LabelColumn = "",
     by: Annotated[
@@ -103,15 +96,16 @@ def sweep(
     from segkit.cli.progress import watched
     from segkit.cli.terminal import write_json
     from segkit.evaluation.leaderboard import leaderboard_of
-    from segkit.pipeline.experiments.sweeps import work_on
+    from segkit.pipeline.experiments.sweeps import judge_of, work_on
     from segkit.settings import load_settings
 
     settings = options.applied(load_settings())
     prepared = _prepared(source, parameters, options, settings, repeats)
+    judge = judge_of(prepared, labels, label_column, by or "") if halving else None
     for model, endpoint in sorted({(t.parameters.model, t.parameters.endpoint) for t in prepared.trials}):
         report_price(model, endpoint, settings)
     _ask_for_consent(prepared, settings, options, yes)
-    work_on(prepared, settings, watch=watched, work=options.work)
+    work_on(prepared, settings, watch=watched, work=options.work, judge=judge)
     board = leaderboard_of(prepared.board_settings(), labels=labels, label_column=label_column, by=by or "")
     if html:
         board.write_html(html)
@@ -134,11 +128,11 @@ def _prepared(
     given = {"repeats": repeats, "runs_dir": folder, "settings": settings, **values}
     if source.products in ("latest", "latest-completed") or RUN_ID.fullmatch(source.products):
         run = open_run(source.products, folder)
-        return prepare_sweep(run, parameters.category, **given)
-    if not parameters.category.strip():
+        return prepare_sweep(run, parameters["category"], **given)
+    if not parameters["category"].strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
-    catalogue = read_catalogue(source, settings, " ".join(parameters.product_line or []))
-    return prepare_sweep(catalogue, parameters.category, **given)
+    catalogue = read_catalogue(source, settings, " ".join(parameters["product_line"] or []))
+    return prepare_sweep(catalogue, parameters["category"], **given)
 
 
 def _ask_for_consent(sweep: Sweep, settings: Settings, options: RunOptions, yes: bool) -> None:

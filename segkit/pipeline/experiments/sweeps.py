@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ from segkit.core.models import Parameters
 from segkit.core.prompts import load_prompts, prompt_hash, prompt_keys
 from segkit.errors import ModelError, RunError, SettingsError, StageError, StoppedError
 from segkit.evaluation.leaderboard import Leaderboard, leaderboard_of
-from segkit.evaluation.ranking import Setting
+from segkit.evaluation.ranking import FIRST_ROUND, STABILITY, Ended, Setting, ended_after
 from segkit.llm.prices import require_price
 from segkit.pipeline.experiments.repeats import Watch
 from segkit.pipeline.parameters import choose_parameters
@@ -34,6 +34,7 @@ from segkit.runs.run import Run, open_run, run_ids
 from segkit.settings import Settings, load_settings
 
 Work = Callable[[Run, Settings], object]
+Judge = Callable[[Sequence[Setting]], Mapping[int, Ended]]
 _ENDS = ("cost_usd_low", "cost_usd_high", "seconds_low", "seconds_high")
 _OF_OTHERS = ("consensus", "taxonomy", "extends")  # what makes a run depend on other runs
 
@@ -63,19 +64,26 @@ class Sweep:
     trials: list[Trial]
     catalogue: Catalogue
     runs_dir: Path
+    ended: dict[int, Ended] = field(default_factory=dict)
 
     @property
     def left(self) -> list[Trial]:
         """The trials that are not finished."""
         return [trial for trial in self.trials if not trial.done]
 
-    def board_settings(self) -> list[Setting]:
-        """Return each setting with its finished runs and the reasons why others failed."""
+    @property
+    def first_round(self) -> list[Trial]:
+        """The trials with the first two seeds, of all settings."""
+        return self.trials[: FIRST_ROUND * len(self.settings)]
+
+    def board_settings(self, trials: Sequence[Trial] = ()) -> list[Setting]:
+        """Return each setting with its finished runs (of some trials, or of all) and why others failed."""
         found = []
         for number, values in enumerate(self.settings):
-            own = [trial for trial in self.trials if trial.setting == number]
+            own = [trial for trial in trials or self.trials if trial.setting == number]
             runs = [trial.run for trial in own if trial.run is not None and trial.done]
-            found.append(Setting(values, runs, [trial.failure for trial in own if trial.failure]))
+            failures = [trial.failure for trial in own if trial.failure]
+            found.append(Setting(values, runs, failures, self.ended.get(number)))
         return found
 
 
@@ -204,26 +212,58 @@ def _summed(rows: Sequence[Mapping[str, Any] | pd.Series], names: Sequence[str])
     return {name: None if any(pd.isna(v) for v in values) else sum(values) for name, values in columns.items()}
 
 
-def work_on(sweep: Sweep, settings: Settings, *, watch: Watch | None = None, work: Work | None = None) -> None:
+def judge_of(
+    sweep: Sweep, labels: str | Path | pd.DataFrame | None = None, label_column: str = "", by: str = ""
+) -> Judge:
+    """Return what ends settings after the first round; raise SettingsError where nothing can be ended."""
+    if labels is None and not label_column:
+        raise SettingsError("halving needs labels", "--label-column COLUMN: two repeats say nothing of stability")
+    if by == STABILITY:
+        raise SettingsError("halving cannot go by stability", "--by ami, or leave --halving out")
+    if len(sweep.trials) <= len(sweep.first_round):
+        raise SettingsError("halving needs three repeats or more", "--repeats 5")
+    return lambda settings: ended_after(settings, labels, label_column, by)
+
+
+def work_on(
+    sweep: Sweep,
+    settings: Settings,
+    *,
+    watch: Watch | None = None,
+    work: Work | None = None,
+    judge: Judge | None = None,
+) -> None:
     """Work on the trials that are not finished, one after the other; what is answered is not asked again.
 
-    A run that fails is noted in its trial, and the others go on. Caps on calls and dollars hold for all runs of the
-    sweep together. Raises StoppedError where the sweep is stopped or its caps are reached; calling it again goes on.
+    With a judge, all settings run with the first two seeds, and only those that it does not end go on. A run that
+    fails is noted in its trial, and the others go on. Caps on calls and dollars hold for all runs of the sweep
+    together. Raises StoppedError where the sweep is stopped or its caps are reached; calling it again goes on.
     """
-    work = work or _stages
-    for trial in sweep.left:
-        if trial.run is None:
-            trial.run = make_run(sweep.catalogue, trial.parameters, settings, sweep.runs_dir)
-        try:
-            with watch(trial.run) if watch else nullcontext():
-                work(trial.run, _capped(sweep, trial.run, settings))
-        except StoppedError as error:
-            error.hint = "the same command goes on from here"
-            raise
-        except (StageError, ModelError, RunError) as error:
-            trial.failure = error.message
+    first = sweep.first_round if judge else sweep.trials
+    for trial in first:
+        _work_on_trial(sweep, trial, settings, watch, work or _stages)
+    if judge and any(trial.done for trial in first):
+        sweep.ended = dict(judge(sweep.board_settings(first)))
+    for trial in sweep.trials[len(first) :]:
+        if trial.setting not in sweep.ended:
+            _work_on_trial(sweep, trial, settings, watch, work or _stages)
     if not any(trial.done for trial in sweep.trials):
         raise StageError(f"every run of the sweep failed; the last: {sweep.trials[-1].failure}", "segkit runs")
+
+
+def _work_on_trial(sweep: Sweep, trial: Trial, settings: Settings, watch: Watch | None, work: Work) -> None:
+    if trial.done:
+        return
+    if trial.run is None:
+        trial.run = make_run(sweep.catalogue, trial.parameters, settings, sweep.runs_dir)
+    try:
+        with watch(trial.run) if watch else nullcontext():
+            work(trial.run, _capped(sweep, trial.run, settings))
+    except StoppedError as error:
+        error.hint = "the same command goes on from here"
+        raise
+    except (StageError, ModelError, RunError) as error:
+        trial.failure = error.message
 
 
 def _stages(run: Run, settings: Settings) -> None:
@@ -250,6 +290,7 @@ def sweep(
     labels: str | Path | pd.DataFrame | None = None,
     label_column: str = "",
     by: str = "",
+    halving: bool = False,
     runs_dir: str | Path = "",
     max_calls: int | str | None = None,
     max_cost_usd: Decimal | float | str | None = None,
@@ -260,13 +301,15 @@ def sweep(
 
     `values` are parameters of a run, lists of what is to be tried: `prompts=["v0", "v1"]`; the first of each list is
     the baseline. All settings have the same seeds. Runs that are there already are taken, begun ones are continued:
-    calling it again costs nothing. `labels`, `label_column` and `by` are those of `leaderboard_of`. The caps hold for
-    all runs together.
+    calling it again costs nothing. `labels`, `label_column` and `by` are those of `leaderboard_of`. With
+    `halving`, settings that cannot be the best after two repeats are not run further; that needs labels. The caps
+    hold for all runs together.
     """
     caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
     settings = settings or load_settings()
     settings = settings.model_copy(update={f"segkit_{name}": cap for name, cap in caps.items()})
     source = products if isinstance(products, Run | Catalogue) else open_catalogue(products, CatalogueOptions())
     prepared = prepare_sweep(source, category, repeats=repeats, runs_dir=runs_dir, settings=settings, **values)
-    work_on(prepared, settings)
+    judge = judge_of(prepared, labels, label_column, by) if halving else None
+    work_on(prepared, settings, judge=judge)
     return leaderboard_of(prepared.board_settings(), labels=labels, label_column=label_column, by=by)
