@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from segkit.core.batching import batches_by_first_run, calls_of, consolidation_r
 from segkit.core.catalogue.entries import product_entries
 from segkit.core.models import Parameters
 from segkit.errors import SegkitError
+from segkit.pipeline.notebooks.names import notebooks_of
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.walk import batches_read
 from segkit.runs.run import Run, open_run
@@ -25,18 +27,21 @@ from segkit.runs.status import StageFigures, Status
 from segkit.settings import Settings
 
 _FEW_BATCHES = 5
-_NOTEBOOKS = ("00", "10", "20", "30", "40", "50")
 _NOTEBOOK_SECONDS = (0.5, 2.0, 10.0)  # what a notebook takes beside its questions: least, usual, most
 _KEPT = 2048  # forecasts in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The plan of a run: for each stage the questions of each round, and the seconds for `at_once` of them."""
+    """The plan of a run: for each stage the questions of each round, and the seconds for `at_once` of them.
+
+    `notebooks` are those of the run, in their order.
+    """
 
     rounds: dict[str, tuple[int, ...]]
     wave_seconds: dict[str, float]
     at_once: int
+    notebooks: tuple[str, ...]
 
 
 class Forecasts:
@@ -79,7 +84,7 @@ def forecast(run: Run, settings: Settings) -> Forecast:
     waves = {
         stage: math.sqrt(low[stage] * high[stage]) / max(_waves(sample[stage], 0, at_once), 1.0) for stage in sample
     }
-    return Forecast(_rounds(products, parameters), waves, at_once)
+    return Forecast(_rounds(products, parameters), waves, at_once, tuple(notebooks_of(parameters)))
 
 
 def _rounds(products: pd.DataFrame, parameters: Parameters) -> dict[str, tuple[int, ...]]:
@@ -122,7 +127,7 @@ def estimated_completion(
             wave = figures.seconds / _waves_done(rounds, done, planned.at_once)
             correction = math.sqrt(wave / plan) if plan else 1.0
         left += wave * _waves(rounds, done, planned.at_once)
-    left += _notebooks_left(status, began, written)
+    left += _notebooks_left(status, planned.notebooks, began, written)
     return max(written + timedelta(seconds=left), now + timedelta(seconds=1))
 
 
@@ -148,16 +153,17 @@ def _waves_done(rounds: tuple[int, ...], done: int, at_once: int) -> float:
     return waves
 
 
-def _notebooks_left(status: Status, began: datetime | None, written: datetime) -> float:
+def _notebooks_left(
+    status: Status, notebooks: Sequence[str], began: datetime | None, written: datetime
+) -> float:
     """Estimate the seconds that notebooks take beside their questions: the kernel, its imports, tables and plots."""
     least, usual, most = _NOTEBOOK_SECONDS
-    name = status.notebook[:2].replace("35", "30")
-    position = _NOTEBOOKS.index(name) if name in _NOTEBOOKS else 0
+    position = notebooks.index(status.notebook) if status.notebook in notebooks else 0
     each = usual
     if began and position >= 2:
         asked = status.total.seconds
         each = min(most, max(least, ((written - began).total_seconds() - asked) / position))
-    return each * (len(_NOTEBOOKS) - position - 0.5)
+    return each * (len(notebooks) - position - 0.5)
 
 
 def _began(folder: Path) -> datetime | None:

@@ -18,6 +18,14 @@ PLAN = Forecast(
     {"segmentation": (100,), "consolidate_taxonomy": (5, 1), "refine_assignments": (100,)},
     {"segmentation": 10.0, "consolidate_taxonomy": 10.0, "refine_assignments": 10.0},
     10,
+    ("00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments")
+    + ("40_review_run", "50_sync_postgres"),
+)
+ASSIGNING = Forecast(
+    {"assign_products": (10,)},
+    {"assign_products": 10.0},
+    10,
+    ("00_prepare_run", "35_assign_products", "40_review_run", "50_sync_postgres"),
 )
 
 
@@ -44,6 +52,14 @@ def test_answers_correct_the_plan() -> None:
 def test_what_is_left_falls_with_every_answer() -> None:
     seconds = [left(segmentation=(count, count * 1.0)) for count in range(10, 101, 10)]
     assert seconds == sorted(seconds, reverse=True)
+
+
+@pytest.mark.parametrize(("notebook", "left_over"), [("00_prepare_run", 3.5), ("35_assign_products", 2.5)])
+def test_a_run_that_assigns_has_fewer_notebooks(notebook: str, left_over: float) -> None:
+    """Beside its one round of ten seconds, two for each of its four notebooks that is left, one for the begun one."""
+    status = {"updated_at": "2025-06-18T12:00:00Z", "stages": {}, "notebook": notebook}
+    seconds = (estimated_completion(as_status(status), ASSIGNING, now=NOW) - NOW).total_seconds()
+    assert seconds == pytest.approx(10 + 2 * left_over)
 
 
 def test_a_run_that_is_late_is_never_told_to_be_done() -> None:

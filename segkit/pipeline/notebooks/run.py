@@ -9,6 +9,7 @@ from segkit.analysis.report import write_report
 from segkit.core.models import STAGES
 from segkit.pipeline.notebooks.execute import copy_of, execute_notebook, unfinished
 from segkit.pipeline.notebooks.kernels import kernels_ahead
+from segkit.pipeline.notebooks.names import REVIEW, SYNC, stage_notebooks
 from segkit.pipeline.session import at_work, raise_if_failed, release
 from segkit.pipeline.summary import decide_state, finish
 from segkit.runs import mirror
@@ -20,8 +21,6 @@ from segkit.settings import Settings, load_settings, project_folder
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
-_NUMBERS = {"extract_taxonomy": 10, "consolidate_taxonomy": 20, "refine_assignments": 30, "assign_products": 35}
-REVIEW, SYNC = "40_review_run", "50_sync_postgres"
 
 
 def run_notebooks(
@@ -69,18 +68,13 @@ def stages_to_do(run: Run) -> list[str]:
     if lost:
         log_event(run.folder, "logs_lost", count=len(lost), files=lost[:20])
     everything, left = bool(lost) or not _stages_are_done(run), []
-    for name in notebooks_of(run):
+    for name in stage_notebooks(run.parameters):
         why = unfinished(copy_of(run, name)) if copy_of(run, name).exists() else ""
         if why:
             log_event(run.folder, "notebook_executed_again", notebook=name, why=f"{name} {why}")
         if why or everything:
             left.append(name)
     return left
-
-
-def notebooks_of(run: Run) -> list[str]:
-    """Name the notebooks of the stages of a run, in their order."""
-    return ["00_prepare_run", *(f"{_NUMBERS[stage]}_{stage}" for stage in run.parameters.stages)]
 
 
 def _execute(run: Run, name: str, kernel: AsyncKernelManager, settings: Settings) -> None:

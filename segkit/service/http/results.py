@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from segkit.settings import Settings
 
 _ROWS = 2000
 _WINDOW = 16 + 13  # gzip with a window of 8 kB: an open download holds little memory
+_CODING = re.compile(r"(?:^|,)\s*([\w.*-]+)(?:\s*;\s*[qQ]=([01](?:\.[0-9]{0,3})?))?\s*(?=,|$)")  # and its weight
 _PRODUCT = ("product_id", "title", "category", "confidence")
 _STEP = ("step", "category", "where", "confidence", "prompt_line", "answer_line")
 _NAMES = ("taxonomies", "segments", "refined_segments", "ledger")
@@ -35,6 +37,12 @@ _NAMES = ("taxonomies", "segments", "refined_segments", "ledger")
 def exported_file(runs_dir: Path, run_id: str, write: Callable[[pd.DataFrame, bool], bytes]) -> Generator[bytes]:
     """Write a row for each product in another format."""
     yield write(exported(_with_results(open_run(run_id, runs_dir))), False)
+
+
+def accepts_gzip(encodings: str) -> bool:
+    """Report whether an `Accept-Encoding` accepts gzip, by its name or by `*` (RFC 9110, section 12.5.3)."""
+    weights = {name.lower(): float(weight or 1) for name, weight in _CODING.findall(encodings)}
+    return weights.get("gzip", weights.get("*", 0)) > 0
 
 
 async def gzipped(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

@@ -17,7 +17,7 @@ from segkit.runs.run import open_run
 from segkit.service.http import schemas
 from segkit.service.http.dependencies import JsonRoute, RunId, TheService, TheSpools, TheStatus, TheToken
 from segkit.service.http.problems import Responses, responses
-from segkit.service.http.results import explanation, exported_file, gzipped, results_json
+from segkit.service.http.results import accepts_gzip, explanation, exported_file, gzipped, results_json
 from segkit.service.http.spools import Spools
 from segkit.service.http.streams import DOWNLOADS, STREAMS, follow, is_seen
 from segkit.service.service import Service
@@ -81,7 +81,7 @@ async def _download(
     headers = {"vary": "accept-encoding"}
     if run_id:
         headers["content-disposition"] = f'attachment; filename="{run_id}.{kind}"'
-    if _takes_gzip(encodings):
+    if accepts_gzip(encodings):
         pieces, headers["content-encoding"] = gzipped(pieces), "gzip"
     return StreamingResponse(await DOWNLOADS.admit(token, pieces), media_type=_TYPES[kind], headers=headers)
 
@@ -143,9 +143,3 @@ def _require_ended(current: CachedStatus) -> None:
     if current.state == "running":
         what = f"{current.run_id} has no results yet"
         raise RequestError("no-results-yet", what, "wait for its status", retry_after=5)
-
-
-def _takes_gzip(encodings: str) -> bool:
-    """Report whether a client accepts gzip: the name stands in its header, and not with a weight of 0."""
-    names = [part.replace(" ", "").lower() for part in encodings.split(",")]
-    return any(name == "gzip" or (name.startswith("gzip;q=") and name.strip("gzip;q=0.")) for name in names)
