@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 
 import pandas as pd
 
@@ -11,17 +13,25 @@ from segkit.core.models import OUT_OF_SCOPE, Category
 OUT_OF_SCOPE_DEFINITION = "Products that are not of the product category at all."
 
 
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The numbers of categories that an earlier run had too, by name, and the first one that none has had."""
+
+    kept: Mapping[str, int] = field(default_factory=dict)
+    first: int = 1
+
+
 def final_tables(
-    products: pd.DataFrame, assignments: pd.DataFrame, taxonomy: Sequence[Category]
+    products: pd.DataFrame, assignments: pd.DataFrame, taxonomy: Sequence[Category], numbers: Numbers | None = None
 ) -> dict[str, pd.DataFrame]:
     """Make the four result tables that other programs rely on.
 
     `assignments` has a row for every product: `product_id`, `category` and `refined_category` (names of the
     taxonomy, OUT_OF_SCOPE, or empty), `confidence`, `reason`, and `refined_confidence` if refinement stated any.
     Categories that no product stands in are dropped; one that refinement emptied stays with a count of 0, since the
-    first pass still speaks of it.
+    first pass still speaks of it. The others are numbered from 1, or as `numbers` says.
     """
-    return _tables(products, assignments, _taxonomies(assignments, taxonomy))
+    return _tables(products, assignments, _taxonomies(assignments, taxonomy, numbers or Numbers()))
 
 
 def kept_tables(
@@ -32,12 +42,14 @@ def kept_tables(
     `taxonomy` is a frame of `core.taxonomy.keys`; of it stand in the results what is active and what a product is in.
     The rows of the products in `earlier` are taken over with its `taxonomy_id` and `refined_taxonomy_id`.
     """
-    used = {*assignments["category"], *assignments["refined_category"]}
-    is_used = taxonomy["category_name"].isin(used) & (taxonomy["state"] != "proposed")
-    is_shown = is_used | (taxonomy["state"] == "active")
+    # By number: a category may have the name of one that was retired, which the first pass still speaks of.
+    is_used = taxonomy["id"].isin({*earlier["taxonomy_id"], *earlier["refined_taxonomy_id"]})
+    is_active = taxonomy["state"] == "active"
     columns = ["id", "category_name", "definition", "product_count", "key"]
     new = assignments[~assignments["product_id"].isin(earlier["product_id"])]
-    tables = _tables(products, new, taxonomy.loc[is_shown, columns].reset_index(drop=True))
+    shown = taxonomy[is_used | is_active].assign(is_active=is_active).sort_values("is_active", kind="stable")
+    tables = _tables(products, new, shown[columns])
+    tables["taxonomies"] = taxonomy.loc[is_used | is_active, columns].reset_index(drop=True)
     columns = ["product_id", "taxonomy_id", "confidence"]
     refined = earlier[["product_id", "refined_taxonomy_id", "refined_confidence"]].set_axis(columns, axis=1)
     old = {"segments": earlier[columns], "refined_segments": refined}
@@ -58,8 +70,8 @@ def _tables(products: pd.DataFrame, assignments: pd.DataFrame, taxonomies: pd.Da
     }
 
 
-def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
-    """Number the categories, the largest first and OUT_OF_SCOPE last."""
+def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category], numbers: Numbers) -> pd.DataFrame:
+    """Number the categories and give each a key of its number, the largest first and OUT_OF_SCOPE last."""
     first, final = (assignments[name].value_counts() for name in ("category", "refined_category"))
     categories = [*taxonomy, Category("", OUT_OF_SCOPE, OUT_OF_SCOPE_DEFINITION)]
     rows = [
@@ -69,7 +81,9 @@ def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.D
     ]
     rows.sort(key=lambda row: (row[0] == OUT_OF_SCOPE, -row[2], row[0]))
     frame = pd.DataFrame(rows, columns=["category_name", "definition", "product_count"])
-    frame.insert(0, "id", range(1, len(frame) + 1))
+    unused = count(numbers.first)
+    ids = [numbers.kept[name] if name in numbers.kept else next(unused) for name in frame["category_name"]]
+    frame.insert(0, "id", ids)
     frame["key"] = [f"C-{number}" for number in frame["id"]]
     texts = dict.fromkeys(("category_name", "definition", "key"), "str")
     return frame.astype({"id": "int64", "product_count": "int64", **texts})

@@ -16,6 +16,7 @@ from segkit.errors import ProductsError, RunError
 from segkit.pipeline.parameters import check_endpoint
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import taxonomy_of_run
 from segkit.settings import Settings, load_settings
 
 
@@ -32,7 +33,8 @@ def extend_run(
 
     `products` is a frame with `product_id` and `title`, or a catalogue; a product that the earlier run has too takes
     its new row. The batches of the earlier run stay as they are, and what it asked is answered by the cache:
-    a batch is asked when one of its products changed, refinement when the taxonomy did. Raises RunError when the
+    a batch is asked when one of its products changed, refinement when the taxonomy did. Categories that are found
+    again keep their keys (see `core.taxonomy.keys.numbers_kept`). Raises RunError when the
     earlier run is not finished or has no taxonomy of its own, ProductsError when there is nothing to add or the
     product line lacks a column.
     """
@@ -55,7 +57,21 @@ def extend_run(
     parameters = replace(earlier.parameters, extends=earlier.id)
     place, settings = Path(runs_dir or earlier.folder.parent), settings or load_settings()
     check_endpoint(parameters, settings)
-    return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings)
+    archived = _keys_of(earlier, known, frame)
+    return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings, archived=archived)
+
+
+def _keys_of(earlier: Run, known: pd.DataFrame, products: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the taxonomy of the earlier run, and the category of each of its products whose title is the same."""
+    taxonomy, numbered = taxonomy_of_run(earlier).base, earlier.result("taxonomies")
+    # What refinement has emptied may be found again; what earlier extensions no longer found is gone.
+    stays = taxonomy["id"].isin(numbered["id"])
+    same = known[["product_id", "title"]].merge(products[["product_id", "title"]])["product_id"]
+    ends = earlier.result("lineage")[["product_id", "refined_category"]]
+    return {
+        "taxonomy": taxonomy.assign(state=taxonomy["state"].mask(stays, "active")),
+        "earlier": ends[ends["product_id"].isin(same)].reset_index(drop=True),
+    }
 
 
 def with_ids_of(known: pd.DataFrame, added: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import OUT_OF_SCOPE, STAGES, Answer, Category
 from segkit.core.refine import refine_questions, refined, second_questions
 from segkit.core.results import final_tables
+from segkit.core.taxonomy.keys import numbers_kept, succeeded
 from segkit.core.taxonomy.unseen import reading, readings_frame
 from segkit.core.text import fold_name
 from segkit.evaluation.statistics import clustered_rate
@@ -191,9 +192,24 @@ def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFra
     if second:
         _save_repeatability(run, lineage, answers[len(firsts) :], placed, taxonomy)
     # The ledger comes last: where it stands, the stage has done all its work.
-    for name, table in {"lineage": lineage, **final_tables(products, lineage, taxonomy)}.items():
+    for name, table in {"lineage": lineage, **result_tables(run, products, lineage, taxonomy)}.items():
         run.save_result(name, table)
     return lineage
+
+
+def result_tables(
+    run: Run, products: pd.DataFrame, lineage: pd.DataFrame, taxonomy: Sequence[Category]
+) -> dict[str, pd.DataFrame]:
+    """Make the tables that a run ends with; the categories of a run that it extends keep their numbers and keys.
+
+    Then the table `categories` has the keys that were retired too.
+    """
+    if not run.parameters.extends or not run.file("taxonomy.parquet").exists():
+        return final_tables(products, lineage, taxonomy)
+    earlier = run.archived("taxonomy")
+    numbers = numbers_kept(earlier, run.archived("earlier"), lineage)
+    tables = final_tables(products, lineage, taxonomy, numbers)
+    return {"categories": succeeded(earlier, tables["taxonomies"]), **tables}
 
 
 def _save_repeatability(

@@ -23,6 +23,7 @@ from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refin
 from segkit.pipeline.taxonomy.stage import assign_products
 from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import Taxonomy
 from segkit.settings import load_settings
 
 STAGES = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments")
@@ -148,3 +149,53 @@ def test_the_plan_of_an_extended_run_tells_its_batches(finished: Run) -> None:
     """Those of the run before keep their size, the added ones have their own."""
     plan = batch_plan(extend_run(finished, added(3))).set_index("stage")
     assert plan.loc["segmentation", ["calls", "each_holds"]].tolist() == [31, "3 or 4 products"]
+
+
+def test_keys_last_through_twelve_deliveries_and_both_ways_to_extend(
+    new_run: Callable[..., Run], endpoint: Endpoint
+) -> None:
+    """Six extensions that extract anew, then six that keep the categories, with edits: no key is ever used again."""
+    run = worked(new_run(kinds(["kettle", "toaster", "ladle", "whisk"], 40, 1), products_per_prompt=10))
+    deliveries = [kinds(["blender"], 4, 100), kinds(["kettle"], 4, 200), kinds(["grater", "sieve"], 4, 300)]
+    deliveries += [kinds(["peeler", "toaster"], 12, 1000 + 100 * number) for number in range(9)]
+    whisks = run.products[run.products["title"].str.contains("whisk")]
+    deliveries[3] = whisks.assign(title=whisks["title"].str.replace("whisk", "colander"))  # other products by now
+    keys, retired = keys_of(run), set[str]()
+    edits: dict[int, Callable[[Taxonomy], Taxonomy]] = {
+        6: lambda taxonomy: taxonomy.merge(keys["Ladles"], into=keys["Kettles"]),
+        8: lambda taxonomy: taxonomy.delete(keys["Toasters"]),
+        9: lambda taxonomy: taxonomy.accept(proposal_of(taxonomy)),  # the toasters that came in meanwhile
+        10: lambda taxonomy: taxonomy.rename(keys["Kettles"], "Tea Kettles"),
+    }
+    gone = {3: {"Whisks"}, 6: {"Ladles"}, 8: {"Toasters"}, 10: {"Kettles"}}
+    for number, new in enumerate(deliveries):
+        if number < 6:
+            run = worked(extend_run(run, new))
+        else:
+            run = assign_run(edits.get(number, lambda taxonomy: taxonomy)(run.taxonomy()), new)
+            assign_products(run)
+        before, keys, register = keys, keys_of(run), run.taxonomy().base.set_index("key")
+        assert set(before.values()) | retired <= set(register.index), "the register forgets none"
+        retired |= set(register.index[register["state"] == "retired"])
+        assert not retired & set(keys.values()), "a retired key came back"
+        assert before.keys() - keys.keys() == gone.get(number, set())
+        stayed = before.keys() & keys.keys()
+        assert {name: keys[name] for name in stayed} == {name: before[name] for name in stayed}
+        assert run.result("taxonomies")[["id", "key"]].nunique().tolist() == [len(run.result("taxonomies"))] * 2
+    assert (keys["Tea Kettles"], keys["Toasters"] in retired) == ("C-1", False)
+    assert {"Blenders", "Graters", "Sieves", "Colanders", "Peelers", "Toasters"} <= keys.keys()
+
+
+def kinds(names: list[str], count: int, start: int) -> pd.DataFrame:
+    titles = [f"Solid number {start + i} {names[i % len(names)]}" for i in range(count)]
+    return pd.DataFrame({"product_id": range(start, start + count), "title": titles})
+
+
+def proposal_of(taxonomy: Taxonomy) -> str:
+    return str(taxonomy.base.query("state == 'proposed' and category_name == 'Toasters'")["key"].item())
+
+
+def keys_of(run: Run) -> dict[str, str]:
+    taxonomy = run.taxonomy().base
+    living = taxonomy[taxonomy["state"] == "active"]
+    return dict(zip(living["category_name"], living["key"], strict=True))

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from segkit.core.models import Parameters
+from segkit.pipeline.notebooks.names import notebooks_of
 from segkit.runs.run import Run
 from segkit.runs.status import as_status
 from segkit.service.estimates import Forecast, estimated_completion, forecast
@@ -18,14 +20,13 @@ PLAN = Forecast(
     {"segmentation": (100,), "consolidate_taxonomy": (5, 1), "refine_assignments": (100,)},
     {"segmentation": 10.0, "consolidate_taxonomy": 10.0, "refine_assignments": 10.0},
     10,
-    ("00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments")
-    + ("40_review_run", "50_sync_postgres"),
+    tuple(notebooks_of(Parameters(category="Things", model="offline"))),
 )
 ASSIGNING = Forecast(
     {"assign_products": (10,)},
     {"assign_products": 10.0},
     10,
-    ("00_prepare_run", "35_assign_products", "40_review_run", "50_sync_postgres"),
+    tuple(notebooks_of(Parameters(category="Things", model="offline", taxonomy="RUN_20250618T120301Z_8d24"))),
 )
 
 

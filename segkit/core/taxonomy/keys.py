@@ -16,12 +16,13 @@ Retired categories stay in it: they are the register of keys that are never used
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE, Category
-from segkit.core.results import OUT_OF_SCOPE_DEFINITION
+from segkit.core.results import OUT_OF_SCOPE_DEFINITION, Numbers
 from segkit.core.text import fold_name, one_line
 
 COLUMNS = {
@@ -63,6 +64,39 @@ def of_results(taxonomies: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def numbers_kept(taxonomy: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> Numbers:
+    """Return the numbers of the categories that were found anew and that an earlier taxonomy has too.
+
+    `before` and `after` hold the category of products at the end (`product_id`, `refined_category`). A category is
+    the same one where it has the same name; or where, of the products that both runs have placed, more than half of
+    either category are in the other, so that only its name is new. Retired ones do not come back.
+    """
+    living = taxonomy[taxonomy["state"] != "retired"]
+    numbers = {name: number_of_key(key) for name, key in zip(living["category_name"], living["key"], strict=True)}
+    by_fold = {fold_name(name): number for name, number in numbers.items()}
+    found = {*after["category"], *after["refined_category"]} - {""}
+    kept = {name: by_fold[fold_name(name)] for name in found if fold_name(name) in by_fold}
+    both = before.merge(after, on="product_id", suffixes=("", "_after"))
+    ends = zip(both["refined_category"].astype("str"), both["refined_category_after"].astype("str"), strict=True)
+    moves = Counter((old, new) for old, new in ends if old and new)
+    left, right = Counter[str](), Counter[str]()
+    for (old, new), count in moves.items():
+        left[old] += count
+        right[new] += count
+    for (old, new), count in moves.items():
+        is_most = 2 * count > max(left[old], right[new])
+        if is_most and new not in kept and old in numbers and numbers[old] not in kept.values():
+            kept[new] = numbers[old]
+    return Numbers(kept, next_number(taxonomy))
+
+
+def succeeded(taxonomy: pd.DataFrame, taxonomies: pd.DataFrame) -> pd.DataFrame:
+    """Return the taxonomy of the result `taxonomies` of a run; categories of an earlier one that it lacks retire."""
+    now = of_results(taxonomies)
+    gone = completed(taxonomy[~taxonomy["key"].isin(now["key"])]).assign(state="retired", product_count=0)
+    return pd.concat([now, gone], ignore_index=True)
+
+
 def completed(taxonomy: pd.DataFrame) -> pd.DataFrame:
     """Return a taxonomy with the columns that it lacks because an earlier release of segkit wrote it."""
     return taxonomy_frame([{str(name): value for name, value in row.items()} for row in taxonomy.to_dict("records")])
@@ -71,6 +105,11 @@ def completed(taxonomy: pd.DataFrame) -> pd.DataFrame:
 def key_of(number: int) -> str:
     """Return the key of the category that was the n-th to be made."""
     return f"C-{number}"
+
+
+def number_of_key(key: str) -> int:
+    """Return the number in a key."""
+    return int(key.removeprefix("C-"))
 
 
 def next_number(taxonomy: pd.DataFrame) -> int:
@@ -149,4 +188,5 @@ def counted(taxonomy: pd.DataFrame, final: pd.Series) -> pd.DataFrame:
         taxonomy = pd.concat([taxonomy, taxonomy_frame([row])], ignore_index=True)
     is_proposed = taxonomy["state"] == "proposed"
     products = taxonomy["category_name"].map(counts).fillna(0).astype("int64")
+    products = products.mask(taxonomy["state"] == "retired", 0)  # its name may be that of another one by now
     return taxonomy.assign(product_count=taxonomy["product_count"].where(is_proposed, products))

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 
-
 def run_notebooks(
     run: Run,
     *,

@@ -9,11 +9,16 @@ import pandas as pd
 from segkit.analysis.live import live_progress
 from segkit.core.consolidate import numbered
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Category
-from segkit.core.results import final_tables, kept_tables
+from segkit.core.results import kept_tables
 from segkit.core.taxonomy.assign import assign_questions, assigned
 from segkit.core.taxonomy.keys import choices, counted, with_proposals
 from segkit.llm.ask import ask_all
-from segkit.pipeline.stages import consolidate_taxonomy, consolidated_assignments, find_categories
+from segkit.pipeline.stages import (
+    consolidate_taxonomy,
+    consolidated_assignments,
+    find_categories,
+    result_tables,
+)
 from segkit.pipeline.taxonomy.rows import LINEAGE
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
@@ -72,7 +77,7 @@ def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
     fits_none = placed["category"] == NONE_FITS
     reasons = placed["reason"].mask(fits_none, f"{NONE_FITS}: of a kind that the sample did not meet")
     lineage = _as_lineage(placed, placed["category"].mask(fits_none, ""), reasons.tolist())
-    tables = {"assignments": placed, "lineage": lineage, **final_tables(products, lineage, taxonomy)}
+    tables = {"assignments": placed, "lineage": lineage, **result_tables(run, products, lineage, taxonomy)}
     read = run.result("batch_assignments").query("batch > 0")["product_id"]
     tables["ledger"]["in_sample"] = tables["ledger"]["product_id"].isin(read)  # these were read twice
     for name, table in tables.items():
