@@ -27,13 +27,14 @@ from segkit.core.catalogue.lines import cut_columns, renamed_line
 from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
-from segkit.core.prompts import load_prompts, prompt_keys
+from segkit.core.prompt_sets import shown_name
+from segkit.core.prompts import DEFAULT_SET, prompt_hash
 from segkit.core.taxonomy.files import is_taxonomy_file
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError
 from segkit.pipeline.extend import extend_run
-from segkit.pipeline.parameters import change_requests, check_endpoint, choose_parameters
+from segkit.pipeline.parameters import change_requests, check_endpoint, choose_parameters, run_prompts
 from segkit.pipeline.plan.durations import Durations, measured_durations
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.known import known_before
@@ -57,10 +58,28 @@ def run_and_show(source: ProductSource, parameters: RunParameters, options: RunO
     chosen = choose_parameters(settings=settings, **asdict(parameters))
     report_price(chosen.model, chosen.endpoint, settings)
     check_endpoint(chosen, settings)
+    report_unread(chosen)
     catalogue = read_catalogue(source, settings, parameters.product_line or "")
     confirm_titles(catalogue.products, chosen.max_unassigned, options, yes)
     run = make_run(catalogue, chosen, settings, options.runs_dir or settings.storage_root)
     _work_with_consent(run, options, yes, settings)
+
+
+def report_unread(parameters: Parameters) -> None:
+    """Report that the offline model reads no instructions, where a run is to follow some."""
+    named = [f"prompts {shown}"] if (shown := _changed_prompts(parameters)) else []
+    named += [
+        f"--{name.replace('_', '-')}" for name in ("language", "target_categories") if getattr(parameters, name)
+    ]
+    if parameters.model == "offline" and named:
+        typer.echo(f"offline follows no instructions: {' and '.join(named)} will change nothing", err=True)
+
+
+def _changed_prompts(parameters: Parameters) -> str:
+    """Return the name of the prompt set as runs show it, if it is not the default one as shipped."""
+    hashes = {key: prompt_hash(text) for key, text in run_prompts(parameters).items()}
+    shown = shown_name(parameters.prompts, hashes)
+    return shown if shown != DEFAULT_SET else ""
 
 
 def extend_and_show(
@@ -145,7 +164,7 @@ def _planned(catalogue: Catalogue, chosen: Parameters, settings: Settings, durat
     with known_before(chosen, settings) as known:
         return plan_run(
             catalogue.products,
-            load_prompts(chosen.prompts, keys=prompt_keys(chosen)),
+            run_prompts(chosen),
             chosen,
             settings,
             look_up=known.look_up,

@@ -343,6 +343,25 @@ class RunParameters:
         ),
     ] = False
 
+    language: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The language of names and definitions; for prompt sets with $language, like v1.",
+            show_default="that of the category",
+            rich_help_panel=METHOD,
+        ),
+    ] = ""
+    target_categories: Annotated[
+        str,
+        typer.Option(
+            metavar="N|N-N",
+            help="About how many categories there should be; for prompt sets with $target_categories, like v1.",
+            show_default="as few as a shopper would tell apart",
+            rich_help_panel=METHOD,
+        ),
+    ] = ""
+
     def given(self) -> dict[str, Any]:
         """Return what was typed, without the category."""
         return {name: value for name, value in asdict(self).items() if name != "category"}

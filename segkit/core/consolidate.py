@@ -48,11 +48,8 @@ def taxonomies_of(batch_categories: pd.DataFrame) -> list[Taxonomy]:
     return taxonomies
 
 
-def merge_round(
-    taxonomies: Sequence[Taxonomy], sizes: Sequence[int], asked: int, prompts: Mapping[str, str], category: str
-) -> list[Merge]:
+def merge_round(taxonomies: Sequence[Taxonomy], sizes: Sequence[int], asked: int, wording: Wording) -> list[Merge]:
     """Make the merges of one round, of so many taxonomies each; `asked` questions were asked in earlier rounds."""
-    wording = Wording(prompts, category)
     merges, rest = [], iter(taxonomies)
     for size in sizes:
         members = tuple(islice(rest, size))

@@ -20,6 +20,7 @@ from segkit.core.questions import (
     id_lines,
     part_name,
     product_context,
+    wording_of,
 )
 from segkit.core.text import one_line
 from segkit.core.validation import check_extract
@@ -40,7 +41,7 @@ def extract_questions(
     the product line; its order does not matter. Products with the same line share one entry, unless the parameters
     say otherwise. `start` and `end` take some of the batches, as a slice does.
     """
-    wording, batches = Wording(prompts, parameters.category), extraction_batches(products, parameters)[start:end]
+    wording, batches = wording_of(prompts, parameters), extraction_batches(products, parameters)[start:end]
     return [_extract_question(wording, number, batch) for number, batch in enumerate(batches, start=start + 1)]
 
 

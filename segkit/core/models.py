@@ -161,6 +161,9 @@ class Parameters:
 
     `extract_sample` is how many products the taxonomy is extracted from: all where it is empty, so many, or `auto`:
     batch after batch until at most a share of `most_unseen` of the products belongs to a kind that was not met.
+
+    `language` is that of the names, and `target_categories` how many there should be in the end, like `12` or `8-15`;
+    they fill the placeholders of these names, where the prompts have them.
     """
 
     category: str
@@ -187,6 +190,8 @@ class Parameters:
     ask_duplicates: bool = True
     extract_sample: str = ""
     most_unseen: float = 0.01
+    language: str = ""
+    target_categories: str = ""
 
     @property
     def stages(self) -> tuple[str, ...]:

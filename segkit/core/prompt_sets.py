@@ -28,7 +28,14 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
         "refine_assignments": "600ee5a1aba05f035cfc210a5c715bd340b6f5027c0ea7e35c017875fcef0369",
         "assign_products": "a75f1dc5d154a4b635ea618503d5da359c7b47177eecc6b2dac0cbbe89abaa4e",
         "shared_retry": "44af75aa3143113e80803d5aca469c2e336a60d09a84be3255b76f8c1d969661",
-    }
+    },
+    "v1": {
+        "extract_taxonomy": "82b6c7d024430a9011b3b6bd49cc666948024a02e942a82bf00dcd2baf2d97d0",
+        "consolidate_taxonomy": "1ed2a5d3f043c867d00a3ba098e2ca9c59be5eba5a68691ec67ada1d0c9353bd",
+        "refine_assignments": "b14ae61135b72d9a9295cf0f06bd09d2fcf0892671ef737308c98c33f4d9c2da",
+        "assign_products": "465de87d2823155b67dfa1cd5d01991a761500b31efd0414b1b8a891d4801946",
+        "shared_retry": "6030bb024be2033d1217f984dee92f45316a7376776d25762ec8248a8a39fe59",
+    },
 }
 _PROMPT = re.compile(r"([a-z_]+)_prompt_([A-Za-z0-9_-]+)\.txt")
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
@@ -65,7 +72,8 @@ def prompt_sets() -> dict[str, PromptSet]:
 
 def _set(name: str, files: Mapping[str, Path]) -> PromptSet:
     folder = next(iter(files.values())).parent
-    base = "" if name == DEFAULT_SET else copied_from(name, prompt_folders())
+    own = name == DEFAULT_SET or (name in SHIPPED and not (folder / set_file(name)).exists())
+    base = "" if own else copied_from(name, prompt_folders())
     try:
         note = str(json.loads((folder / set_file(name)).read_bytes()).get("note", ""))
     except (OSError, ValueError, AttributeError):

@@ -22,6 +22,13 @@ PLACEHOLDERS = {
     "assign_products": ("product_category", "subcategories", "products"),
     "shared_retry": ("errors", "previous_answer", "missing"),
 }
+#: The placeholders that a prompt may have beside these; each is filled by the parameter of the run of that name.
+OPTIONAL = {
+    "extract_taxonomy": ("language",),
+    "consolidate_taxonomy": ("language", "target_categories"),
+}
+#: The line that ends the instructions of a prompt: they are sent as a system message, and the rest as the user's.
+END_OF_INSTRUCTIONS = "=== DATA ==="
 #: The prompts of a run that finds its own taxonomy, and of one that is given one.
 EXTRACTING = ("extract_taxonomy", "consolidate_taxonomy", "refine_assignments", "shared_retry")
 ASSIGNING = ("assign_products", "extract_taxonomy", "consolidate_taxonomy", "shared_retry")
@@ -68,6 +75,30 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return Template(template).substitute(values)
 
 
+def require_placeholders(prompts: Mapping[str, str], parameters: Parameters) -> None:
+    """Raise PromptError for a parameter that fills a placeholder which none of the prompts has."""
+    for name in dict.fromkeys(name for names in OPTIONAL.values() for name in names):
+        if getattr(parameters, name) and not any(_has(text, name) for text in prompts.values()):
+            option = f"--{name.replace('_', '-')}"
+            raise PromptError(
+                f"no prompt of the set {parameters.prompts!r} has ${name}: {option} would change nothing",
+                f"use a set that has it, such as --prompts v1, or leave {option} out",
+            )
+
+
+def _has(text: str, name: str) -> bool:
+    return any(name in (match["named"], match["braced"]) for match in _PLACEHOLDER.finditer(text))
+
+
+def split_instructions(prompt: str) -> tuple[str, str]:
+    """Cut a prompt at its first line `=== DATA ===`: the instructions (maybe none), and the rest.
+
+    What is filled in stands behind that line, so no title can move it.
+    """
+    instructions, mark, rest = prompt.partition(f"\n{END_OF_INSTRUCTIONS}\n")
+    return (f"{instructions}\n", rest) if mark else ("", prompt)
+
+
 def retry_section(template: str, errors: list[str], previous: str, missing: list[str], budget: int = 2000) -> str:
     """Word the part that follows the original prompt when an answer was not valid.
 
@@ -87,7 +118,7 @@ def retry_section(template: str, errors: list[str], previous: str, missing: list
 def _load(key: str, name: str, folder: Path | None) -> str:
     path = find_prompt(key, name, folder)
     text = read_prompt(path)
-    for fault in faults_of(path, text, PLACEHOLDERS[key]):
+    for fault in faults_of(path, text, key):
         raise fault
     return text
 
@@ -116,6 +147,8 @@ def find_prompt(key: str, name: str, folder: Path | None = None) -> Path:
             if directory.resolve() not in path.resolve().parents:
                 raise PromptError(f"{path} leads out of {directory}", "put the file itself into the folder")
             return path
+        if (directory / set_file(name)).is_file():
+            break  # a copy of the user's, not the set of that name that the package ships
     own = [path for directory in folders for path in directory.glob(f"*_prompt_{name}.txt")]
     if not own or name == DEFAULT_SET:
         known = sorted({p.stem.rpartition("_prompt_")[2] for each in folders for p in each.glob("*_prompt_*.txt")})
@@ -152,8 +185,10 @@ def copied_from(name: str, folders: Sequence[Path]) -> str:
     return DEFAULT_SET
 
 
-def faults_of(path: Path, text: str, allowed: tuple[str, ...]) -> list[PromptError]:
+def faults_of(path: Path, text: str, key: str) -> list[PromptError]:
     """Return what is wrong with the placeholders of a prompt: unknown ones with their line, then missing ones."""
+    needed = PLACEHOLDERS[key]
+    allowed = (*needed, *OPTIONAL.get(key, ()))
     names = ", ".join(f"${name}" for name in allowed)
     faults, found = [], set()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -167,7 +202,8 @@ def faults_of(path: Path, text: str, allowed: tuple[str, ...]) -> list[PromptErr
                 faults.append(PromptError(what, f"known are {names}; $$ is a $"))
             else:
                 found.add(placeholder)
-    missing = [f"${name}" for name in allowed if name not in found]
+    missing = [f"${name}" for name in needed if name not in found]
     if missing:
-        faults.append(PromptError(f"{path}: {', '.join(missing)} missing", f"a {path.stem} needs {names}"))
+        wanted = ", ".join(f"${name}" for name in needed)
+        faults.append(PromptError(f"{path}: {', '.join(missing)} missing", f"a {path.stem} needs {wanted}"))
     return faults

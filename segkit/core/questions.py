@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segkit.core.catalogue.entries import Entry
-from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, CheckedAnswer, Prompt
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, CheckedAnswer, Parameters, Prompt
 from segkit.core.prompts import fill, retry_section
 from segkit.core.text import one_line
 
@@ -21,10 +21,20 @@ class Wording:
 
     prompts: Mapping[str, str]
     category: str
+    language: str = ""
+    target_categories: str = ""
 
     def ask(self, stage: str, schema: dict[str, Any], **parts: Sequence[str]) -> Prompt:
         texts = {name: "\n".join(lines) for name, lines in parts.items()}
-        return Prompt(fill(self.prompts[stage], {"product_category": one_line(self.category), **texts}), schema)
+        return Prompt(fill(self.prompts[stage], {**self._values, **texts}), schema)
+
+    @property
+    def _values(self) -> dict[str, str]:
+        return {
+            "product_category": one_line(self.category),
+            "language": one_line(self.language) or "that of the department's name",
+            "target_categories": self.target_categories or "as few as a shopper would still tell apart",
+        }
 
     def ask_again(
         self, first: Prompt, schema: dict[str, Any], checked: CheckedAnswer, content: str, missing: list[str]
@@ -33,6 +43,11 @@ class Wording:
         return Prompt(
             f"{first.text}\n{retry_section(self.prompts['shared_retry'], errors, content, missing)}", schema
         )
+
+
+def wording_of(prompts: Mapping[str, str], parameters: Parameters) -> Wording:
+    """Return the wording of a run."""
+    return Wording(prompts, parameters.category, parameters.language, parameters.target_categories)
 
 
 def id_lines(lines: Mapping[str, str]) -> list[str]:

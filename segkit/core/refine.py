@@ -21,7 +21,16 @@ from segkit.core.models import (
     Question,
     Reassignments,
 )
-from segkit.core.questions import Wording, entry_products, halves, id_lines, part_name, product_context, refine_schema
+from segkit.core.questions import (
+    Wording,
+    entry_products,
+    halves,
+    id_lines,
+    part_name,
+    product_context,
+    refine_schema,
+    wording_of,
+)
 from segkit.core.validation import check_refine
 
 _SECOND_TIME = 1_000_003  # added to the seed: other products and other batches than anywhere else
@@ -45,7 +54,7 @@ def refine_questions(
     """
     placed = dict(zip(assignments["product_id"], assignments["category"], strict=True))
     assigned = products[products["product_id"].isin(list(placed))]
-    wording, entries = Wording(prompts, parameters.category), _entries(assigned, placed, parameters)
+    wording, entries = wording_of(prompts, parameters), _entries(assigned, placed, parameters)
     batches = entry_batches(entries, parameters.seed, parameters.products_per_refinement)
     return [
         _refine_question(wording, taxonomy, number, [(entry, placed[entry.products[0]]) for entry in batch])

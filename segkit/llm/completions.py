@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from segkit.core.models import STAGES, Parameters, Prompt, Usage
+from segkit.core.prompts import split_instructions
 from segkit.llm.meanings import meaning_of_finish
 from segkit.llm.prices import read_usage
 from segkit.llm.transports.choose import is_private
@@ -76,7 +77,8 @@ class RequestShape:
 
     `limits` are the names under which the limit of the output is sent, `ceiling` the largest limit that the endpoint
     takes, `without` the keywords of a schema that it does not know; `slim` drops long enums, and `grown` multiplies
-    the derived limit, for models that think before they answer. `most_enum_values` and `most_properties` are what
+    the derived limit, for models that think before they answer; `one_message` sends instructions as a part of the
+    user's message, for models without a system message. `most_enum_values` and `most_properties` are what
     the provider takes of a schema.
     """
 
@@ -88,10 +90,12 @@ class RequestShape:
     slim: bool = False
     stream: bool | None = False
     grown: int = 1
+    one_message: bool = False
 
     def body(self, prompt: Prompt, stage: str, parameters: Parameters, items: int) -> dict[str, Any]:
-        """Return the body of a request: the prompt as one user message, and how the answer is asked for."""
-        body: dict[str, Any] = {"model": parameters.model, "messages": user_messages(prompt.text)}
+        """Return the body of a request: the messages of the prompt, and how the answer is asked for."""
+        messages = messages_of(prompt.text, one=self.one_message)
+        body: dict[str, Any] = {"model": parameters.model, "messages": messages}
         if self.stream is not None:
             body["stream"] = self.stream
         if parameters.temperature is not None:
@@ -124,6 +128,8 @@ class RequestShape:
             return replace(self, without=self.without | set(keywords))
         if parameter == "response_format" and _TOO_COMPLEX.search(text) and not self.slim:
             return replace(self, slim=True)
+        if parameter == "system_message" and not self.one_message:
+            return replace(self, one_message=True)
         if parameter == "stream" and self.stream is not None:
             return replace(self, stream=None)
         return None
@@ -136,6 +142,7 @@ class RequestShape:
             "without": sorted(self.without),
             "slim": self.slim,
             "stream": self.stream,
+            "one_message": self.one_message,
         }
 
     def with_facts(self, facts: Mapping[str, Any]) -> RequestShape:
@@ -241,9 +248,15 @@ def _count(schema: Any) -> tuple[int, int]:
     return own[0] + sum(each[0] for each in inner), own[1] + sum(each[1] for each in inner)
 
 
-def user_messages(prompt: str) -> list[dict[str, str]]:
-    """Return a prompt as the one message that a request has."""
-    return [{"role": "user", "content": prompt}]
+def messages_of(prompt: str, *, one: bool = False) -> list[dict[str, str]]:
+    """Return the messages of a prompt: its instructions as a system message, if it marks them, and the rest.
+
+    As `one` message, the rest follows the instructions without the mark.
+    """
+    instructions, rest = split_instructions(prompt)
+    if one or not instructions:
+        return [{"role": "user", "content": instructions + rest}]
+    return [{"role": "system", "content": instructions}, {"role": "user", "content": rest}]
 
 
 def read_completion(body: bytes) -> Completion:

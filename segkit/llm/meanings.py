@@ -69,6 +69,12 @@ _CODES: dict[Meaning, str] = {
         finish_reason_unspecified engine_error""",
 }
 
+#: How an endpoint says that its model takes no system message.
+NO_SYSTEM_MESSAGE = (
+    r"(?:system (?:role|message|prompt|instruction)s?|role\W{1,4}system|developer (?:role|message|instruction)s?)"
+    r".{0,60}(?:not |un|must|only)"
+)
+
 # Looked for in the text of an error, in lower case. The first that fits counts.
 _PHRASES: tuple[tuple[Meaning, str], ...] = (
     ("no_credit", r"credit balance|insufficient (?:balance|credit|fund)|(?:no|out of|any|available) credits?\b"),
@@ -122,6 +128,7 @@ _PHRASES: tuple[tuple[Meaning, str], ...] = (
         r".{0,40}(?:parameter|field|argument|value|key|input)",
     ),
     ("bad_parameter", r"\btemperature\b|\bstream(?:_options|ing)?\b"),
+    ("bad_parameter", NO_SYSTEM_MESSAGE),
     ("wait", r"rate limit|too many requests|quota|overloaded|loading|try again (?:later|in)|throttl|busy"),
 )
 
@@ -131,6 +138,7 @@ PARAMETERS: dict[str, str] = {
     "output_limit": r"max_?(?:completion_?|output_?|new_?)?tokens",
     "temperature": r"temperature",
     "stream": r"\bstream(?:_options|ing)?\b",
+    "system_message": NO_SYSTEM_MESSAGE,
     "response_format": r"response_?\s?format|json_?\s?object|json mode|schema|grammar|structured output",
 }
 

@@ -170,6 +170,7 @@ class QuestionAsker:
         if attempt > 1:
             self.progress.counts.retries += 1
         fields = {"endpoint": self.parameters.endpoint, **{name: body[name] for name in body if name != "messages"}}
+        fields |= {"one_message": True} if shape.one_message else {}
         head = {"context": question.context, "prompt": prompt.text, "request": fields}
         facts = self.recorder.facts(question, attempt, key)
         async with self._asked_now.setdefault(key, asyncio.Lock()):

@@ -13,7 +13,7 @@ from typing import Any
 from segkit.core.models import CheckedAnswer, Question
 from segkit.errors import DatabaseError, StorageError
 from segkit.llm import cache
-from segkit.llm.completions import Completion, read_completion, user_messages
+from segkit.llm.completions import Completion, messages_of, read_completion
 from segkit.llm.prices import call_cost_usd, has_own_price, stated_cost
 from segkit.llm.send import ModelReply, ModelRequest
 from segkit.llm.transports.base import Response
@@ -214,7 +214,8 @@ class Recorder:
             return None
         completion = read_completion(interactions.raw_body(begun))
         cost = self.cost(completion)
-        body = {"messages": user_messages(begun["prompt"]), **begun["request"]}
+        body = dict(begun["request"])
+        body["messages"] = messages_of(begun["prompt"], one=body.pop("one_message", False))
         key = cache.cache_key(body.pop("endpoint"), body, self._parameters.repeat)
         facts = {
             **self._facts(*interactions.place_of(path), key),

@@ -73,6 +73,7 @@ _REMEDIES = {
     "json_word": ("", "the prompt must contain the word JSON: use a prompt set that does"),
     "output_limit": ("--max-output-tokens N", "set another limit: --max-output-tokens, SEGKIT_MAX_OUTPUT_TOKENS"),
     "stream": ("", "ask another endpoint: this one refuses the field stream"),
+    "system_message": ("", "use a prompt set without a line === DATA ===, such as --prompts v0"),
 }
 
 
@@ -156,6 +157,8 @@ def _meaning(status: int, error: _Error) -> Meaning | None:
         return "too_long" if asks_for_too_much(error.text) or named == "too_long" else "wait"
     if asks_for_too_much(error.text) and named == "wait":
         return "too_long"
+    if status == 500 and parameter_of((), error.text) == "system_message":
+        return "bad_parameter"  # llama.cpp says so of a chat template without one
     if status >= 500 or status in (408, 409):
         found = named if named in _BELIEVED else worded if worded in _BELIEVED and status == 500 else None
         return found or _STATUSES.get(status, "passing")

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from segkit.core.models import Parameters
+from segkit.core.prompts import load_prompts, prompt_keys, require_placeholders
 from segkit.core.text import one_line
 from segkit.errors import SettingsError
 from segkit.llm.prices import check_prices, require_price
@@ -25,6 +26,13 @@ def check_endpoint(parameters: Parameters, settings: Settings, caps: Mapping[str
     if caps and caps.get("max_cost_usd") is not None:
         settings = settings.model_copy(update={"segkit_max_cost_usd": caps["max_cost_usd"]})
     require_price(parameters.model, parameters.endpoint, settings)
+
+
+def run_prompts(parameters: Parameters) -> dict[str, str]:
+    """Load the prompts of a run; raise PromptError for a parameter that would fill nothing in them."""
+    prompts = load_prompts(parameters.prompts, keys=prompt_keys(parameters))
+    require_placeholders(prompts, parameters)
+    return prompts
 
 
 def choose_parameters(category: str, settings: Settings, *, needs_key: bool = True, **given: Any) -> Parameters:
@@ -53,12 +61,14 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
         raise SettingsError(f"unknown parameters: {', '.join(unknown)}")
     _check_ranges(chosen)
     _check_sample(chosen.get("extract_sample", ""))
+    _check_target(chosen.get("target_categories", ""))
     check_prices(settings.segkit_prices)
     return Parameters(
         **{
             **chosen,
             "category": one_line(category),
             "model": model,
+            "language": one_line(chosen.get("language", ""), 60),
             "endpoint": _endpoint(model, settings, needs_key),
         }
     )
@@ -101,6 +111,12 @@ def _check_ranges(chosen: Mapping[str, Any]) -> None:
 def _check_sample(sample: str) -> None:
     if sample not in ("", "auto") and not re.fullmatch(r"[1-9][0-9]{0,9}", sample):
         raise SettingsError(f"extract_sample is {sample!r}", "it is a number of products, or `auto`")
+
+
+def _check_target(target: str) -> None:
+    least, _, most = target.partition("-")
+    if target and not (re.fullmatch(r"[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?", target) and int(least) <= int(most or least)):
+        raise SettingsError(f"target_categories is {target!r}", "it is a number of categories, or two: 8-15")
 
 
 def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:

@@ -18,9 +18,8 @@ from segkit.core.catalogue.load import load_catalogue
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import Parameters
-from segkit.core.prompts import load_prompts, prompt_keys
 from segkit.errors import ProductsError
-from segkit.pipeline.parameters import check_endpoint, choose_parameters
+from segkit.pipeline.parameters import check_endpoint, choose_parameters, run_prompts
 from segkit.pipeline.values import conditions, typed_caps
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run, open_run
@@ -67,7 +66,7 @@ def prepare_run(
     chosen = choose_parameters(category, settings, **parameters)
     caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
     check_endpoint(chosen, settings, caps)
-    load_prompts(chosen.prompts, keys=prompt_keys(chosen))  # refuses a bad set before a large file is read
+    run_prompts(chosen)  # refuses a bad set before a large file is read
     options = CatalogueOptions(
         id_column=id_column,
         title_column=title_column,
@@ -101,7 +100,7 @@ def make_run(
     product_lines(frame.head(1), chosen.product_line)
     if untitled(frame).all():
         raise ProductsError("no product has a title", "name the column of the titles: --title-column COLUMN")
-    prompts, origin = load_prompts(chosen.prompts, keys=prompt_keys(chosen)), input_facts(catalogue, source)
+    prompts, origin = run_prompts(chosen), input_facts(catalogue, source)
     return create_run(runs_dir, run_id or new_run_id(), chosen, frame, prompts, origin, settings, caps)
 
 

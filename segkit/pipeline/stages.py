@@ -27,6 +27,7 @@ from segkit.core.consolidate import (
 )
 from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import OUT_OF_SCOPE, STAGES, Answer, Category
+from segkit.core.questions import wording_of
 from segkit.core.refine import refine_questions, refined, second_questions
 from segkit.core.results import final_tables
 from segkit.core.taxonomy.keys import numbers_kept, succeeded
@@ -155,7 +156,7 @@ def _merge(
     """Merge taxonomies in rounds, and note in `steps` which category went where; `done` were asked about before."""
     planned = done + calls_of(rounds)
     for number, sizes in enumerate(rounds, start=1):
-        merges = merge_round(taxonomies, sizes, done, run.prompts, run.parameters.category)
+        merges = merge_round(taxonomies, sizes, done, wording_of(run.prompts, run.parameters))
         questions = [merge.question for merge in merges if merge.question]
         answers = ask_all(run, "consolidate_taxonomy", questions, settings, planned=planned, done=done)
         taxonomies = _apply(run, number, merges, answers, steps)

@@ -16,7 +16,6 @@ import orjson
 import pandas as pd
 
 from segkit.core.catalogue.ids import given_ids
-from segkit.core.prompts import load_prompts, prompt_keys
 from segkit.database.sync import products_from_postgres
 from segkit.errors import (
     DatabaseError,
@@ -29,7 +28,7 @@ from segkit.errors import (
     StorageError,
 )
 from segkit.pipeline.extend import extend_run
-from segkit.pipeline.parameters import choose_parameters
+from segkit.pipeline.parameters import choose_parameters, run_prompts
 from segkit.pipeline.plan.estimate import plan_of, plan_run
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.taxonomy.start import assign_run
@@ -269,7 +268,7 @@ class Submissions:
         products = products_from_postgres(wanted.product_ids, settings)
         chosen = choose_parameters(wanted.category, settings, **given)
         admission.check_titles(products, chosen.max_unassigned)
-        plan = plan_run(products, load_prompts(chosen.prompts, keys=prompt_keys(chosen)), chosen, capped(settings))
+        plan = plan_run(products, run_prompts(chosen), chosen, capped(settings))
         self._check_price(plan, chosen.model, record, token)
         return prepare_run(
             products, wanted.category, run_id=record.run_id, runs_dir=self._jobs.runs_dir, source="amazon_products",

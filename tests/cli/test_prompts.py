@@ -26,32 +26,78 @@ def edit(key: str, name: str, before: str, after: str) -> None:
 
 def test_the_hashes_of_the_package_are_those_of_its_prompts() -> None:
     """If you change a shipped prompt on purpose, change its hash in core/prompt_sets.py too."""
-    texts = load_prompts("v0", project_folder("prompts"), list(PLACEHOLDERS))
-    assert SHIPPED["v0"] == {key: prompt_hash(text) for key, text in texts.items()}
+    assert list(SHIPPED) == ["v0", "v1"]
+    for name, hashes in SHIPPED.items():
+        texts = load_prompts(name, project_folder("prompts"), list(PLACEHOLDERS))
+        assert hashes == {key: prompt_hash(text) for key, text in texts.items()}
+
+
+def test_the_set_v1_passes_its_check_and_has_one_scope(segkit: Segkit, place: Path) -> None:
+    """A scope that a copy changes in one prompt only is named: refinement would undo what extraction decides."""
+    assert segkit("prompts", "check", "v1")[0] == 0
+    listed = {each["set"]: each for each in json.loads(segkit("prompts", "list", "--json")[1])["sets"]}
+    assert (listed["v1"]["copied_from"], listed["v1"]["files"]) == (None, 5)
+    scopes = {key: text.splitlines()[2] for key, text in load_prompts("v1", keys=list(PLACEHOLDERS)).items()}
+    shared = {scopes[key] for key in ("extract_taxonomy", "refine_assignments", "assign_products")}
+    assert len(shared) == 1
+    assert shared.pop().startswith("Scope: ")
+    segkit("prompts", "copy", "v1", "own")
+    edit("refine_assignments", "own", "Scope: a product", "Scope: an item")
+    code, shown, _ = segkit("prompts", "check", "own")
+    assert (code, "'Scope:' differs between" in shown) == (1, True)
+
+
+def test_a_copy_of_ones_own_hides_the_set_of_that_name(segkit: Segkit, place: Path) -> None:
+    """A set v1 that was copied from v0 before the package shipped one goes on as it was, also where it is partial."""
+    segkit("prompts", "copy", "v0", "own")
+    for path in Path("prompts").glob("*own*"):
+        path.rename(path.with_name(path.name.replace("own", "v1")))
+    Path("prompts/shared_retry_prompt_v1.txt").unlink()
+    edit("extract_taxonomy", "v1", "You are", "You surely are")
+    assert load_prompts("v1")["shared_retry"] == load_prompts("v0")["shared_retry"]
+    assert prompt_sets()["v1"].base == "v0"
+
+
+def test_offline_says_that_it_follows_no_instructions(segkit: Segkit, place: Path) -> None:
+    """One line, where a run is to follow some; none for the prompts that everybody has."""
+    catalogue(6).to_csv("six.csv", index=False)
+    run = ("run", "six.csv", "-c", "Kitchen Things", "--model", "offline", "--no-notebooks", "--yes")
+    assert "follows no instructions" not in segkit(*run)[2]
+    code, _, notice = segkit(*run, "--prompts", "v1", "--target-categories", "2-3")
+    assert code == 0
+    assert (
+        notice.count("offline follows no instructions: prompts v1 and --target-categories will change nothing") == 1
+    )
+    code, _, error = segkit(*run, "--language", "German")
+    assert (code, "no prompt of the set 'v0' has $language" in error) == (2, True)
 
 
 def test_a_set_may_hold_only_the_files_that_differ(segkit: Segkit, place: Path) -> None:
     """The others are those of the set it was copied from, also over two steps."""
-    segkit("prompts", "copy", "v0", "v1", "--note", "shorter")
-    for path in Path("prompts").glob("*_v1.txt"):
+    segkit("prompts", "copy", "v0", "own", "--note", "shorter")
+    for path in Path("prompts").glob("*_own.txt"):
         if not path.name.startswith("extract"):
             path.unlink()
-    edit("extract_taxonomy", "v1", "You are", "You surely are")
-    segkit("prompts", "copy", "v1", "v2")
+    edit("extract_taxonomy", "own", "You are", "You surely are")
+    segkit("prompts", "copy", "own", "v2")
     Path("prompts/extract_taxonomy_prompt_v2.txt").unlink()
-    assert load_prompts("v2") == load_prompts("v1") != load_prompts("v0")
-    assert load_prompts("v1")["shared_retry"] == load_prompts("v0")["shared_retry"]
-    assert (prompt_sets()["v1"].base, prompt_sets()["v1"].note, prompt_sets()["v2"].base) == ("v0", "shorter", "v1")
+    assert load_prompts("v2") == load_prompts("own") != load_prompts("v0")
+    assert load_prompts("own")["shared_retry"] == load_prompts("v0")["shared_retry"]
+    assert (prompt_sets()["own"].base, prompt_sets()["own"].note, prompt_sets()["v2"].base) == (
+        "v0",
+        "shorter",
+        "own",
+    )
     Path("prompts/set_v2.json").write_text('{"copied_from": "v2"}', encoding="utf-8")
     assert load_prompts("v2")["extract_taxonomy"] == load_prompts("v0")["extract_taxonomy"]
 
 
 def test_a_misspelt_file_of_a_set_is_not_passed_over(segkit: Segkit, place: Path) -> None:
     """Else the prompt of the package would be used without a word."""
-    segkit("prompts", "copy", "v0", "v1")
-    Path("prompts/extract_taxonomy_prompt_v1.txt").rename("prompts/extract_taxonmy_prompt_v1.txt")
-    with pytest.raises(PromptError, match=r"extract_taxonmy_prompt_v1\.txt is no prompt of segkit"):
-        load_prompts("v1")
+    segkit("prompts", "copy", "v0", "own")
+    Path("prompts/extract_taxonomy_prompt_own.txt").rename("prompts/extract_taxonmy_prompt_own.txt")
+    with pytest.raises(PromptError, match=r"extract_taxonmy_prompt_own\.txt is no prompt of segkit"):
+        load_prompts("own")
 
 
 def test_runs_show_prompts_by_their_content(segkit: Segkit, place: Path) -> None:
@@ -65,7 +111,7 @@ def test_runs_show_prompts_by_their_content(segkit: Segkit, place: Path) -> None
     rows = {row["id"]: row["prompts"] for row in json.loads(segkit("runs", "--json")[1])}
     assert (rows[plain.id], rows[changed.id]) == ("v0", "v0*")
     listed = json.loads(segkit("prompts", "list", "--json")[1])
-    (own,) = listed["sets"]
+    own = listed["sets"][0]
     assert (own["set"], own["runs"]) == ("v0", 1)
     contents = {row["run"]: row["content"] for row in listed["runs"]}
     assert (contents[plain.id], contents[changed.id]) == (None, own["content"])
@@ -74,18 +120,18 @@ def test_runs_show_prompts_by_their_content(segkit: Segkit, place: Path) -> None
 
 
 def test_two_sets_are_compared_word_by_word(segkit: Segkit, place: Path) -> None:
-    segkit("prompts", "copy", "v0", "v1")
-    assert "the same, word for word" in segkit("prompts", "diff", "v0", "v1")[1]
-    edit("extract_taxonomy", "v1", "You are an analyst", "You are a patient analyst")
-    code, shown, _ = segkit("prompts", "diff", "v0", "v1")
+    segkit("prompts", "copy", "v0", "own")
+    assert "the same, word for word" in segkit("prompts", "diff", "v0", "own")[1]
+    edit("extract_taxonomy", "own", "You are an analyst", "You are a patient analyst")
+    code, shown, _ = segkit("prompts", "diff", "v0", "own")
     assert (code, "You are [-an-]{+a patient+} analyst" in shown) == (0, True)
     assert "refine_assignments" not in shown
-    parts = json.loads(segkit("prompts", "diff", "v0", "v1", "--json")[1])["prompts"]["extract_taxonomy"]
+    parts = json.loads(segkit("prompts", "diff", "v0", "own", "--json")[1])["prompts"]["extract_taxonomy"]
     assert (
         "".join(part["text"] for part in parts if part["kind"] != "added") == load_prompts("v0")["extract_taxonomy"]
     )
-    run = segment(catalogue(6), "Kitchen Things", model="offline", prompts="v1")
-    assert "the same" in segkit("prompts", "diff", "v1", run.id)[1]
+    run = segment(catalogue(6), "Kitchen Things", model="offline", prompts="own")
+    assert "the same" in segkit("prompts", "diff", "own", run.id)[1]
     assert segkit("prompts", "diff", "v0", "v9")[0] == 2
 
 
@@ -98,12 +144,12 @@ def test_a_word_diff_holds_both_texts(before: str, after: str) -> None:
 
 def test_a_check_fills_in_every_prompt(segkit: Segkit, place: Path) -> None:
     assert segkit("prompts", "check")[0] == 0
-    segkit("prompts", "copy", "v0", "v1")
-    code, shown, _ = segkit("prompts", "check", "v1", "--json")
+    segkit("prompts", "copy", "v0", "own")
+    code, shown, _ = segkit("prompts", "check", "own", "--json")
     checks = {check["prompt"]: check for check in json.loads(shown)}
     assert (code, set(checks)) == (0, set(PLACEHOLDERS))
     assert all(low < high for low, high in (check["tokens"] for check in checks.values()))
-    assert checks["extract_taxonomy"]["tokens"][0] > len(load_prompts("v1")["extract_taxonomy"]) / 4.5
+    assert checks["extract_taxonomy"]["tokens"][0] > len(load_prompts("own")["extract_taxonomy"]) / 4.5
 
 
 @pytest.mark.parametrize(
@@ -115,11 +161,11 @@ def test_a_check_fills_in_every_prompt(segkit: Segkit, place: Path) -> None:
     ],
 )
 def test_a_check_names_what_is_wrong(segkit: Segkit, place: Path, before: str, after: str, fault: str) -> None:
-    segkit("prompts", "copy", "v0", "v1")
-    edit("extract_taxonomy", "v1", before, after)
-    code, shown, _ = segkit("prompts", "check", "v1")
+    segkit("prompts", "copy", "v0", "own")
+    edit("extract_taxonomy", "own", before, after)
+    code, shown, _ = segkit("prompts", "check", "own")
     assert (code, fault in shown) == (1, True)
-    assert "extract_taxonomy_prompt_v1.txt" in shown
+    assert "extract_taxonomy_prompt_own.txt" in shown
 
 
 def edited_rows(place: Path) -> str:

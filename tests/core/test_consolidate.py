@@ -12,6 +12,7 @@ from segkit.core.batching import consolidation_rounds
 from segkit.core.consolidate import Taxonomy, distinct_categories, merge_round, merged, taxonomies_of
 from segkit.core.models import Answer, Category, Question
 from segkit.core.prompts import load_prompts
+from segkit.core.questions import Wording
 from segkit.core.text import fold_name
 
 PROMPTS = load_prompts()
@@ -32,7 +33,7 @@ GROUP = [
 
 
 def question_of(group: list[Taxonomy]) -> Question:
-    (merge,) = merge_round(group, [len(group)], 0, PROMPTS, CATEGORY)
+    (merge,) = merge_round(group, [len(group)], 0, Wording(PROMPTS, CATEGORY))
     assert merge.question
     return merge.question
 
@@ -81,7 +82,7 @@ def test_more_than_26_taxonomies_have_letters() -> None:
 
 def test_a_valid_answer_decides_where_each_name_goes() -> None:
     """Names that were shown once go together, all others as stated."""
-    (merge,) = merge_round(GROUP, [len(GROUP)], 0, PROMPTS, CATEGORY)
+    (merge,) = merge_round(GROUP, [len(GROUP)], 0, Wording(PROMPTS, CATEGORY))
     members = {"A_0": "M_0", "B_1": "M_0", "A_1": "M_1", "C_0": "M_1"}
     checked = question_of(GROUP).check(answer(members, M_0="Turned", M_1="Others Again"), "k", None)
     assert checked.valid, checked.faults
@@ -99,7 +100,7 @@ def test_a_valid_answer_decides_where_each_name_goes() -> None:
 @pytest.mark.parametrize("content", ["", "{}", answer({"A_0": "M_0"}, M_0="Turned"), answer({}, M_0="Turned")])
 def test_without_a_valid_answer_names_decide(content: str) -> None:
     """The merge by name conserves everything and states nothing new."""
-    (merge,) = merge_round(GROUP, [len(GROUP)], 0, PROMPTS, CATEGORY)
+    (merge,) = merge_round(GROUP, [len(GROUP)], 0, Wording(PROMPTS, CATEGORY))
     question = question_of(GROUP)
     for failed in (None, Answer(question, None, "down"), Answer(question, question.check(content, "k", None), "bad")):
         result, ends = merged(merge, failed)
@@ -126,14 +127,14 @@ def test_a_second_attempt_tells_the_faults_and_asks_for_all() -> None:
 
 def test_questions_are_numbered_on() -> None:
     """The batches of a later round have the numbers after those of the earlier ones."""
-    merges = merge_round([taxonomy(i, f"Name {i}") for i in range(1, 8)], [3, 2, 2], 5, PROMPTS, CATEGORY)
+    merges = merge_round([taxonomy(i, f"Name {i}") for i in range(1, 8)], [3, 2, 2], 5, Wording(PROMPTS, CATEGORY))
     assert [merge.question.batch for merge in merges if merge.question] == [6, 7, 8]
     assert [len(merge.members) for merge in merges] == [3, 2, 2]
 
 
 def test_a_group_of_one_needs_no_question() -> None:
     """It passes on as it is."""
-    *_, last = merge_round([taxonomy(i, f"Name {i}") for i in range(3)], [2, 1], 0, PROMPTS, CATEGORY)
+    *_, last = merge_round([taxonomy(i, f"Name {i}") for i in range(3)], [2, 1], 0, Wording(PROMPTS, CATEGORY))
     assert last.question is None
     result, ends = merged(last, None)
     assert [category.name for category in result.categories] == ["Name 2"]
@@ -153,7 +154,7 @@ def test_every_name_has_one_path_through_the_tree(batches: list[list[str]], most
     ends = [{fold_name(c.name): c.name for c in t.categories} for t in level]
     owners = [[i] for i in range(len(level))]
     for sizes in consolidation_rounds([len(level)], most):
-        merges = merge_round(level, sizes, 0, PROMPTS, CATEGORY)
+        merges = merge_round(level, sizes, 0, Wording(PROMPTS, CATEGORY))
         assert [len(merge.members) for merge in merges] == sizes
         after, groups, place = [], [], 0
         for merge in merges:

@@ -246,6 +246,21 @@ def test_a_field_that_an_endpoint_does_not_know_is_left_out(
     assert run.status.stages["segmentation"].calls == 10
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_model_without_a_system_message_gets_one_message(status: int, endpoint: Endpoint, new_run: NewRun) -> None:
+    """Gemma's chat template knows none; llama.cpp answers 500 to that.."""
+    body = error("Jinja Exception: System role not supported", code=status, type="server_error")
+    endpoint.rule("reply", status=status, body=body, where='"system"')
+    run = new_run(24, prompts="v1")
+    assert placed(run) == 24
+    statuses = [entry["status"] for entry in endpoint.ledger()]
+    assert statuses.count(200) == 4
+    sent = [asked["messages"] for asked in endpoint.bodies() if asked and len(asked["messages"]) == 1]
+    assert all("=== DATA ===" not in messages[0]["content"] for messages in sent)
+    assert placed(run) == 24
+    assert endpoint.count() == len(statuses)
+
+
 def test_a_resume_words_the_requests_anew_and_asks_nothing_twice(endpoint: Endpoint, new_run: NewRun) -> None:
     """The change stands in run.json with its time; what is answered stays answered."""
     endpoint.queue("ok")

@@ -39,7 +39,7 @@ Then open the report.html whose path is printed, or export the result:
 
     segkit export latest --out segments.csv
 
-Other prompts: `segkit prompts copy v0 v1`, edit prompts/*_v1.txt, and run with --prompts v1.
+Other prompts: `segkit prompts copy v0 v2`, edit prompts/*_v2.txt, and run with --prompts v2.
 Notebooks: `jupyter lab notebooks/00_prepare_run.ipynb`.
 """
 
@@ -56,7 +56,7 @@ def init(
     from segkit.settings import project_folder
 
     notebooks = {path for path in project_folder("notebooks").iterdir() if _NOTEBOOK.fullmatch(path.name)}
-    texts = set(project_folder("prompts").glob("*_prompt_v0.txt"))
+    texts = set(project_folder("prompts").glob("*_prompt_v[0-9].txt"))
     files = {folder / "notebooks" / path.name: path.read_bytes() for path in notebooks}
     files |= {folder / "prompts" / path.name: path.read_bytes() for path in texts}
     files |= {

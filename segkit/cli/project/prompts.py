@@ -86,15 +86,15 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
 
 @prompts.command("copy")
 def prompts_copy(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="The set to copy, such as v0.")],
-    target: Annotated[str, typer.Argument(metavar="TO", help="The name of the copy, such as v1.")],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The set to copy, such as v1.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The name of the copy, such as v2.")],
     note: Annotated[str, typer.Option(help="What is to be different in it; `segkit prompts list` shows it.")] = "",
 ) -> None:
     """Copy a prompt set into ./prompts, to be edited and used with --prompts.
 
     Files that you do not edit can be deleted: they come from the set that was copied.
 
-    Example: segkit prompts copy v0 v1
+    Example: segkit prompts copy v0 v2
     """
     from segkit.core.prompt_sets import prompt_sets, set_note
     from segkit.core.prompts import PLACEHOLDERS, check_set_name, find_prompt, load_prompts, prompt_file, set_file
@@ -190,7 +190,7 @@ def prompts_check(
     """Fill in every prompt of a set, and list its tokens and what is wrong with it; exit code 1 if anything is.
 
     Nothing is asked. Unknown and missing placeholders are named with their line, and so are lists that do not begin
-    on a line of their own.
+    on a line of their own, and lines that begin with `Scope:` in several prompts but differ.
 
     Example: segkit prompts check v1
     """

@@ -20,6 +20,7 @@ from segkit.core.questions import (
     id_lines,
     part_name,
     product_context,
+    wording_of,
 )
 from segkit.core.validation import check_assign
 
@@ -32,7 +33,7 @@ def assign_questions(
     `taxonomy` holds the categories to choose from, with their local ids `S_0`, `S_1`, …. Products with the same line
     share one entry, unless the parameters say otherwise.
     """
-    wording, entries = Wording(prompts, parameters.category), product_entries(products, parameters)
+    wording, entries = wording_of(prompts, parameters), product_entries(products, parameters)
     batches = entry_batches(entries, parameters.seed, parameters.products_per_assignment)
     return [_assign_question(wording, taxonomy, number, batch) for number, batch in enumerate(batches, start=1)]
 

@@ -32,7 +32,7 @@ from segkit.llm.offline.words import (
 
 _ID_LINE = re.compile(r"^\[([A-Z]+)_([0-9]+)\][ \t]*(.*)$", re.MULTILINE)
 _ASSIGNED = re.compile(r"^(.*)→ (S_[0-9]+|OUT_OF_SCOPE) \(.*\)$")
-_CATEGORY = re.compile(r"^Product category:[ \t]*(\S.*)$", re.MULTILINE)
+_CATEGORY = re.compile(r"^(?:Product category|Department):[ \t]*(\S.*)$", re.MULTILINE)
 _ALSO = re.compile(r"^List ([A-Z]+) also has: (.*)$", re.MULTILINE)
 _TRAITS, _EXAMPLES = " whose titles mention ", " such as "
 _NAMELESS = "General Merchandise"

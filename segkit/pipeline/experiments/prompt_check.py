@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segkit.core.prompt_sets import PromptSet
-from segkit.core.prompts import PLACEHOLDERS, faults_of, fill, find_prompt, read_prompt
+from segkit.core.prompts import OPTIONAL, PLACEHOLDERS, faults_of, fill, find_prompt, read_prompt
 from segkit.core.questions import id_lines
 from segkit.core.text import shortened
 from segkit.errors import PromptError
 from segkit.pipeline.plan.estimate import DENSE
 from segkit.pipeline.plan.walk import PLAIN
 
+#: How the line begins that says what belongs to the product category, where prompts have one.
+SCOPE = "Scope:"
 _CATEGORIES = {
     "Rotary Things": "Things that are turned, e.g. one with a knob",
     "Flat Things": "Things without height, e.g. a plate",
@@ -36,9 +39,27 @@ def check_set(prompt_set: PromptSet, titles: list[str], category: str) -> list[P
     """Render every prompt of a set for products with these titles, and return what is wrong with each.
 
     Nothing is asked. A fault is a placeholder that is unknown or missing, a file that cannot be read, or a list of
-    products or categories that does not begin on a line of its own, so that a model could not tell its ids.
+    products or categories that does not begin on a line of its own, so that a model could not tell its ids. Lines
+    that begin with `Scope:` must say the same in every prompt that has one.
     """
-    return [_checked(prompt_set, key, titles, category) for key in PLACEHOLDERS]
+    checks = [_checked(prompt_set, key, titles, category) for key in PLACEHOLDERS]
+    fault = _scope_fault(prompt_set)
+    return [*checks[:-1], replace(checks[-1], faults=(*checks[-1].faults, *fault))]
+
+
+def _scope_fault(prompt_set: PromptSet) -> list[str]:
+    """Return a sentence if the prompts that begin a line with `Scope:` do not all say the same there."""
+    scopes: dict[str, list[str]] = {}
+    for key in PLACEHOLDERS:
+        with suppress(PromptError):
+            text = read_prompt(find_prompt(key, prompt_set.name))
+            for line in text.splitlines():
+                if line.startswith(SCOPE):
+                    scopes.setdefault(line, []).append(key)
+    if len(scopes) < 2:
+        return []
+    sides = " and ".join(", ".join(keys) for keys in scopes.values())
+    return [f"the line {SCOPE!r} differs between {sides}: one stage would undo what another decides"]
 
 
 def _checked(prompt_set: PromptSet, key: str, titles: list[str], category: str) -> PromptCheck:
@@ -47,8 +68,8 @@ def _checked(prompt_set: PromptSet, key: str, titles: list[str], category: str) 
         text = read_prompt(path)
     except PromptError as error:
         return PromptCheck(key, "", False, (0, 0), (error.message,))
-    faults = [fault.message for fault in faults_of(path, text, PLACEHOLDERS[key])]
-    values = _values(titles, category)[key]
+    faults = [fault.message for fault in faults_of(path, text, key)]
+    values = {**_values(titles, category)[key], **{name: ["…"] for name in OPTIONAL.get(key, ())}}
     rendered = "" if faults else fill(text, {name: "\n".join(lines) for name, lines in values.items()})
     lines = set(rendered.splitlines())
     for name, wanted in values.items():

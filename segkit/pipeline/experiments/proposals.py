@@ -12,7 +12,7 @@ import pandas as pd
 
 from segkit.core.models import CheckedAnswer, Fault, Parameters, Prompt, Question
 from segkit.core.prompt_sets import prompt_sets, set_note
-from segkit.core.prompts import PLACEHOLDERS, check_set_name, faults_of, prompt_file, set_file
+from segkit.core.prompts import check_set_name, faults_of, prompt_file, set_file
 from segkit.core.text import one_line
 from segkit.errors import PromptError, RunError, SettingsError
 from segkit.evaluation.agreement import repeats_of
@@ -167,7 +167,7 @@ def _checked(content: str, texts: Mapping[str, str]) -> Checked:
         key: str(text) for key, text in proposed.items() if key in texts and str(text).strip() != texts[key].strip()
     }
     for key, text in changed.items():
-        faults += [Fault("validation", fault.message) for fault in faults_of(Path(key), text, PLACEHOLDERS[key])]
+        faults += [Fault("validation", fault.message) for fault in faults_of(Path(key), text, key)]
     if not changed and not faults:
         faults.append(Fault("completeness", "no prompt is changed"))
     return CheckedAnswer({"prompts": changed, "note": note}, tuple(faults))

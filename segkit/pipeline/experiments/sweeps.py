@@ -16,13 +16,13 @@ from segkit.core.catalogue.gate import FIRST_RUN, Catalogue
 from segkit.core.catalogue.lines import product_lines, renamed_line
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.models import Parameters
-from segkit.core.prompts import load_prompts, prompt_hash, prompt_keys
+from segkit.core.prompts import prompt_hash
 from segkit.errors import ModelError, RunError, SettingsError, StageError, StoppedError
 from segkit.evaluation.leaderboard import Leaderboard, leaderboard_of
 from segkit.evaluation.ranking import FIRST_ROUND, STABILITY, Ended, Setting, ended_after
 from segkit.llm.prices import require_price
 from segkit.pipeline.experiments.repeats import Watch
-from segkit.pipeline.parameters import choose_parameters
+from segkit.pipeline.parameters import choose_parameters, run_prompts
 from segkit.pipeline.plan.estimate import plan_of, plan_run
 from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.prepare import make_run, open_catalogue
@@ -162,7 +162,7 @@ def _chosen(catalogue: Catalogue, category: str, settings: Settings, values: Map
 
 
 def _prompts_of(parameters: Parameters) -> dict[str, str]:
-    return load_prompts(parameters.prompts, keys=prompt_keys(parameters))
+    return run_prompts(parameters)
 
 
 def _find_runs(sweep: Sweep) -> None:

@@ -36,6 +36,7 @@ from segkit.core.consolidate import (
 )
 from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import NONE_FITS, STAGES, Answer, Category, Parameters, Question
+from segkit.core.questions import wording_of
 from segkit.core.refine import refine_questions, second_questions
 from segkit.core.taxonomy.assign import assign_questions, assigned
 from segkit.core.taxonomy.unseen import least_batches
@@ -246,7 +247,7 @@ class _Merging:
     def __init__(
         self, prompts: Mapping[str, str], parameters: Parameters, look_up: LookUp, unknown: set[int]
     ) -> None:
-        self._prompts, self._category, self._look_up = prompts, parameters.category, look_up
+        self._wording, self._look_up = wording_of(prompts, parameters), look_up
         self._unknown = unknown  # the first batches of the taxonomies that are not known
         self.counted = _Counted()
         self.steps: list[dict[str, object]] = []
@@ -254,7 +255,7 @@ class _Merging:
     def merge(self, taxonomies: Sequence[Taxonomy], rounds: Sequence[Sequence[int]]) -> tuple[Category, ...] | None:
         """Return the last taxonomy; None where it depends on answers that are not there yet."""
         for number, sizes in enumerate(rounds, start=1):
-            merges = merge_round(taxonomies, sizes, 0, self._prompts, self._category)
+            merges = merge_round(taxonomies, sizes, 0, self._wording)
             taxonomies = self._merged(number, merges)
         if taxonomies and taxonomies[0].first in self._unknown:
             return None
@@ -281,7 +282,7 @@ class _Merging:
 
     def _unknown_taxonomy(self, merge: Merge, has_known_members: bool) -> Taxonomy:
         if merge.question and not has_known_members:
-            size, template = len(merge.members), len(self._prompts["consolidate_taxonomy"])
+            size, template = len(merge.members), len(self._wording.prompts["consolidate_taxonomy"])
             # Equal names are shown once, so the least is little more than one taxonomy.
             shown = _OF_BATCH[0] * (1 + 0.3 * size), _OF_BATCH[1] * size
             characters = [template + shown[i] * _CATEGORY[i] * PLAIN for i in (0, 1)]
