@@ -114,8 +114,10 @@ def _check_sample(sample: str) -> None:
 
 
 def _check_target(target: str) -> None:
-    least, _, most = target.partition("-")
-    if target and not (re.fullmatch(r"[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?", target) and int(least) <= int(most or least)):
+    if not target:
+        return
+    found = re.fullmatch(r"([1-9][0-9]{0,3})(?:-([1-9][0-9]{0,3}))?", target)
+    if not found or int(found[1]) > int(found[2] or found[1]):
         raise SettingsError(f"target_categories is {target!r}", "it is a number of categories, or two: 8-15")
 
 
