@@ -10,7 +10,13 @@ import pandas as pd
 
 from segkit.analysis.lineage import merge_paths
 from segkit.analysis.page import html_page
-from segkit.analysis.tables import environment, sample_sentence, stage_figures, typical_products
+from segkit.analysis.tables import (
+    environment,
+    repeatability_sentence,
+    sample_sentence,
+    stage_figures,
+    typical_products,
+)
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.display import html_table, html_text, is_missing
 from segkit.runs.run import Run
@@ -28,14 +34,14 @@ _IN_MAP = 24  # segments with a field of their own in the picture
 Box = tuple[float, float, float, float]  # left, top, width, height, in per cent
 
 
-def write_report(run: Run, trust: Sequence[str] = (UNMEASURED,)) -> Path:
-    """Write the report of a run; `trust` says in sentences what was measured of its repeatability and accuracy."""
+def write_report(run: Run, trust: Sequence[str] = ()) -> Path:
+    """Write the report of a run; `trust` says in sentences what was measured beside it, such as by repeats."""
     path = run.folder / REPORT
     write_atomic(path, report_page(run, trust).encode())
     return path
 
 
-def report_page(run: Run, trust: Sequence[str] = (UNMEASURED,)) -> str:
+def report_page(run: Run, trust: Sequence[str] = ()) -> str:
     """Return the report of a run as HTML. Raises RunError if the run has no results yet."""
     table = run.assignments
     table["category"] = table["category"].fillna("")
@@ -111,6 +117,10 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
     """Say in words what speaks for and against the result."""
     total, states = len(table), table["state"].value_counts()
     yield from trust
+    if twice := repeatability_sentence(run):
+        yield twice
+    elif not trust:
+        yield UNMEASURED
     out = int(states.get("out_of_scope", 0))
     warning = " That is much: the category may not fit the products." if total and out / total > _MANY_OUT else ""
     yield f"Out of scope, no {run.parameters.category}: {_count(out, 'product')} ({_share(out, total)}).{warning}"

@@ -264,6 +264,19 @@ def repeatability(run: Run) -> str:
     return f"{counted}: {found['share']:.0%} (of all products {low:.0%} to {high:.0%}, with 95 % confidence)"
 
 
+def repeatability_sentence(run: Run) -> str:
+    """Say for people who know no statistics how far a run repeats itself; empty where nothing was asked twice."""
+    found = run.status.document.get("asked_twice")
+    if not isinstance(found, dict):
+        return ""
+    low, high = round(100 * found["share_low"]), round(100 * found["share_high"])
+    return (
+        f"{found['products']:,} products were asked about a second time, among other products: "
+        f"{found['differently']:,} of them ({found['share']:.0%}) came into another segment. Asked again, {low} to "
+        f"{high} % of all products would; such a range is right in 95 of 100 cases."
+    )
+
+
 def spending(total: StageFigures) -> dict[str, Any]:
     """Describe the calls, tokens and money of all stages, and where a server did not report them."""
     unmetered = f" (not reported for {total.unmetered:,} calls)" if total.unmetered else ""

@@ -47,7 +47,8 @@ def verify(
     else:
         away = [name for name in mirror.stored(run.folder) if not (run.folder / name).exists()]
         unread = f"; {len(away)} files in S3 were not read: --remote reads them" if away and not remote else ""
-        _print(*found, f"{run.id}: {len(found) or 'no'} differences{unread}")
+        count = f"{len(found)} difference{'s' * (len(found) > 1)}" if found else "no differences"
+        _print(*found, f"{run.id}: {count}{unread}")
     raise typer.Exit(1 if found else 0)
 
 

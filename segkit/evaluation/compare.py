@@ -16,7 +16,15 @@ from segkit.core.models import OUT_OF_SCOPE
 from segkit.evaluation import agreement, figures
 from segkit.evaluation.labels import Labels, labels_of
 from segkit.evaluation.pages import Html, Parts, Readable, sections, write_page
-from segkit.evaluation.statistics import Estimate, Numbers, difference_interval, group_test, mean_pairwise
+from segkit.evaluation.scores import cross_mapped
+from segkit.evaluation.statistics import (
+    Estimate,
+    Numbers,
+    difference_interval,
+    group_test,
+    mean_pairwise,
+    t_interval,
+)
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
 
@@ -93,6 +101,11 @@ class Comparison(Readable):
         total = len(self.placements[0])
         if len(self.moved) == 0:
             lines.append(f"None of {total:,} products moved.")
+        elif self.noise_floor and not self.same_settings and not self.stable_movers:
+            lines.append(
+                f"{len(self.moved):,} of {total:,} products moved; all of them move between repeats too, so that no "
+                "single move is due to the settings for sure."
+            )
         elif self.noise_floor and not self.same_settings:
             lines.append(
                 f"{len(self.moved):,} of {total:,} products moved; {self.stable_movers:,} of them never move between "
@@ -119,17 +132,18 @@ class Comparison(Readable):
         return f"{what}, those of the second at {second}: {verdict}, p = {self.p_value:.2g}."
 
     def _about_labels(self, difference: Estimate) -> str:
+        what = "share of right products" if difference.unit == "batches" else "AMI"
         if difference.low is None or difference.high is None:
             return (
-                f"Against the labels the second is {difference.value:+.3f} AMI; whether that is luck cannot be said "
-                "of one run each. Repeat both: segkit stability RUN --repeats 5"
+                f"Against the labels the second is {difference.value:+.3f} {what}; whether that is luck cannot be "
+                "said of one run each. Repeat both: segkit stability RUN --repeats 5"
             )
         verdict = (
             "better" if difference.low > 0 else "worse" if difference.high < 0 else "not shown to be better or worse"
         )
         return (
-            f"Against the labels the second is {verdict}: AMI {difference.value:+.3f} "
-            f"({difference.low:+.3f} to {difference.high:+.3f}; {difference.count} runs)."
+            f"Against the labels the second is {verdict}: {what} {difference.value:+.3f} "
+            f"({difference.low:+.3f} to {difference.high:+.3f}; {difference.count} {difference.unit})."
         )
 
     def flow(self) -> Figure:
@@ -195,7 +209,8 @@ def compare(
     """Compare two runs of the same products; nothing is asked of a model.
 
     Repeats of either (runs with the same settings and other seeds in the same folder) are found by themselves, and
-    show how much moves anyway. With `labels` (see `evaluate`) the difference of the AMI to the labels is reported.
+    show how much moves anyway. With `labels` (see `evaluate`) the difference is reported: of the AMI to the labels,
+    over repeats; or, where both runs share one taxonomy, of the share of right products, over batches.
     """
     place = Path(runs_dir) if runs_dir else load_settings().storage_root
     one, two = (name if isinstance(name, Run) else open_run(name, place) for name in (first, second))
@@ -220,7 +235,7 @@ def compare(
         ledger=_ledgers(one, two),
         spent=_spent(one, two),
         placements=(both[0], both[1]),
-        label_difference=_label_difference(placed, known) if known else None,
+        label_difference=_label_difference(one, two, placed, known) if known else None,
     )
 
 
@@ -338,9 +353,33 @@ def _categories(run: Run) -> int:
     return int((named & (taxonomies["product_count"] > 0)).sum())
 
 
-def _label_difference(placed: Sequence[Sequence[pd.Series]], labels: Labels) -> Estimate:
+def _label_difference(one: Run, two: Run, placed: Sequence[Sequence[pd.Series]], labels: Labels) -> Estimate:
+    if one.id != two.id and _share_taxonomy(one, two):
+        return _difference_of_batches(one, (placed[0][0], placed[1][0]), labels)
     scores = [[agreement.ami(run, labels.names) for run in group] for group in placed]
     return difference_interval(scores[0], scores[1])
+
+
+def _share_taxonomy(one: Run, two: Run) -> bool:
+    """Report whether two runs have the same categories, so that they differ only in where products were put."""
+    names = [set(zip(t["category_name"], t["definition"], strict=True)) for t in map(_taxonomy, (one, two))]
+    return names[0] == names[1]
+
+
+def _taxonomy(run: Run) -> pd.DataFrame:
+    taxonomies = run.result("taxonomies")
+    return taxonomies[taxonomies["category_name"] != OUT_OF_SCOPE]
+
+
+def _difference_of_batches(one: Run, runs: tuple[pd.Series, pd.Series], labels: Labels) -> Estimate:
+    """Return the difference of the shares of right products, with Student's interval over batches of the first."""
+    truth = labels.names[labels.names.index.isin(runs[0].index) & labels.names.index.isin(runs[1].index)]
+    right = [
+        (truth == (run[truth.index] if labels.own else cross_mapped(truth, run[truth.index]))).astype(float)
+        for run in runs
+    ]
+    batches = agreement.batches_of(one).reindex(truth.index)
+    return t_interval((right[1] - right[0]).groupby(batches).mean().tolist())
 
 
 def _number(value: Any) -> Any:

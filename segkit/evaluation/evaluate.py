@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE
+from segkit.display import html_text
 from segkit.errors import ProductsError
 from segkit.evaluation import figures, scores
 from segkit.evaluation.agreement import batches_of, placements
 from segkit.evaluation.labels import NONE_OF_THESE, Labels, labels_of
-from segkit.evaluation.pages import Parts, Readable, sections, write_page
+from segkit.evaluation.pages import Html, Parts, Readable, as_html, sections, write_page
 from segkit.evaluation.statistics import Estimate, krippendorff_alpha, share, wilson
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
@@ -75,6 +77,11 @@ class Evaluation(Readable):
         for name, estimate in (("precision", self.out_of_scope_precision), ("recall", self.out_of_scope_recall)):
             if estimate:
                 lines.append(f"Out of scope: {name} {_percent(estimate)} of {estimate.count:,} products.")
+        if len(self.labels.names) == self.products:
+            lines.append(
+                "Every product is labelled: the shares are exact for these products, and their intervals are for "
+                "more products of the same kind."
+            )
         if self.self_agreement:
             lines.append(f"The person agrees with themselves in {_percent(self.self_agreement)} of doubled rows.")
         if self.anchoring:
@@ -103,6 +110,41 @@ class Evaluation(Readable):
         title = "Share of each segment: with its interval, and by the run alone (orange)"
         return figures.intervals(self.shares, ("category", "share", "share_low", "share_high"), title, "share")
 
+    def readable_shares(self) -> pd.DataFrame:
+        """Return the shares for people: a share and its interval in one cell."""
+        table = self.shares
+        return pd.DataFrame(
+            {
+                "segment": table["category"],
+                "share": [
+                    f"{value:.1%}" if low is None or math.isnan(low) else f"{value:.1%} ({low:.1%} to {high:.1%})"
+                    for value, low, high in table[["share", "share_low", "share_high"]].itertuples(index=False)
+                ],
+                "run alone": table["raw_share"].map("{:.1%}".format),
+                "labelled": table["labelled"],
+            }
+        )
+
+    def _confusions_with_links(self) -> str:
+        """Return the confusions as a list of links to their products."""
+        rows = [
+            f"<tr><td>{html_text(row.label)}</td><td>{html_text(row.category)}</td>"
+            f'<td class="number"><a href="#confusion-{row.Index}">{row.products:,}</a></td></tr>'
+            for row in self.confusions.itertuples()
+        ]
+        head = '<tr><th>label</th><th>category</th><th class="number">products</th></tr>'
+        return f"<table>{head}{''.join(rows)}</table>"
+
+    def _misses_by_confusion(self) -> str:
+        """Return the products of each confusion as a table of its own, to which the list of confusions links."""
+        parts = []
+        for row in self.confusions.itertuples():
+            mask = (self.misses["label"] == row.label) & (self.misses["category"] == row.category)
+            title = f"{html_text(row.label)} in {html_text(row.category)}"
+            table = as_html(self.misses.loc[mask, ["product_id", "title", "confidence"]].reset_index(drop=True))
+            parts.append(f'<h3 id="confusion-{row.Index}">{title}</h3>\n{table}')
+        return "\n".join(parts)
+
     def risk_figure(self) -> Figure:
         """Draw how accuracy falls as less sure products are kept."""
         frame = self.risk_coverage
@@ -117,9 +159,11 @@ class Evaluation(Readable):
     def _body(self) -> str:
         parts: dict[str, Sequence[Any]] = {
             "In short": self.sentences(),
-            "How large the segments are": [self.shares_figure(), self.shares],
-            "What is confused": [self.confusions],
-            "Products that are not where their label is": [self.misses],
+            "How large the segments are": [self.shares_figure(), self.readable_shares()],
+            "What is confused": [Html(self._confusions_with_links())] if len(self.confusions) else ["Nothing."],
+            "Products that are not where their label is": [Html(self._misses_by_confusion())]
+            if len(self.confusions)
+            else ["None."],
             "How far confidence can be trusted": [self.risk_figure(), self.calibration],
             "For the methods section": [self.methods()],
         }
@@ -127,7 +171,7 @@ class Evaluation(Readable):
 
     def shown(self) -> Parts:
         """Return what Jupyter shows: the summary, the shares of the segments, and what is confused."""
-        shares: list[Any] = [self.shares_figure(), self.shares]
+        shares: list[Any] = [self.shares_figure(), self.readable_shares()]
         return {"": self.sentences(), "Shares": shares, "What is confused": [self.confusions.head(10)]}
 
 

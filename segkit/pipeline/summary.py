@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segkit.analysis import logs
-from segkit.analysis.report import REPORT, UNMEASURED, write_report
+from segkit.analysis.report import REPORT, write_report
 from segkit.analysis.tables import sample_sentence
 from segkit.core.extract import NO_TITLE
 from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
@@ -113,7 +113,7 @@ def renew_report(run: Run) -> None:
 def _measured(run: Run) -> Sequence[str]:
     """Say how far a run and its repeats agree; one with the same seed and number is the same answers again."""
     different = {(each.parameters.seed, each.parameters.repeat): each for each in [*repeats_of(run), run]}
-    return stability_of(list(different.values())).sentences()[:3] if len(different) > 1 else (UNMEASURED,)
+    return stability_of(list(different.values())).sentences()[:3] if len(different) > 1 else ()
 
 
 def finish(run: Run, seconds: float) -> dict[str, Any]:

@@ -97,3 +97,19 @@ def test_the_page_needs_nothing_else_and_escapes_what_shops_write(sample_runs: l
     assert "<script" not in page
     assert page.count("<img") == 1
     assert "Who moved, stable movers first" in page
+
+
+def test_runs_with_one_taxonomy_are_compared_by_batches(endpoint: Endpoint, new_run: Callable[..., Run]) -> None:
+    """Only the refinement differs, and moves a known share of products: the unit is the batch, not the run."""
+    first = worked(new_run(60, products_per_prompt=10))
+    labels = first.assignments[["product_id", "category"]].rename(columns={"category": "label"})
+    endpoint.rule("mistakes", share=0.3, stage="refine_assignments")
+    second = worked(new_run(60, products_per_prompt=10, temperature="1"))
+    comparison = compare(first, second, labels=labels)
+    difference = comparison.label_difference
+    assert difference is not None
+    assert (difference.unit, difference.count) == ("batches", 6)
+    wrong = len(comparison.moved) / 60
+    assert difference.low < -wrong < difference.high
+    assert difference.value == pytest.approx(-wrong, abs=0.01)
+    assert "share of right products" in str(comparison)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,16 @@ def test_labels_that_cannot_be_used_say_why(sample_runs: list[Run]) -> None:
 def test_people_who_agree_have_an_alpha_of_one() -> None:
     sheet = pd.DataFrame({"product_id": [1, 2, 3], "label": ["a", "b", "b"]})
     assert agreement_of_people([sheet, sheet]) == 1
+
+
+def test_confusions_of_the_page_link_to_their_products(sample_runs: list[Run], tmp_path: Path) -> None:
+    evaluation = evaluate(sample_runs[0], label_column="segment_label")
+    html = evaluation.write_html(tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="#(confusion-\d+)"', html)
+    assert len(links) == len(evaluation.confusions) > 1
+    assert links == re.findall(r'id="(confusion-\d+)"', html)
+    first = evaluation.confusions.iloc[0]
+    part = html.split('id="confusion-0"')[1].split("<h3")[0]
+    misses = evaluation.misses.query("label == @first.label and category == @first.category")
+    assert len(misses) == first.products
+    assert all(str(product) in part for product in misses["product_id"])

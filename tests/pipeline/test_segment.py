@@ -41,16 +41,26 @@ def test_a_report_can_be_made_again(place: Path) -> None:
 
 def test_a_report_says_how_far_repeats_agree(place: Path) -> None:
     """The same answers from the cache again are no repeat."""
-    folder = place / "runs"
-    run, _ = (segment(catalogue(12), "Kitchen Things", model="offline", runs_dir=folder) for _ in range(2))
+    folder, asked = place / "runs", {"model": "offline", "ask_twice": 0}
+    run, _ = (segment(catalogue(12), "Kitchen Things", runs_dir=folder, **asked) for _ in range(2))
     renew_report(run)
     assert UNMEASURED in (run.folder / "report.html").read_text(encoding="utf-8")
-    segment(catalogue(12), "Kitchen Things", model="offline", runs_dir=folder, seed=1)
+    segment(catalogue(12), "Kitchen Things", runs_dir=folder, seed=1, **asked)
     renew_report(run)
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert UNMEASURED not in page
     assert "AMI between runs" in page
     assert "(2 runs)" in page
+
+
+def test_a_report_says_what_was_asked_twice(place: Path) -> None:
+    """With its range, and in words for people who know no statistics."""
+    run = segment(catalogue(24), "Kitchen Things", model="offline", ask_twice=200, runs_dir=place / "runs")
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    found = run.status.document["asked_twice"]
+    assert f"{found['products']} products were asked about a second time" in page
+    assert f"to {round(100 * found['share_high'])} % of all products would" in page
+    assert UNMEASURED not in page
 
 
 def test_products_without_a_title(place: Path) -> None:

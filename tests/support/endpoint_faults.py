@@ -183,9 +183,21 @@ def ok(case: Case) -> Reply:
 @fault("mistakes")
 def mistakes(case: Case, share: float = 0.5) -> Reply:
     """A valid answer that puts a share of the products, drawn anew for each prompt, into another category."""
+    answer, random = case.answer, Random(zlib.crc32(case.question.text.encode()))
+    if case.question.stage == REFINE:
+        known = [local_id for local_id in case.question.lines if local_id.startswith("S_")]
+        answer["reassignments"] = [
+            {
+                "product": product,
+                "category": random.choice([each for each in known if each != case.question.placed_in(product)]),
+                "confidence": 0.9,
+            }
+            for product in case.question.ids
+            if random.random() < share
+        ]
+        return said(case, answer_text(answer))
     if case.question.stage != EXTRACT:
         raise NotApplicable
-    answer, random = case.answer, Random(zlib.crc32(case.question.text.encode()))
     ids = [each["id"] for each in answer["categories"]]
     for assignment in answer["assignments"].values():
         others = [local_id for local_id in ids if local_id != assignment["category"]]

@@ -86,19 +86,7 @@ def _show(evaluation: Evaluation) -> None:
     console = new_console()
     for sentence in evaluation.sentences():
         console.print(f"  {sentence}", markup=False)
-    shares = evaluation.shares
-    print_table(
-        {
-            "segment": shares["category"],
-            "share": shares["share"].map("{:.1%}".format),
-            "95 % interval": [
-                f"{low:.1%} to {high:.1%}"
-                for low, high in zip(shares["share_low"], shares["share_high"], strict=True)
-            ],
-            "run alone": shares["raw_share"].map("{:.1%}".format),
-            "labelled": shares["labelled"],
-        }
-    )
+    print_table(evaluation.readable_shares().to_dict("list"))
     if len(evaluation.confusions):
         console.print("\nmost frequent confusions", style="bold")
         print_table(evaluation.confusions.head(8).to_dict("list"))
