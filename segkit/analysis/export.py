@@ -20,7 +20,8 @@ def exported(run: Run, with_columns: bool = False) -> pd.DataFrame:
     """Return a row a product, in the order of the run's products.
 
     `product_id` and, if the ids were texts, `source_id`; `title`; `category` and `confidence` at the end (empty if
-    there is none); `first_category` and `first_confidence`, before refinement; `state` and `reason` as in the ledger.
+    there is none); `first_category` and `first_confidence`, before refinement; `state` and `reason` as in the ledger;
+    and `category_key`, which the category keeps in the runs that follow.
     `with_columns` adds the other columns of the input.
     """
     frame = run.assignments

@@ -1,9 +1,10 @@
 """The interaction logs as tables: DuckDB over the logs of open runs and the Parquet files of finished ones.
 
 The views are in `sql/duckdb`, one a file: `interactions`, `spend_by_stage`, `time_by_stage`, `retries`, `failures`;
-and over runs and the service `events`, `run_states`, `run_outcomes`, `run_times`, `token_use`. Those stand on
-`run_documents`, a row a run (`run_id`, `run` and `status` as JSON), and `event_lines`, a row an event (`run_id`,
-empty for the service, and `line`); both are read only when a query asks for them.
+and over runs and the service `categories`, `events`, `run_states`, `run_outcomes`, `run_times`, `token_use`. Those
+stand on `run_documents`, a row a run (`run_id`, `run` and `status` as JSON), `event_lines`, a row an event (`run_id`,
+empty for the service, and `line`), and `taxonomy_rows`, the result `taxonomies` of all runs; they are read only when
+a query asks for them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from segkit.settings import Settings, load_settings, project_folder
 from segkit.storage.disk import write_atomic
 
 COMPACTED = "interactions.parquet"
+_TAXONOMIES = "results/taxonomies.parquet"
 _LAYOUT = "with context"  # changes with the columns of a compacted file
 _BASES = ("interactions", "run_states")  # the views that the others stand on
 _STAGES = tuple(f"{stage}/" for stage in STAGES.values())
@@ -62,6 +64,16 @@ FROM read_csv(
 )
 """
 _NO_EVENTS = "CREATE VIEW event_lines AS SELECT '' AS run_id, '' AS line WHERE false"
+_CATEGORIES = """
+CREATE VIEW taxonomy_rows AS
+SELECT '' AS run_id, 0::BIGINT AS id, '' AS category_name, '' AS definition, 0::BIGINT AS product_count, '' AS key
+WHERE false
+"""
+_OF_RESULTS = """
+UNION ALL BY NAME
+SELECT parse_path(filename)[-3] AS run_id, * EXCLUDE (filename)
+FROM read_parquet({files}, union_by_name = true, filename = true)
+"""
 _COMPACTED = "CREATE VIEW compacted AS FROM read_parquet({files}, union_by_name = true)"
 _NONE_COMPACTED = "CREATE VIEW compacted AS SELECT file_path FROM logs WHERE false"
 _COMPACT = """
@@ -171,8 +183,8 @@ def _connection(
 
 
 def _fetch(folder: Path, compacted: bool) -> None:
-    """Download what is read of a run in S3: its events, and one file of a finished run or every log of another."""
-    fetch(folder, "events.jsonl", *([COMPACTED] if compacted else []))
+    """Download what is read of a run in S3: events, categories, and one file of a finished run or all other logs."""
+    fetch(folder, "events.jsonl", _TAXONOMIES, *([COMPACTED] if compacted else []))
     if not (compacted and (folder / COMPACTED).exists()):
         for stage in STAGES.values():
             fetch_all(folder, f"{stage}/")
@@ -181,11 +193,13 @@ def _fetch(folder: Path, compacted: bool) -> None:
 def _make_monitoring_sources(
     connection: duckdb.DuckDBPyConnection, folders: Sequence[Path], settings: Settings
 ) -> None:
-    """Make the views of documents and events; those of the service speak of all runs of its home."""
+    """Make the views of documents, events and categories; the events of the service are of all runs of its home."""
     documents = _existing([folder / name for folder in folders for name in ("run.json", "status.json")])
     events = _existing([*(folder / "events.jsonl" for folder in folders), _service_events(settings)])
     connection.execute(_DOCUMENTS.format(files=_list(documents)) if documents else _NO_DOCUMENTS)
     connection.execute(_EVENTS.format(files=_list(events)) if events else _NO_EVENTS)
+    taxonomies = _existing([folder / _TAXONOMIES for folder in folders])
+    connection.execute(_CATEGORIES + (_OF_RESULTS.format(files=_list(taxonomies)) if taxonomies else ""))
 
 
 def _service_events(settings: Settings) -> Path:

@@ -89,12 +89,19 @@ def _taxonomies(assignments: pd.DataFrame, taxonomy: Sequence[Category], numbers
     return frame.astype({"id": "int64", "product_count": "int64", **texts})
 
 
-def assignments_table(products: pd.DataFrame, lineage: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+def assignments_table(
+    products: pd.DataFrame,
+    lineage: pd.DataFrame,
+    ledger: pd.DataFrame,
+    taxonomies: pd.DataFrame,
+    refined_segments: pd.DataFrame,
+) -> pd.DataFrame:
     """Return a row a product, in the order of `products`, with its category at the end and where it came from.
 
     The columns are `product_id`, `source_id` (if the products have one), `title`, `category` and `confidence` at the
-    end, `first_category` and `first_confidence` before refinement, `state` and `reason`. The confidence of a product
-    that refinement moved is that of the move, missing if the run did not keep it.
+    end, `first_category` and `first_confidence` before refinement, `state`, `reason`, and the `category_key` of the
+    category at the end. The confidence of a product that refinement moved is that of the move, missing if the run did
+    not keep it; keys are missing in a run of before keys.
     """
     first = lineage["confidence"]
     final = lineage.get("refined_confidence", first.where(lineage["category"] == lineage["refined_category"]))
@@ -102,7 +109,12 @@ def assignments_table(products: pd.DataFrame, lineage: pd.DataFrame, ledger: pd.
     columns |= {"first_category": lineage["category"], "first_confidence": first}
     keys = [name for name in ("product_id", "source_id", "title") if name in products.columns]
     table = products[keys].merge(pd.DataFrame(columns), on="product_id", how="left")
-    return table.merge(ledger, on="product_id", how="left", validate="1:1")
+    table = table.merge(ledger, on="product_id", how="left", validate="1:1")
+    has_keys = "key" in taxonomies.columns
+    by_number = dict(zip(taxonomies["id"], taxonomies["key"], strict=True)) if has_keys else {}
+    numbers = dict(zip(refined_segments["product_id"], refined_segments["taxonomy_id"], strict=True))
+    found = [by_number.get(numbers.get(product)) for product in table["product_id"]]
+    return table.assign(category_key=pd.array(found, dtype="str"))
 
 
 def _segments(placed: pd.DataFrame, category: str, confidence: str, ids: dict[str, int]) -> pd.DataFrame:

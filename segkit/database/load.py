@@ -44,7 +44,10 @@ _PAUSES = (0.2, 1.0, 5.0)  # seconds before a transaction is tried again that lo
 _PATIENCE = SQL("SET LOCAL lock_timeout = '15min'; SET LOCAL statement_timeout = '15min'")  # with another sync
 _LIMITS = SQL("SET LOCAL lock_timeout = '60s'")
 _MANY = 10_000  # rows that change the statistics of a table
-_KEYS = {"product_taxonomies": "category_name", "llm_interaction_index": "file_path"}  # a row keeps its id by these
+_IDENTITIES = {  # a row keeps its id by these columns
+    "product_taxonomies": ["category_key", "category_name"],
+    "llm_interaction_index": ["file_path"],
+}
 
 
 def load_run(folder: Path, url: str, interactions: pd.DataFrame, *, skip: bool = False) -> dict[str, int]:
@@ -154,24 +157,29 @@ def _write_run(connection: Connection, run: Row) -> None:
 
 def replace_rows(connection: Connection, run_id: str, content: Content) -> None:
     """Replace what the other tables hold of a run."""
-    keys = {name: content[name][key].to_pylist() for name, key in _KEYS.items() if name in content}
-    ids = {name: _ids(connection, name, run_id, texts) for name, texts in keys.items()}
+    tables = {name: content[name].select(columns) for name, columns in _IDENTITIES.items() if name in content}
+    ids = {name: _ids(connection, name, run_id, list(rows_of(table))) for name, table in tables.items()}
     for name in reversed(content):  # those that refer to others first
         connection.execute(SQL("DELETE FROM {} WHERE run_id = %s").format(Identifier(name)), (run_id,))
     for name, table in with_ids(content, ids).items():
         _copy(connection, name, run_id, table)
 
 
-def _ids(connection: Connection, name: str, run_id: str, keys: list[str]) -> list[int]:
-    """Return ids for the rows of a serial table in the order of the run, those of the last load if they fit."""
-    stored = {key: id_ for id_, key in stored_rows(connection, name, ["id", _KEYS[name]], run_id)}
+def _ids(connection: Connection, name: str, run_id: str, rows: list[Row]) -> list[int]:
+    """Return ids for the rows of a serial table in the order of the run, those of the last load if they fit.
+
+    A category that was loaded before categories had keys is known by its name.
+    """
+    found = stored_rows(connection, name, ["id", *_IDENTITIES[name]], run_id)
+    stored = {tuple(texts): id_ for id_, *texts in found}
     ids: list[int] = []
-    for key in keys:
-        if stored.get(key, 0) <= (ids[-1] if ids else 0):
+    for row in rows:
+        known = stored.get(row) or stored.get((None, *row[1:]), 0)
+        if known <= (ids[-1] if ids else 0):
             break
-        ids.append(stored[key])
+        ids.append(known)
     draw = "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)"
-    return ids + [id_ for (id_,) in connection.execute(draw, (name, len(keys) - len(ids)))]
+    return ids + [id_ for (id_,) in connection.execute(draw, (name, len(rows) - len(ids)))]
 
 
 def _copy(connection: Connection, name: str, run_id: str, table: pa.Table) -> None:

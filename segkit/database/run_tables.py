@@ -24,13 +24,15 @@ _MODEL = ("model", "temperature", "response_format", "endpoint")  # the paramete
 _INT, _TEXT, _TIME = pa.int64(), pa.string(), pa.timestamp("us", tz="UTC")
 SCHEMAS = {  # the other tables in the order of their references, with the columns that a run folder has for each
     "run_products": {"product_id": _INT},
-    "product_taxonomies": {"id": _INT, "category_name": _TEXT, "definition": _TEXT, "product_count": _INT},
+    "product_taxonomies": {"id": _INT, "category_name": _TEXT, "definition": _TEXT, "product_count": _INT}
+    | {"category_key": _TEXT},
     "product_segments": {"product_id": _INT, "taxonomy_id": _INT, "confidence": pa.float64()},
     "refined_product_segments": {"product_id": _INT, "taxonomy_id": _INT},
     "product_moves": {"product_id": _INT, "confidence": pa.float64()},
     "llm_interaction_index": {"interaction_type": _TEXT, "batch_id": _INT, "attempt": _INT, "file_path": _TEXT}
     | {"prompt_file": _TEXT, "cache_key": _TEXT, "created_at": _TIME},
 }
+_IN_FILES = {"category_key": "key"}  # columns that have another name in the files of a run, and may be missing
 TABLES = ("amazon_products", "product_keys", "segmentation_runs", *SCHEMAS)
 #: The files of a run that the tables are made of, apart from its logs.
 FILES = ("products.parquet", *(f"results/{name}.parquet" for name in ("taxonomies", "segments", "refined_segments")))
@@ -123,7 +125,7 @@ def _parquet(path: Path, name: str) -> pa.Table:
     with _readable(path):
         if name == "product_moves" and "confidence" not in pq.read_schema(path).names:
             return schema.empty_table()  # of a run that did not keep them yet
-        table = pq.read_table(path, columns=schema.names).select(schema.names).cast(schema)
+        table = _columns(path, schema)
     if table[0].null_count:
         raise RunError(f"{path} has {table[0].null_count} rows without an id", "the run is damaged")
     table = _sorted(table, schema.names[0])
@@ -133,6 +135,16 @@ def _parquet(path: Path, name: str) -> pa.Table:
         finite = pc.if_else(pc.is_finite(table["confidence"]), table["confidence"], None)
         table = table.set_column(schema.names.index("confidence"), "confidence", finite)
     return table
+
+
+def _columns(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read the columns of a table from a file; categories of a run of before keys have none."""
+    stored = {name: _IN_FILES.get(name, name) for name in schema.names}
+    optional = [name for name in schema.names if name in _IN_FILES]
+    lacking = [name for name in optional if stored[name] not in pq.read_schema(path).names]
+    found = pq.read_table(path, columns=[stored[name] for name in schema.names if name not in lacking])
+    nothing = pa.nulls(found.num_rows, _TEXT)
+    return pa.table({n: nothing if n in lacking else found.column(stored[n]) for n in schema.names}).cast(schema)
 
 
 def _sorted(table: pa.Table, name: str) -> pa.Table:

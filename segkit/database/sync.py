@@ -67,11 +67,15 @@ def read_postgres(sql: str, settings: Settings | None = None) -> pd.DataFrame:
     return connection.query(database_url(settings or load_settings()), sql)
 
 
-def taxonomy_ids(run_id: str, settings: Settings) -> dict[str, int]:
-    """Return the ids of the categories of a run in `product_taxonomies`, by name; none where it was not synced."""
-    sql = f"SELECT category_name, id FROM product_taxonomies WHERE run_id = '{run_id}'"  # noqa: S608 (RUN_ID)
-    rows = read_postgres(sql, settings)
-    return dict(zip(rows["category_name"], rows["id"].astype(int), strict=True))
+def taxonomy_ids(run_id: str, settings: Settings) -> dict[tuple[str | None, str], int]:
+    """Return the ids of the categories of a run in `product_taxonomies`, by key and name; none if it is not there.
+
+    The key is None in a run of before keys, and in one that was synced before them.
+    """
+    where = f"run_id = '{run_id}'"  # RUN_ID
+    rows = read_postgres(f"SELECT category_key, category_name, id FROM product_taxonomies WHERE {where}", settings)  # noqa: S608
+    keys = rows["category_key"].astype(object).where(rows["category_key"].notna(), None)
+    return dict(zip(zip(keys, rows["category_name"], strict=True), rows["id"].astype(int), strict=True))
 
 
 def products_from_postgres(

@@ -173,7 +173,8 @@ class Run:
         """
         from segkit.core.results import assignments_table
 
-        return assignments_table(self.products, self.result("lineage"), self.result("ledger"))
+        results = (self.result(name) for name in ("lineage", "ledger", "taxonomies", "refined_segments"))
+        return assignments_table(self.products, *results)
 
     def explain(self, product_id: int | str) -> Any:
         """Return how a product got its category, in sentences with their evidence (`segkit.explain`)."""

@@ -51,12 +51,25 @@ def test_every_product_stands_in_it_once(run: Run) -> None:
     frame = exported(run)
     assert list(frame) == [
         "product_id", "title", "category", "confidence", "first_category", "first_confidence", "state", "reason",
+        "category_key",
     ]  # fmt: skip
     assert list(frame["product_id"]) == list(run.products["product_id"])
     names = run.result("taxonomies").set_index("id")["category_name"]
     refined = run.result("refined_segments").set_index("product_id")["taxonomy_id"].map(names)
     assert frame.set_index("product_id")["category"].loc[refined.index].tolist() == refined.tolist()
     assert frame.loc[3, ["category", "state", "reason"]].tolist() == ["", "unassigned", "no title"]
+    keys = run.result("taxonomies").set_index("category_name")["key"]
+    placed = frame[frame["category"] != ""]
+    assert placed["category_key"].tolist() == keys.loc[placed["category"]].tolist()
+    assert pd.isna(frame.loc[3, "category_key"])
+
+
+def test_a_run_of_before_keys_is_exported_without_them(run: Run) -> None:
+    run.save_result("taxonomies", run.result("taxonomies").drop(columns="key"))
+    frame = exported(run)
+    assert frame["category_key"].isna().all()
+    read = pd.read_parquet(io.BytesIO(as_parquet(frame)))
+    assert read["category_key"].isna().all()
 
 
 def test_the_formats_hold_the_same(run: Run) -> None:

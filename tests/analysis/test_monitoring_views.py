@@ -59,6 +59,21 @@ def test_events_of_runs_and_of_the_service_have_one_shape(runs: list[Run], place
     assert told["told"][0] == 'Kaffee ☕, "x"'
 
 
+def test_a_category_is_followed_through_runs_by_its_key(runs: list[Run]) -> None:
+    """A run of before keys has none, and one without results has no categories."""
+    for run, names, keys in ((runs[0], ["Pots", "Pans"], None), (runs[1], ["Moka Pots", "Pans"], ["C-3", "C-1"])):
+        table = pd.DataFrame({"id": [3, 1], "category_name": names, "definition": "x", "product_count": [7, 2]})
+        run.save_result("taxonomies", table if keys is None else table.assign(key=keys))
+    frame = query("SELECT * FROM categories ORDER BY run_id, number")
+    assert frame["run_id"].tolist() == sorted([runs[0].id, runs[1].id] * 2)
+    of_run = frame[frame["run_id"] == runs[1].id]
+    assert of_run[["category_key", "category_name", "product_count", "number"]].values.tolist() == [
+        ["C-1", "Pans", 2, 1],
+        ["C-3", "Moka Pots", 7, 3],
+    ]
+    assert frame.loc[frame["run_id"] == runs[0].id, "category_key"].isna().all()
+
+
 def test_no_runs_give_no_rows(place: Path) -> None:
-    for view in ("events", "run_states", "run_outcomes", "run_times", "token_use"):
+    for view in ("categories", "events", "run_states", "run_outcomes", "run_times", "token_use"):
         assert query(f"FROM {view}").empty

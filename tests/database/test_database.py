@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import psycopg
 import pytest
 from pooler import pooler
 from synced_runs import (
+    NAMES,
     TABLES,
     changes,
     closed_port,
@@ -193,14 +196,80 @@ def test_an_id_of_another_product_stops_the_sync(one_url: str, tmp_path: Path) -
 def test_who_may_read_the_products_of_runs_may_read_their_keys(make_database: Any) -> None:
     """The view of before would fail for its readers otherwise."""
     url = make_database()
-    files = [file for file in migration_files() if "product_keys" not in file.name]
-    for file in files:
+    for file in (file for file in migration_files() if file.name < "20250709100000_create_product_keys"):
         execute(url, file.read_text())
     execute(url, "DROP ROLE IF EXISTS analyst; CREATE ROLE analyst; GRANT SELECT ON run_products TO analyst")
     migrate(url)
     rights = "SELECT has_table_privilege('analyst', name, 'SELECT')"
     rights += " FROM unnest('{product_keys,product_moves}'::text[]) AS name"
     assert execute(url, rights) == [(True,), (True,)]
+
+
+def with_category_keys(folder: Path, keys: Sequence[str]) -> Path:
+    """Give the categories of a run keys, as results/taxonomies.parquet has them."""
+    path = folder / "results/taxonomies.parquet"
+    pd.read_parquet(path).assign(key=keys).to_parquet(path)
+    return folder
+
+
+def test_keys_of_categories_are_in_the_database(one_url: str, tmp_path: Path) -> None:
+    """In a column of their own, in both views, compared by the check; a run of before keys has none."""
+    old = make_run(tmp_path / "old", "RUN_1", products=9)
+    run = with_category_keys(make_run(tmp_path / "new", products=9), ["C-7", "C-2", "C-9"])
+    for folder in (old, run):
+        load_run(folder, one_url, interactions())
+    keys = "SELECT category_name, category_key FROM product_taxonomies WHERE run_id = '{}' ORDER BY id"
+    named = [("Dimmers", "C-7"), ("Switches", "C-2"), ("OUT_OF_SCOPE", "C-9")]
+    assert execute(one_url, keys.format(RUN_ID)) == named
+    assert execute(one_url, keys.format("RUN_1")) == [(name, None) for name, _ in named]
+    shares = f"SELECT category_name, category_key, products FROM category_shares WHERE run_id = '{RUN_ID}'"
+    assert execute(one_url, shares) == [("Dimmers", "C-7", 9)]
+    current = "SELECT DISTINCT run_id, category_key FROM current_product_segments"
+    assert execute(one_url, current) == [(RUN_ID, "C-7")], "the id of a run decides between two of one moment"
+    assert compare.check(run, one_url, interactions()) == []
+    execute(one_url, "UPDATE product_taxonomies SET category_key = 'C-8' WHERE category_key = 'C-2'")
+    (line,) = compare.check(run, one_url, interactions())
+    assert line.startswith("product_taxonomies: 1 rows differ"), line
+    load_run(run, one_url, interactions())
+    assert execute(one_url, keys.format(RUN_ID)) == named
+
+
+def test_a_database_of_before_keys_gets_them_with_the_next_sync(make_database: Any, tmp_path: Path) -> None:
+    """What it holds stays as it is; a sync fills in the keys, and every category keeps its id."""
+    url = make_database()
+    (tmp_path / "sql").mkdir()
+    for file in (file for file in migration_files() if file.name < "20250716090000_create_category_keys"):
+        shutil.copy(file, tmp_path / "sql")
+    assert len(migrate(url, tmp_path / "sql")) == 4
+    execute(url, "DROP ROLE IF EXISTS key_reader; CREATE ROLE key_reader")
+    execute(url, "GRANT SELECT (id, run_id, category_name) ON product_taxonomies TO key_reader")
+    run = make_run(tmp_path / "run", products=9)
+    execute(url, f"INSERT INTO segmentation_runs (id) VALUES ('{RUN_ID}')")
+    for name in NAMES:
+        execute(url, f"INSERT INTO product_taxonomies (run_id, category_name) VALUES ('{RUN_ID}', '{name}')")
+    before = execute(url, "SELECT id, category_name FROM product_taxonomies ORDER BY id")
+    assert migrate(url) == ["20250716090000_create_category_keys.sql"]
+    assert execute(
+        url, "SELECT has_column_privilege('key_reader', 'product_taxonomies', 'category_key', 'SELECT')"
+    ) == [(True,)]
+    load_run(with_category_keys(run, ["C-1", "C-2", "C-3"]), url, interactions())
+    assert execute(url, "SELECT id, category_name FROM product_taxonomies ORDER BY id") == before
+    assert execute(url, "SELECT category_key FROM product_taxonomies ORDER BY id") == [("C-1",), ("C-2",), ("C-3",)]
+    execute(url, "DROP OWNED BY key_reader; DROP ROLE key_reader")
+
+
+def test_two_categories_of_one_name_keep_their_ids_by_their_keys(one_url: str, tmp_path: Path) -> None:
+    """A name may be used again after its category was retired; the first pass still speaks of that one."""
+    run = with_category_keys(
+        make_run(tmp_path, names=("Covers", "Plates", "Covers"), products=9), ["C-1", "C-2", "C-3"]
+    )
+    load_run(run, one_url, interactions())
+    ids = execute(one_url, "SELECT id, category_key FROM product_taxonomies ORDER BY id")
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps(status | {"summary": {"share": 0.2}}))
+    load_run(run, one_url, interactions())
+    assert execute(one_url, "SELECT id, category_key FROM product_taxonomies ORDER BY id") == ids
+    assert [key for _, key in ids] == ["C-1", "C-2", "C-3"]
 
 
 def test_shares_add_up_to_one_in_every_run(url: str, tmp_path: Path) -> None:
@@ -295,7 +364,7 @@ def test_the_status_tells_migrations_rows_and_runs(url: str, tmp_path: Path) -> 
     told = database_overview(url, tmp_path / "runs")
     assert told["server"].startswith("PostgreSQL 1")
     assert "segkit:" not in told["database"]
-    assert list(told["migrations"].values()) == [True, True, True, True, False]
+    assert list(told["migrations"].values()) == [True] * 5 + [False]
     assert told["rows"] == dict(
         zip(["amazon_products", "product_keys", *TABLES], [59, 0, 2, 118, 6, 118, 118, 80, 6], strict=True)
     )

@@ -71,7 +71,7 @@ def test_migrations_make_the_tables_of_the_seed(url: str) -> None:
         " total_products integer, processed_products integer = 0, result_summary jsonb",
         "run_products": f"{run}, {product}",
         "product_taxonomies": "id bigint = nextval('product_taxonomies_id_seq'::regclass), "
-        f"{run}, category_name character varying(255), definition text, product_count integer = 0",
+        f"{run}, category_name character varying(255), definition text, product_count integer = 0, category_key text",
         "product_segments": f"{run}, {product}, taxonomy_id bigint, confidence double precision",
         "refined_product_segments": f"{run}, {product}, taxonomy_id bigint",
         "product_moves": f"{run}, {product}, confidence double precision",
@@ -93,7 +93,7 @@ def test_migrations_are_applied_once_also_by_several_at_once(make_database: Call
     url = make_database()
     with ThreadPoolExecutor(4) as pool:
         applied = [name for names in pool.map(migrate, [url] * 4) for name in names]
-    assert len(applied) == len(set(applied)) == 4
+    assert len(applied) == len(set(applied)) == 5
     assert migrate(url) == []
 
 

@@ -85,9 +85,13 @@ def results_json(runs_dir: Path, current: CachedStatus, settings: Settings) -> G
     paths = dict(zip(_NAMES, run.files(*(f"results/{name}.parquet" for name in _NAMES)), strict=True))
     categories = _categories(paths["taxonomies"])
     ids = _database_ids(current.run_id, settings) if current.state == "completed" else {}
-    is_synced = bool(ids) and set(categories["category_name"].to_pylist()) <= ids.keys()
+    stored = [
+        ids.get((row["key"], row["category_name"]), ids.get((None, row["category_name"])))
+        for row in categories.select(["key", "category_name"]).to_pylist()
+    ]
+    is_synced = bool(ids) and None not in stored
     if is_synced:
-        numbers = pa.array([ids[name] for name in categories["category_name"].to_pylist()], pa.int64())
+        numbers = pa.array(stored, pa.int64())
         categories = categories.append_column("number", categories["id"]).set_column(0, "id", numbers)
     with ExitStack() as files:
         tables = [_table(paths[name], files) for name in ("segments", "refined_segments", "ledger")]
@@ -131,7 +135,7 @@ def _named(texts: dict[int, str], lists: Iterator[list[dict[str, Any]]]) -> Iter
         yield [{**row, "source_id": texts[row["product_id"]]} for row in rows] if texts else rows
 
 
-def _database_ids(run_id: str, settings: Settings) -> dict[str, int]:
+def _database_ids(run_id: str, settings: Settings) -> dict[tuple[str | None, str], int]:
     try:
         return taxonomy_ids(run_id, settings)
     except DatabaseError:
