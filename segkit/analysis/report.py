@@ -11,6 +11,7 @@ import pandas as pd
 from segkit.analysis.lineage import merge_paths
 from segkit.analysis.page import html_page
 from segkit.analysis.tables import (
+    conflicts,
     environment,
     repeatability_sentence,
     sample_sentence,
@@ -132,6 +133,7 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
         yield "Every product was read and has its place."
     yield from _about_confidence(table)
     yield from _about_reading(run, table)
+    yield from _about_edits(run)
     if problems := run.status.total.problems:
         yield f"While it ran: {'; '.join(map(str, problems[:3]))}."
 
@@ -140,8 +142,16 @@ def _about_reading(run: Run, table: pd.DataFrame) -> Iterable[str]:
     if read := sample_sentence(run):
         yield f"The segments were found in a sample: {read}. Then every product was put into one of them."
         return
+    if "refine_assignments" not in run.parameters.stages:
+        return
     moved = int((table["first_category"] != table["category"])[table["first_category"].notna()].sum())
     yield f"The second reading moved {_count(moved, 'product')} ({_share(moved, len(table))}) to another segment."
+
+
+def _about_edits(run: Run) -> Iterable[str]:
+    """Say which proposals edits of the taxonomy speak against: a person has to decide."""
+    for conflict in conflicts(run)["conflict"]:
+        yield f"For a person to decide: {conflict}."
 
 
 def _about_confidence(table: pd.DataFrame) -> Iterable[str]:

@@ -19,6 +19,7 @@ from segkit.core.taxonomy.unseen import sentence
 from segkit.core.text import fold_name, shortened
 from segkit.runs.run import Run
 from segkit.runs.status import StageFigures
+from segkit.runs.taxonomy import starting_point
 
 OFFLINE = "offline (embedded; it groups by words and is no language model)"
 _NAMED = 8  # how many names a cell lists before it counts the rest
@@ -29,11 +30,10 @@ def batch_plan(run: Run) -> pd.DataFrame:
 
     A sample that is read until it is enough needs these at most.
     """
-    parameters, products = run.parameters, run.new_products
+    if run.parameters.taxonomy:
+        return _assignment_plan(run)
+    parameters, products = run.parameters, run.products
     entries, calls = product_entries(products, parameters), planned_calls(products, parameters)
-    if parameters.taxonomy:
-        holds = [_sizes(entry_batches(entries, parameters.seed, parameters.products_per_assignment))]
-        return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
     last = parameters.products_per_assignment if parameters.extract_sample else parameters.products_per_refinement
     holds = [
         _sizes(extraction_batches(products, parameters)),
@@ -41,6 +41,29 @@ def batch_plan(run: Run) -> pd.DataFrame:
         _sizes(entry_batches(entries, parameters.seed, last)),
     ]
     return pd.DataFrame({"stage": list(calls), "calls": list(calls.values()), "each_holds": holds})
+
+
+def _assignment_plan(run: Run) -> pd.DataFrame:
+    """Count the calls that put products into a given taxonomy, and those that extract the parts of split ones."""
+    start, parameters, new = starting_point(run), run.parameters, run.new_products
+    entries = product_entries(start.asked(new), parameters)
+    rows = [("assign_products", entry_batches(entries, parameters.seed, parameters.products_per_assignment))]
+    if start.apart:
+        parts = start.to_extract(new, pd.DataFrame({"product_id": [], "category": []}), 1)
+        rows.append(("segmentation", extraction_batches(parts, parameters)))
+    return pd.DataFrame(
+        [(stage, len(batches), _sizes(batches)) for stage, batches in rows], columns=["stage", "calls", "each_holds"]
+    )
+
+
+def conflicts(run: Run) -> pd.DataFrame:
+    """List proposed categories that edits of the taxonomy speak against: `conflict`, `note` and `run` of the edit.
+
+    An edit holds until a person decides otherwise, by accepting the proposal or deleting it.
+    """
+    if not run.has_result("conflicts"):
+        return pd.DataFrame({"conflict": [], "note": [], "run": []})
+    return run.result("conflicts")[["conflict", "note", "run"]]
 
 
 def inputs(run: Run) -> pd.DataFrame:

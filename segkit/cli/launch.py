@@ -39,8 +39,9 @@ from segkit.pipeline.plan.durations import Durations, measured_durations
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.prepare import make_run, open_catalogue, refused_file
+from segkit.pipeline.taxonomy.check import plan_assignment
 from segkit.pipeline.taxonomy.report import assign_report
-from segkit.pipeline.taxonomy.start import accept_proposals, assign_run
+from segkit.pipeline.taxonomy.start import accept_proposals, assign_parameters, assign_run
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
 from segkit.runs.run import Run, open_run
@@ -50,8 +51,13 @@ from segkit.settings import Settings, load_settings
 _LISTED = 20  # files named before a resumed run goes on
 
 
-def run_and_show(source: ProductSource, parameters: RunParameters, options: RunOptions, yes: bool) -> None:
+def run_and_show(
+    source: ProductSource, parameters: RunParameters, options: RunOptions, yes: bool, taxonomy: str = ""
+) -> None:
     """Make a run, work on it, and show its summary."""
+    if taxonomy:
+        assign_and_show(taxonomy, source, asdict(parameters), options, yes, only=True)
+        return
     if not parameters.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')
     settings = options.applied(load_settings())
@@ -97,23 +103,35 @@ def extend_and_show(
 
 
 def assign_and_show(
-    name: str, source: ProductSource, parameters: Mapping[str, Any], options: RunOptions, yes: bool
+    name: str,
+    source: ProductSource,
+    parameters: Mapping[str, Any],
+    options: RunOptions,
+    yes: bool,
+    *,
+    only: bool = False,
 ) -> None:
-    """Make a run that puts products into the taxonomy of a finished one, work on it, and show what came of it."""
+    """Make a run that puts products into the taxonomy of a finished one, work on it, and show what came of it.
+
+    With `only`, the products of the finished run that are not in the source are left out.
+    """
     settings = options.applied(load_settings())
     runs_dir = options.runs_dir or settings.storage_root
     given = given_taxonomy(name, runs_dir, settings)
+    chosen = assign_parameters(given, settings, parameters)
+    report_price(chosen.model, chosen.endpoint, settings)
     line = parameters.get("product_line") or (given.run.parameters.product_line if given.run else "$title")
     has_products = bool(source.products or source.from_postgres)
-    if not has_products and not given.edits:
-        what = f"{name} changes nothing, and no products are given" if given.name else "no products are given"
+    if not has_products and (only or not given.edits):
+        is_idle = given.name and not given.edits
+        what = f"{name} changes nothing, and no products are given" if is_idle else "no products are given"
         raise ProductsError(what, f"segkit assign new_products.csv --taxonomy {name}")
     catalogue = read_catalogue(source, settings, line) if has_products else None
     allowed = parameters.get("max_unassigned")
     if catalogue:
         most = given.run.parameters.max_unassigned if given.run and allowed is None else allowed or 0
         confirm_titles(catalogue.products, most, options, yes)
-    run = assign_run(given, catalogue, runs_dir=runs_dir, settings=settings, **parameters)
+    run = assign_run(given, catalogue, runs_dir=runs_dir, settings=settings, only=only, **parameters)
     _work_with_consent(run, options, yes, settings)
 
 
@@ -135,14 +153,14 @@ def accept_and_show(name: str, keys: Sequence[str], options: RunOptions, yes: bo
     _work_with_consent(run, options, yes, settings)
 
 
-def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency: int | None, as_json: bool) -> None:
+def plan_and_show(
+    source: ProductSource, parameters: RunParameters, concurrency: int | None, as_json: bool, taxonomy: str = ""
+) -> None:
     """Show what a run of these products would take, with one model or with several side by side."""
     settings = RunOptions(concurrency=concurrency).applied(load_settings())
-    models = [name for name in map(str.strip, parameters.model.split(",")) if name] or [settings.default_model]
-    chosen = [
-        choose_parameters(settings=settings, needs_key=False, **{**asdict(parameters), "model": model})
-        for model in models
-    ]
+    given = given_taxonomy(taxonomy, settings.storage_root, settings) if taxonomy else None
+    models = [name for name in map(str.strip, parameters.model.split(",")) if name] or [""]
+    chosen = [_parameters_to_plan({**asdict(parameters), "model": model}, given, settings) for model in models]
     for each in chosen:
         report_price(each.model, each.endpoint, settings)
     catalogue = read_catalogue(source, settings, chosen[0].product_line)
@@ -150,7 +168,7 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
         line = renamed_line(chosen[0].product_line, catalogue.names)
         _report_input(input_facts(catalogue), catalogue.products, line, settings)
     measured = {each.model: measured_durations(each, settings.storage_root, settings) for each in chosen}
-    plans = {each.model: _planned(catalogue, each, settings, measured[each.model]) for each in chosen}
+    plans = {each.model: _planned(catalogue, each, given, settings, measured[each.model]) for each in chosen}
     if as_json:
         write_json(_plans_as_json(plans))
     elif len(plans) > 1:
@@ -159,7 +177,17 @@ def plan_and_show(source: ProductSource, parameters: RunParameters, concurrency:
         show_plan(plans[chosen[0].model], chosen[0], measured[chosen[0].model])
 
 
-def _planned(catalogue: Catalogue, chosen: Parameters, settings: Settings, durations: Durations) -> pd.DataFrame:
+def _parameters_to_plan(typed: Mapping[str, Any], given: Taxonomy | None, settings: Settings) -> Parameters:
+    if given:
+        return assign_parameters(given, settings, typed, needs_key=False)
+    return choose_parameters(settings=settings, needs_key=False, **typed)
+
+
+def _planned(
+    catalogue: Catalogue, chosen: Parameters, given: Taxonomy | None, settings: Settings, durations: Durations
+) -> pd.DataFrame:
+    if given:
+        return plan_assignment(given, catalogue, chosen, settings, only=True, durations=durations)[1]
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     with known_before(chosen, settings) as known:
         return plan_run(
@@ -280,10 +308,16 @@ def _show_assignments(console: Console, report: Mapping[str, Any]) -> None:
         "old rows": f"{report['old_rows']:,}, {'unchanged' if report['old_rows_unchanged'] else 'CHANGED'}",
         "drift": "not tested" if p_value is None else f"p = {p_value:.4f}{', a drift' if p_value < 0.05 else ''}",
         **{f"proposed {each['key']}": _proposal(each) for each in report["proposed"]},
+        **{f"conflict {each['key']}": _conflict(each) for each in report["conflicts"]},
     }
     console.print(pairs(rows))
     if report["proposed"]:
         console.print(f"accept them: segkit taxonomy accept {report['run_id']}")
+
+
+def _conflict(conflict: Mapping[str, Any]) -> str:
+    note = f" ({conflict['note']})" if conflict["note"] else ""
+    return f"{conflict['conflict']}{note}"
 
 
 def _proposal(proposal: Mapping[str, Any]) -> str:

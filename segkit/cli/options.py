@@ -111,6 +111,19 @@ MaxOutputTokens = Annotated[
 ]
 
 
+GivenTaxonomy = Annotated[
+    str,
+    typer.Option(
+        "--taxonomy",
+        metavar="RUN|FILE",
+        help="Put the products into the categories of a finished run, or of a file (.csv, .xlsx, .json, .txt) whose "
+        "edits are applied; nothing is extracted.",
+        show_default="a taxonomy of its own",
+        rich_help_panel=METHOD,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestChanges:
     """What `segkit resume` may change about a run: the form of its requests, never what they ask."""
@@ -243,13 +256,15 @@ class RunParameters:
             show_default="gpt-4o",
         ),
     ] = ""
-    prompts: Annotated[str, typer.Option(help="The set of prompts.", rich_help_panel=METHOD)] = "v0"
+    prompts: Annotated[str, typer.Option(help="The set of prompts.", show_default="v0", rich_help_panel=METHOD)] = ""
     product_line: Annotated[
         str,
         typer.Option(
-            help="What the model sees of a product: '$title | $brand | $price_usd USD'.", rich_help_panel=METHOD
+            help="What the model sees of a product: '$title | $brand | $price_usd USD'.",
+            show_default="$title",
+            rich_help_panel=METHOD,
         ),
-    ] = "$title"
+    ] = ""
     products_per_prompt: Annotated[
         int | None,
         typer.Option(
@@ -285,8 +300,11 @@ class RunParameters:
     ] = None
     temperature: Temperature = None
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Decides which products share a prompt.", rich_help_panel=METHOD)
-    ] = 0
+        int | None,
+        typer.Option(
+            metavar="N", help="Decides which products share a prompt.", show_default="0", rich_help_panel=METHOD
+        ),
+    ] = None
     response_format: ResponseFormat = None
     max_output_tokens: MaxOutputTokens = None
     max_unassigned: MaxUnassigned = None
@@ -329,19 +347,19 @@ class RunParameters:
             metavar="N",
             min=1,
             max=100,
-            help="Products in one prompt when they are put into a taxonomy (with --extract-sample).",
+            help="Products in one prompt when they are put into a taxonomy (--taxonomy, --extract-sample).",
             show_default="40",
             rich_help_panel=METHOD,
         ),
     ] = None
     ask_duplicates: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--ask-duplicates",
             help="Ask about each product by itself; else products with the same line share one answer.",
             rich_help_panel=METHOD,
         ),
-    ] = False
+    ] = None
 
     language: Annotated[
         str,

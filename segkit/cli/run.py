@@ -11,6 +11,7 @@ from segkit.cli.options import (
     CHECK,
     SEGMENT,
     Concurrency,
+    GivenTaxonomy,
     Json,
     MaxUnassigned,
     ProductSource,
@@ -33,8 +34,18 @@ app = typer.Typer()
 
 @app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)
 @grouped
-def run(source: ProductSource, parameters: RunParameters, options: RunOptions, yes: Yes = False) -> None:
+def run(
+    source: ProductSource,
+    parameters: RunParameters,
+    options: RunOptions,
+    taxonomy: GivenTaxonomy = "",
+    yes: Yes = False,
+) -> None:
     """Segment products: extract a taxonomy, consolidate it, refine the assignments, store the results.
+
+    With --taxonomy the categories are those of a finished run, or of a file that `segkit taxonomy export` wrote and a
+    person edited. Products that the run has placed stay where they are, unless an edit split, deleted or redefined
+    their category; all others are put into the categories. What is not typed is as in that run.
 
     The exit code is 0 only if the run is completed: every product is in a category or marked as out of scope.
 
@@ -42,7 +53,7 @@ def run(source: ProductSource, parameters: RunParameters, options: RunOptions, y
     """
     from segkit.cli import launch
 
-    launch.run_and_show(source, parameters, options, yes)
+    launch.run_and_show(source, parameters, options, yes, taxonomy)
 
 
 @app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)
@@ -79,6 +90,7 @@ def extend(
 def plan(
     source: ProductSource,
     parameters: RunParameters,
+    taxonomy: GivenTaxonomy = "",
     concurrency: Concurrency = None,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +103,7 @@ def plan(
     """
     from segkit.cli import launch
 
-    launch.plan_and_show(source, parameters, concurrency, as_json)
+    launch.plan_and_show(source, parameters, concurrency, as_json, taxonomy)
 
 
 @app.command(cls=GroupedCommand, rich_help_panel=SEGMENT)

@@ -69,17 +69,19 @@ def letters(number: int) -> str:
     return name
 
 
-def consolidation_rounds(taxonomies: Sequence[int], most: int) -> list[list[int]]:
+def consolidation_rounds(taxonomies: Sequence[int], most: int, *, apart: bool = False) -> list[list[int]]:
     """Return the sizes of the groups merged in each round: for 250 at 20 there are 13 groups, then one of 13.
 
     `taxonomies` counts them for each first run of their products; those of one first run become one taxonomy before
-    they meet the others. A group of one needs no call and passes to the next round as it is.
+    they meet the others, or stay `apart` from them. A group of one needs no call and passes to the next round.
     """
     if most < 2:
         raise ValueError(f"cannot merge taxonomies {most} at a time")
     rounds = []
     left = [count for count in taxonomies if count]
     while sum(left) > 1:
+        if max(left) == 1 and apart:
+            break
         if max(left) == 1:
             left = [len(left)]
         groups = [calculate_optimal_batch_sizes(count, most) for count in left]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pandas as pd
@@ -17,6 +17,7 @@ from segkit.core.consolidate import (
     categories_frame,
     consolidated,
     count_by_first_run,
+    distinct_categories,
     followed,
     merge_round,
     merge_steps,
@@ -126,19 +127,22 @@ def find_categories(run: Run, products: pd.DataFrame, settings: Settings) -> pd.
     return categories
 
 
-def consolidate_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame:
+def consolidate_taxonomy(
+    run: Run, settings: Settings | None = None, groups: Mapping[int, str] | None = None
+) -> pd.DataFrame:
     """Merge the taxonomies of the batches, as a tree, into the one taxonomy of the run.
 
     Gives `name` and `definition` of its categories; the result `merges` tells for every round which category went
-    into which (`round`, `merge`, `name`, `into`).
+    into which (`round`, `merge`, `name`, `into`). If `groups` names the group of each product, the taxonomies of
+    different groups are not merged, and the categories are those of all groups.
     """
     settings = settings or load_settings()
     taxonomies = taxonomies_of(run.result("batch_categories"))
-    rounds = _rounds(run, taxonomies)
+    rounds = _rounds(run, taxonomies, groups)
     steps: list[dict[str, object]] = []
     with live_progress(run, STAGES["consolidate_taxonomy"]):
         taxonomies = _merge(run, taxonomies, rounds, steps, settings)
-    taxonomy = taxonomies[0].categories if taxonomies else ()
+    taxonomy = distinct_categories(taxonomies)
     run.save_result("merges", steps_frame(steps))
     frame = categories_frame(taxonomy)
     run.save_result("taxonomy", frame)
@@ -164,11 +168,13 @@ def _merge(
     return taxonomies
 
 
-def _rounds(run: Run, taxonomies: Sequence[Taxonomy]) -> list[list[int]]:
+def _rounds(run: Run, taxonomies: Sequence[Taxonomy], groups: Mapping[int, str] | None) -> list[list[int]]:
     """Return the sizes of the groups merged in each round; a sample is merged after each look at it, as it grew."""
     most = run.parameters.taxonomies_per_consolidation
+    if groups is not None:
+        return consolidation_rounds(_by_first_run(run, taxonomies, groups), most, apart=True)
     if not run.parameters.extract_sample:
-        return consolidation_rounds(_by_first_run(run, taxonomies), most)
+        return consolidation_rounds(_by_first_run(run, taxonomies, first_runs(run.products)), most)
     ends = [0, *run.result("readings")["batches"].tolist()]
     return sample_rounds([sum(a < each.first <= b for each in taxonomies) for a, b in pairwise(ends)], most)
 
@@ -243,8 +249,8 @@ def consolidated_assignments(run: Run) -> pd.DataFrame:
     return consolidated(run.result("batch_assignments"), run.result("batch_categories"), run.result("merges"))
 
 
-def _by_first_run(run: Run, taxonomies: Sequence[Taxonomy]) -> list[int]:
-    frame, came = run.result("batch_assignments"), first_runs(run.products)
+def _by_first_run(run: Run, taxonomies: Sequence[Taxonomy], came: Mapping[int, str]) -> list[int]:
+    frame = run.result("batch_assignments")
     # A product that shares the line of an earlier one is in its batch, though it came in later.
     earliest = sorted(
         zip(frame["batch"], frame["product_id"], strict=True), key=lambda row: came[row[1]], reverse=True

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from segkit.core.taxonomy.assign import StartingPoint
+from segkit.core.taxonomy.conflicts import HISTORY
 from segkit.core.taxonomy.edits import Edit, Edited, edited
 from segkit.core.taxonomy.files import TaxonomyFile, base_taxonomy, edits_of, read_taxonomy_file
-from segkit.core.taxonomy.keys import completed, of_results
+from segkit.core.taxonomy.keys import choices, completed, of_results, open_splits
 from segkit.display import PLAIN_TEXT, html_table, html_text
 from segkit.errors import RunError, TaxonomyError
 
@@ -79,8 +81,11 @@ class Taxonomy:
         """Put all products of a category into another one; nothing is asked, and the key is retired."""
         return self._with(Edit("merge_into", key, into=(into,), note=note))
 
-    def split(self, key: str, into: Sequence[str], note: str = "") -> Taxonomy:
-        """Replace a category by two parts or more, "Name" or "Name: definition"; its products are asked again."""
+    def split(self, key: str, into: Sequence[str] = (), note: str = "") -> Taxonomy:
+        """Replace a category by two parts or more, "Name" or "Name: definition"; its products are asked again.
+
+        Without parts, its products are extracted on their own, and the kinds found are proposed as categories.
+        """
         return self._with(Edit("split", key, into=tuple(into), note=note))
 
     def delete(self, key: str, note: str = "") -> Taxonomy:
@@ -138,7 +143,8 @@ def change_row(edit: Edit, base: pd.DataFrame, result: Edited) -> dict[str, Any]
         ),
         "split": ", ".join(
             f"{key} ({after.loc[key, 'category_name']})" for key in str(after["into"].get(edit.key, "")).split()
-        ),
+        )
+        or "parts to be proposed",
         "add": edit.name,
         "redefine": str(after["definition"].get(edit.key, "")),
     }.get(edit.action, "")
@@ -179,3 +185,38 @@ def taxonomy_of_rows(file: TaxonomyFile, open_named: Any) -> Taxonomy:
     if base.empty:
         raise TaxonomyError(f"{file.name} holds no category", "each row needs a name")
     return Taxonomy(base, tuple(edits), None, file.name, file.category, (*remarks, *more))
+
+
+def edits_so_far(run: Run) -> pd.DataFrame:
+    """Return the edits that a run began with, and those of the runs before it, oldest first (see HISTORY)."""
+    if run.file("edits.parquet").exists():
+        return run.archived("edits")
+    return pd.DataFrame(columns=HISTORY).astype("str")
+
+
+def edit_history(given: Taxonomy, run_id: str) -> pd.DataFrame:
+    """Return the edits of a taxonomy, as those of a run that begins with it, after those of the runs before it."""
+    new = given.changes.assign(run=run_id)[HISTORY].astype("str")
+    return pd.concat([edits_so_far(given.run), new], ignore_index=True) if given.run else new
+
+
+def starting_point(run: Run) -> StartingPoint:
+    """Return what a run with a given taxonomy starts from, beside its products; nothing for any other run."""
+    if not run.parameters.taxonomy:
+        return StartingPoint()
+    empty = pd.DataFrame({"product_id": [], "key": []})
+    tables = [run.archived(name) if run.file(f"{name}.parquet").exists() else empty for name in ("asked", "left")]
+    return start_from(run.archived("taxonomy"), *tables)
+
+
+def start_from(taxonomy: pd.DataFrame, asked: pd.DataFrame, left: pd.DataFrame) -> StartingPoint:
+    """Return the starting point of a run that begins with a taxonomy.
+
+    `asked` are the products that are asked about again, with the `key` of their category if an edit is the reason;
+    `left` are those that fitted nowhere and were extracted.
+    """
+    keys, split = dict(zip(asked["product_id"].tolist(), asked["key"].tolist(), strict=True)), open_splits(taxonomy)
+    edited_products = {product: key for product, key in keys.items() if key}
+    apart = frozenset(product for product, key in edited_products.items() if key in split)
+    extracted = frozenset(left["product_id"].tolist())
+    return StartingPoint(tuple(choices(taxonomy)), edited_products, apart, frozenset(keys), extracted)

@@ -75,3 +75,48 @@ def test_a_sheet_with_a_fault_is_refused_with_its_row(finished: Run, capsys: pyt
     error = capsys.readouterr().err
     assert "row 2" in error
     assert "C-99" in error
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    capsys.readouterr()
+    assert command(*words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_run_and_plan_take_a_taxonomy(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run has the given products alone; what the edits leave stays, and the plan counts each call."""
+    assert command("taxonomy", "export", "latest", "--out", "taxonomy.xlsx") == 0
+    keys = finished.taxonomy().frame.query("category_name != 'OUT_OF_SCOPE'")["key"].tolist()
+    edit(Path("taxonomy.xlsx"), keys[0], action="split", note="too coarse")
+    edit(Path("taxonomy.xlsx"), keys[1], name="Everyday Machines")
+    edit(Path("taxonomy.xlsx"), keys[2], action="delete")
+    new = SAMPLE.read_text(encoding="utf-8").splitlines()
+    renumbered = [f"9{line}" for line in new[1:30]]
+    Path("some.csv").write_text("\n".join([*new[:200], *renumbered]), encoding="utf-8")
+
+    plan = json_of(capsys, "plan", "some.csv", "--taxonomy", "taxonomy.xlsx", "--batch-size", "20")
+    words = ("run", "some.csv", "--taxonomy", "taxonomy.xlsx", "--batch-size", "20", "--no-notebooks")
+    report = json_of(capsys, *words)
+    planned = {row["stage"]: row["calls"] for row in plan}
+    run = open_run("latest", finished.folder.parent)
+    made = {name: stage.calls for name, stage in run.status.stages.items()}
+    assert planned["assign_products"] == made["assign_products"] > 1
+    assert planned["segmentation"] == 1
+    assert len(run.products) == 199 + 29
+    assert report["products"] + report["old_rows"] == len(run.products)
+    assert report["old_rows_unchanged"] is True
+    assert sorted(run.archived("edits")["action"]) == ["delete", "rename", "split"]
+    assert report["conflicts"] == [] or {"key", "conflict", "run"} <= report["conflicts"][0].keys()
+    assert run.parameters.model == "offline", "what is not typed is as in the run before"
+
+    again = json_of(capsys, "plan", "some.csv", "--taxonomy", "taxonomy.xlsx", "--batch-size", "20")
+    assert again[-1]["calls"] == 0, "all answers are there by now"
+    assert json_of(capsys, *words)["calls"] == 0
+
+
+def test_a_given_taxonomy_is_not_extracted(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("run", "sample", "--taxonomy", "latest", "--extract-sample", "auto") == 2
+    assert "extract_sample is 'auto', but the taxonomy is given" in capsys.readouterr().err
+    assert command("run", "--taxonomy", "latest") == 2
+    assert "no products are given" in capsys.readouterr().err
+    assert len(list(finished.folder.parent.glob("RUN_*"))) == 1

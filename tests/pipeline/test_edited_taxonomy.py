@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 from endpoint import Endpoint
 
+from segkit.analysis import tables
+from segkit.analysis.report import report_page
+from segkit.pipeline.plan.estimate import plan_of
 from segkit.pipeline.replay import replay
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.summary import decide_state, finish_run
@@ -16,6 +19,7 @@ from segkit.pipeline.taxonomy.report import assign_report
 from segkit.pipeline.taxonomy.stage import assign_products
 from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run
+from segkit.settings import load_settings
 
 NewRun = Callable[..., Run]
 KINDS = ("kettle", "toaster", "ladle", "whisk")
@@ -92,3 +96,109 @@ def test_a_split_asks_about_its_products(finished: Run, endpoint: Endpoint) -> N
     new = run.taxonomy().base.set_index("category_name")["key"]
     assert not {new["Kettle"], new["Big Kettles"]} & set(keys.values())
     assert pd.Series(categories(run)).isin(["Kettle", "Big Kettles", "Toasters", "Ladles", "Whisks", ""]).all()
+
+
+def test_a_split_without_parts_has_them_proposed(finished: Run, endpoint: Endpoint) -> None:
+    """Its products are extracted on their own; each kind found is a proposal, and the old names are conflicts."""
+    keys = finished.taxonomy().frame.set_index("category_name")["key"].to_dict()
+    merged = worked(assign_run(finished.taxonomy().merge(keys["Whisks"], into=keys["Ladles"])))
+    edited = merged.taxonomy().split(keys["Ladles"])
+    check, asked = taxonomy_check(edited), endpoint.count()
+    assert [check[name] for name in ("split", "products_to_ask", "calls")] == [1, 40, 1]
+    run = assign_run(edited)
+    plan = tables.batch_plan(run)
+    assert plan[["stage", "calls"]].values.tolist() == [["assign_products", 0], ["segmentation", 1]]
+    report = assign_report(worked(run))
+    assert endpoint.count() - asked == report["calls"] == 1
+    assert endpoint.ledger()[-1]["stage"] == "extract_taxonomy"
+    proposed = {each["category_name"]: each for each in report["proposed"]}
+    assert {name: each["products"] for name, each in proposed.items()} == {"Ladles": 20, "Whisks": 20}
+    conflicts = {each["category_name"]: each["conflict"].partition(", but ")[2] for each in report["conflicts"]}
+    assert conflicts == {
+        "Ladles": f"{keys['Ladles']} (Ladles) was split",
+        "Whisks": f"{keys['Whisks']} (Whisks) was merged into {keys['Ladles']} (Ladles)",
+    }
+    finish_run(run)
+    assert replay(run).identical
+
+    taxonomy = run.taxonomy()
+    for each in proposed.values():
+        taxonomy = taxonomy.accept(each["key"])
+    asked = endpoint.count()
+    accepted = worked(assign_run(taxonomy))
+    assert endpoint.count() == asked, "an accepted proposal takes its products with it"
+    assert set(categories(accepted).values()) == {"Kettles", "Toasters", "Ladles", "Whisks"}
+    assert assign_report(accepted)["conflicts"] == [], "a person has decided"
+    assert len(accepted.taxonomy().base) == 6, "no key is used again"
+
+
+def test_several_batches_of_a_split_are_merged_among_themselves(finished: Run, endpoint: Endpoint) -> None:
+    """Products that fit nowhere, in the same run, are extracted and merged apart from those of the split."""
+    keys = finished.taxonomy().frame.set_index("category_name")["key"].to_dict()
+    edited = finished.taxonomy().split(keys["Kettles"])
+    given = {"products_per_prompt": 8, "taxonomies_per_consolidation": 2}
+    asked, run = endpoint.count(), assign_run(edited, titles(["blender"], 20, 3000), **given)
+    worked(run)
+    new = endpoint.ledger()[asked:]
+    stages = [entry["stage"] for entry in new]
+    assert [stages.count(stage) for stage in ("assign_products", "extract_taxonomy", "consolidate_taxonomy")] == [
+        1, 3 + 3, 2 + 2,
+    ]  # fmt: skip
+    assert sorted(each["category_name"] for each in assign_report(run)["proposed"]) == ["Blenders", "Kettles"]
+    assert len(plan_of(run, load_settings(), whole=True)) == 4
+
+
+def test_what_was_extracted_before_is_not_extracted_again(finished: Run, endpoint: Endpoint) -> None:
+    """Eight products that fit nowhere, then edits alone: the check counts every call, and the proposal stays."""
+    keys = finished.taxonomy().frame.set_index("category_name")["key"].to_dict()
+    first = worked(assign_run(finished, titles(["blender"], 8, 3000)))
+    (proposal,) = assign_report(first)["proposed"]
+    edited = first.taxonomy().delete(keys["Toasters"]).rename(proposal["key"], "Smoothie Makers")
+    check, asked = taxonomy_check(edited), endpoint.count()
+    second = worked(assign_run(edited))
+    assert endpoint.count() - asked == check["calls"] == 1
+    assert check["products_to_ask"] == assign_report(second)["products"] == 28
+    assert assign_report(second)["drift_p_value"] is None, "what was there before is no delivery"
+    assert assign_report(second)["proposed"] == [{**proposal, "category_name": "Smoothie Makers"}]
+    reasons = second.result("ledger").set_index("product_id").loc[3000:3007, "reason"]
+    assert set(reasons) == {f"NONE_FITS: it would go into {proposal['key']}, which is proposed"}
+
+    asked = endpoint.count("extract_taxonomy")
+    third = worked(assign_run(second, titles(["blender"], 2, 4000)))
+    assert endpoint.count("extract_taxonomy") == asked + 1, "there are new ones"
+    named = {"key": proposal["key"], "category_name": "Smoothie Makers", "products": 10}
+    assert named in assign_report(third)["proposed"], "to the model they are blenders, as before"
+
+
+def test_a_proposal_that_is_merged_takes_its_products_along(finished: Run, endpoint: Endpoint) -> None:
+    keys = finished.taxonomy().frame.set_index("category_name")["key"].to_dict()
+    first = worked(assign_run(finished, titles(["blender"], 8, 3000)))
+    (proposal,) = assign_report(first)["proposed"]
+    asked = endpoint.count()
+    second = worked(assign_run(first.taxonomy().merge(proposal["key"], into=keys["Whisks"])))
+    assert endpoint.count() == asked
+    assert {categories(second)[product] for product in range(3000, 3008)} == {"Whisks"}
+
+
+def test_what_a_model_proposes_against_an_edit_is_shown(finished: Run) -> None:
+    """Renamed, merged away, deleted: each comes back with the next products, and a person has to decide."""
+    keys = finished.taxonomy().frame.set_index("category_name")["key"].to_dict()
+    edited = (
+        finished.taxonomy()
+        .rename(keys["Kettles"], "Tea Kettles", note="as customers say")
+        .merge(keys["Whisks"], into=keys["Ladles"])
+        .delete(keys["Toasters"])
+    )
+    run = worked(assign_run(worked(assign_run(edited)), titles(["kettle", "whisk", "toaster"], 18, 3000)))
+    conflicts = {each["category_name"]: each for each in assign_report(run)["conflicts"]}
+    assert {name: each["action"] for name, each in conflicts.items()} == {
+        "Kettles": "rename", "Whisks": "merge_into", "Toasters": "delete",
+    }  # fmt: skip
+    assert conflicts["Kettles"]["note"] == "as customers say"
+    assert conflicts["Kettles"]["conflict"].endswith(f"but {keys['Kettles']} was renamed from that to Tea Kettles")
+    assert tables.conflicts(run)["conflict"].tolist() == [
+        each["conflict"] for each in assign_report(run)["conflicts"]
+    ]
+    page = report_page(run)
+    assert all(f"For a person to decide: {each['conflict']}" in page for each in conflicts.values())
+    assert categories(run)[1] == "Tea Kettles", "the edits hold"

@@ -24,6 +24,7 @@ from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.replay import replay
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.taxonomy.report import assign_report
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run, open_run
 from segkit.settings import load_settings
 
@@ -212,3 +213,13 @@ def test_the_unit_of_a_sample_is_the_product(new_run: NewRun, endpoint: Endpoint
     assert asked(endpoint) == [3, 1, 0, 1]
     assert summary["sample"].startswith("read 120 of 200 products (3 batches)")
     assert run.result("ledger")["state"].value_counts().to_dict() == {"assigned": 200}
+
+
+def test_products_are_put_into_the_taxonomy_of_a_sample(endpoint: Endpoint, new_run: NewRun) -> None:
+    """A run that found its categories in a sample is one to build on: the next one extracts nothing."""
+    run = new_run(80, products_per_prompt=8, extract_sample="40")
+    run_stages(run)
+    more = assign_run(run, catalogue(20).assign(product_id=range(9000, 9020)))
+    run_stages(more)
+    assert set(more.result("ledger")["state"]) == {"assigned"}
+    assert more.status.calls == 1

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from segkit.core.batching import entry_batches
 from segkit.core.catalogue.entries import Entry, product_entries
+from segkit.core.catalogue.gate import FIRST_RUN
 from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import NO_TITLE, assignment_frame
-from segkit.core.models import Answer, Category, CheckedAnswer, Parameters, Prompt, Question
+from segkit.core.models import NONE_FITS, Answer, Category, CheckedAnswer, Parameters, Prompt, Question
 from segkit.core.questions import (
     Wording,
     assign_schema,
@@ -23,6 +25,42 @@ from segkit.core.questions import (
     wording_of,
 )
 from segkit.core.validation import check_assign
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """What a run with a given taxonomy starts from, beside its products.
+
+    `categories` are those to choose from. `edited` holds for each product that is asked about again since an edit of
+    its category the key of that; of these, `apart` are the products of categories that were split without naming the
+    parts. `again` are all products that an earlier run had too, and `extracted` those of them that fitted nowhere
+    and were extracted there.
+    """
+
+    categories: tuple[Category, ...] = ()
+    edited: Mapping[int, str] = field(default_factory=dict)
+    apart: frozenset[int] = frozenset()
+    again: frozenset[int] = frozenset()
+    extracted: frozenset[int] = frozenset()
+
+    def asked(self, products: pd.DataFrame) -> pd.DataFrame:
+        """Return the products that the stage asks about: all, but for those that are extracted on their own."""
+        return products[~products["product_id"].isin(self.apart)].reset_index(drop=True)
+
+    def to_extract(self, products: pd.DataFrame, placed: pd.DataFrame, smallest: int) -> pd.DataFrame:
+        """Return the products whose kinds are extracted, each with its group as its first run.
+
+        `placed` are assignments. Products that fit nowhere are one group, if there are enough of them and one is new:
+        else nothing would come of it that an earlier run has not found. A kind that an edit has just removed is
+        not proposed again. Each category that was split without naming the parts is a group of its own.
+        """
+        left = placed.loc[placed["category"] == NONE_FITS, "product_id"]
+        left = left[~left.isin(list(self.edited))]
+        is_worth_it = len(left) >= smallest and not set(left) <= self.extracted
+        wanted = {*left, *self.apart} if is_worth_it else self.apart
+        found = products[products["product_id"].isin(wanted)].reset_index(drop=True)
+        groups = [self.edited[product] if product in self.apart else "" for product in found["product_id"]]
+        return found.assign(**{FIRST_RUN: groups})
 
 
 def assign_questions(

@@ -35,8 +35,8 @@ class Edit:
     """One change of a category: what `action` needs of the other fields, and a note for people.
 
     `into` holds a key for `merge_into`; for `split` the names of two parts or more, each with a definition after a
-    colon if there is one. A text that is None stays as it is. `where` is the place that an error names, such as
-    `row 7`.
+    colon if there is one, or nothing: then its products are extracted on their own, and the parts are proposed. A
+    text that is None stays as it is. `where` is the place that an error names, such as `row 7`.
     """
 
     action: str
@@ -161,8 +161,11 @@ def _target_fault(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> str:
     if edit.action == "split":
         names = [name for name, _ in parts_of(edit)]
         wrong = [fault for name in names if (fault := name_fault(name))]
-        if len(names) < 2:
-            wrong.append(f"a split needs two parts or more in `into`, separated by semicolons; it has {len(names)}")
+        if len(names) == 1:
+            wrong.append(
+                "a split needs two parts or more in `into`, separated by semicolons, or none to have them proposed; "
+                "it has 1"
+            )
         return f"{edit.key}: {wrong[0]}" if wrong else ""
     if len(edit.into) != 1 or not edit.into[0]:
         return f"{edit.key} is to be merged, but column `into` does not say into which key"

@@ -118,6 +118,11 @@ def next_number(taxonomy: pd.DataFrame) -> int:
     return max([0, *numbers, *map(int, taxonomy["id"])]) + 1
 
 
+def open_splits(taxonomy: pd.DataFrame) -> set[str]:
+    """Return the keys of categories that were split without naming the parts, which a model then proposes."""
+    return set(taxonomy.loc[(taxonomy["retired_by"] == "split") & (taxonomy["into"] == ""), "key"])
+
+
 def choices(taxonomy: pd.DataFrame) -> list[Category]:
     """Return the categories that products can be put into, as a prompt shows them: `S_0`, `S_1`, … by key."""
     active = taxonomy[(taxonomy["state"] == "active") & (taxonomy["category_name"] != OUT_OF_SCOPE)]

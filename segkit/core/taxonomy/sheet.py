@@ -56,6 +56,7 @@ def _row(row: dict[Any, Any], titles: dict[str, list[str]], count: int) -> dict[
     products = len(of_key) if state != "retired" else 0
     examples = {f"example_{i + 1}": of_key[i] if i < products else "" for i in range(EXAMPLES)}
     gone = _GONE.get(row["retired_by"], "").format(", ".join(row["into"].split())) if state == "retired" else ""
+    gone = "split into parts that were proposed" if row["retired_by"] == "split" and not row["into"] else gone
     return {
         "key": row["key"], "name": row["category_name"], "definition": row["definition"],
         "includes": row["includes"], "excludes": row["excludes"], "action": "", "into": "", "note": gone,

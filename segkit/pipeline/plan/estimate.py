@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import pandas as pd
 
-from segkit.core.models import Category, Parameters, Usage
-from segkit.core.taxonomy.keys import choices
+from segkit.core.models import Parameters, Usage
+from segkit.core.taxonomy.assign import StartingPoint
 from segkit.llm.prices import call_cost_usd
 from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations, measured_durations
 from segkit.pipeline.plan.known import KnownAnswers, nothing_known
 from segkit.pipeline.plan.walk import PLAIN, Interval, LookUp, StageQuestions, walk_run
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import starting_point
 from segkit.settings import Settings, load_settings
 
 DENSE = 2.8  # characters a token: few in titles full of numbers
@@ -28,20 +29,21 @@ def plan_run(
     prompts: Mapping[str, str],
     parameters: Parameters,
     settings: Settings,
-    taxonomy: Sequence[Category] = (),
+    start: StartingPoint | None = None,
     look_up: LookUp = nothing_known,
     durations: Durations = NOTHING_MEASURED,
 ) -> pd.DataFrame:
     """Plan a run: a row a stage and one for all, with `questions`, `answered`, `calls` and what these calls take.
 
-    `look_up` finds the answers that are there already (see `KnownAnswers`); without it no answer is known. Calls are
-    exact when every answer is valid at once; where a stage is `estimated`, its prompts depend on answers that are not
-    there yet, and it may need fewer. A sample that is read until it is enough takes `calls_low` at least, and `calls`
-    at most. Tokens, cost and seconds have a `low` and a `high` end; cost is None where the
-    price is not known. `saved_usd` is the price of the answers from the cache. Seconds come from `durations` of calls
-    that were measured (`measured_calls`), or, where that is 0, from what models usually take.
+    `start` is what a run with a given taxonomy starts from; `products` are then those that it places. `look_up` finds
+    the answers that are there already (see `KnownAnswers`); without it no answer is known. Calls are exact when every
+    answer is valid at once; where a stage is `estimated`, its prompts depend on answers that are not there yet, and
+    it may need fewer. A sample that is read until it is enough takes `calls_low` at least, and `calls` at most.
+    Tokens, cost and seconds have a `low` and a `high` end; cost is None where the price is not known. `saved_usd` is
+    the price of the answers from the cache. Seconds come from `durations` of calls that were measured
+    (`measured_calls`), or, where that is 0, from what models usually take.
     """
-    stages = walk_run(products, prompts, parameters, look_up, taxonomy)
+    stages = walk_run(products, prompts, parameters, look_up, start or StartingPoint())
     frame = pd.DataFrame([_row(stage, parameters, settings, durations) for stage in stages])
     total = {"stage": "all", **{name: _total(frame[name]) for name in frame.columns if name != "stage"}}
     total["measured_calls"] = durations.calls
@@ -59,10 +61,10 @@ def plan_of(run: Run, settings: Settings, *, whole: bool = False) -> pd.DataFram
 
     With `whole` no answer counts as known: that is the most the run takes, wherever it works.
     """
-    taxonomy = choices(run.archived("taxonomy")) if run.parameters.taxonomy else []
+    start = starting_point(run)
     look_up = nothing_known if whole else KnownAnswers(run, settings).look_up
     durations = NOTHING_MEASURED if whole else measured_durations(run.parameters, run.folder.parent, settings)
-    return plan_run(run.new_products, run.prompts, run.parameters, settings, taxonomy, look_up, durations)
+    return plan_run(run.new_products, run.prompts, run.parameters, settings, start, look_up, durations)
 
 
 def readable_plan(plan: pd.DataFrame) -> pd.DataFrame:

@@ -35,10 +35,10 @@ from segkit.core.consolidate import (
     taxonomies_of,
 )
 from segkit.core.extract import extract_questions, extracted
-from segkit.core.models import NONE_FITS, STAGES, Answer, Category, Parameters, Question
+from segkit.core.models import STAGES, Answer, Category, Parameters, Question
 from segkit.core.questions import wording_of
 from segkit.core.refine import refine_questions, second_questions
-from segkit.core.taxonomy.assign import assign_questions, assigned
+from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
 from segkit.core.taxonomy.unseen import least_batches
 from segkit.pipeline.plan.known import Lookup
 
@@ -134,14 +134,14 @@ def walk_run(
     prompts: Mapping[str, str],
     parameters: Parameters,
     look_up: LookUp,
-    taxonomy: Sequence[Category] = (),
+    start: StartingPoint,
 ) -> list[StageQuestions]:
     """Return the questions of each stage of a run.
 
-    `taxonomy` holds the categories of a run with a given taxonomy, `products` are then those that it places.
+    `start` is what a run with a given taxonomy starts from, `products` are then those that it places.
     """
     if parameters.taxonomy:
-        return _walk_assignment(products, prompts, parameters, look_up, taxonomy)
+        return _walk_assignment(products, prompts, parameters, look_up, start)
     if parameters.extract_sample:
         return _walk_sampled(products, prompts, parameters, look_up)
     first, second, found = _walk_extraction(products, prompts, parameters, look_up)
@@ -197,20 +197,18 @@ def _walk_assignment(
     prompts: Mapping[str, str],
     parameters: Parameters,
     look_up: LookUp,
-    taxonomy: Sequence[Category],
+    start: StartingPoint,
 ) -> list[StageQuestions]:
     """Walk the placing of products; those that fit no category are known once every answer is."""
-    questions = assign_questions(products, taxonomy, prompts, parameters) if taxonomy else []
+    asked = start.asked(products)
+    questions = assign_questions(asked, start.categories, prompts, parameters) if start.categories else []
     found, counted = look_up("assign_products", questions), _Counted()
     counted.add(questions, found, _of_assignments)
-    stage = counted.of("assign_products")
-    if None in found.answers:
-        return [stage]
-    placed = assigned(_flat(found.answers), products, taxonomy)
-    left = products[products["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
-    if len(left) < parameters.smallest_proposal:
-        return [stage]
-    return [stage, *_walk_extraction(left, prompts, parameters, look_up)[:2]]
+    is_known = None not in found.answers
+    placed = assigned(_flat(found.answers) if is_known else [], asked, start.categories)
+    wanted = start.to_extract(products, placed, parameters.smallest_proposal)
+    more = _walk_extraction(wanted, prompts, parameters, look_up)[:2] if len(wanted) else ()
+    return [counted.of("assign_products"), *more]
 
 
 def _walk_extraction(
@@ -230,7 +228,7 @@ def _walk_extraction(
     taxonomies += [taxonomy for taxonomy in taxonomies_of(categories) if taxonomy.first not in unknown]
     batches = {q.batch: int(q.context["product_ids"][0]) for q in questions}
     counts = count_by_first_run(taxonomies, batches, first_runs(products))
-    rounds = consolidation_rounds(counts, parameters.taxonomies_per_consolidation)
+    rounds = consolidation_rounds(counts, parameters.taxonomies_per_consolidation, apart=bool(parameters.taxonomy))
     if sample:
         ends = [0, *looks(sample, parameters)]
         added = [sum(a < taxonomy.first <= b for taxonomy in taxonomies) for a, b in pairwise(ends)]

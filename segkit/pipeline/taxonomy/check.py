@@ -7,10 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from segkit.core.catalogue.gate import Catalogue
+from segkit.core.models import Parameters
 from segkit.core.prompts import ASSIGNING, load_prompts
-from segkit.core.taxonomy.keys import choices
+from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations
 from segkit.pipeline.plan.estimate import plan_run
-from segkit.pipeline.taxonomy.start import assign_parameters, start_products
+from segkit.pipeline.plan.known import known_before
+from segkit.pipeline.taxonomy.start import assign_parameters, begin
 from segkit.runs.taxonomy import Taxonomy
 from segkit.settings import Settings, load_settings
 
@@ -25,16 +28,14 @@ def taxonomy_check(given: Taxonomy, settings: Settings | None = None, **paramete
 
     `renamed`, `merged`, `split`, `deleted`, `added`, `redefined` and `locked` count categories, `changes` lists them.
     `products_to_ask` are the products that a run without further ones asks about, `calls` the calls that it makes if
-    every answer is valid at once. Without an earlier run both are None: all products are asked about.
+    every answer is valid at once; answers in the cache take none. Without an earlier run both are None: all products
+    are asked about.
     """
     settings = settings or load_settings()
     counts = Counter(edit.action for edit in given.result.changes)
     calls = products = cost = None
     if given.run:
-        frame, rows = start_products(given, None, given.run.id)
-        asked = frame[~frame["product_id"].isin(rows["product_id"])]
-        chosen = assign_parameters(given, settings, parameters)
-        plan = plan_run(asked, load_prompts(chosen.prompts, keys=ASSIGNING), chosen, settings, choices(given.frame))
+        asked, plan = plan_assignment(given, None, assign_parameters(given, settings, parameters), settings)
         total, products = plan.iloc[-1], len(asked)
         calls = int(total["calls"])
         cost = [None if pd.isna(total[name]) else float(total[name]) for name in ("cost_usd_low", "cost_usd_high")]
@@ -47,3 +48,21 @@ def taxonomy_check(given: Taxonomy, settings: Settings | None = None, **paramete
         "changes": given.changes.to_dict("records"),
         "remarks": list(given.remarks),
     }
+
+
+def plan_assignment(
+    given: Taxonomy,
+    catalogue: Catalogue | None,
+    chosen: Parameters,
+    settings: Settings,
+    *,
+    only: bool = False,
+    durations: Durations = NOTHING_MEASURED,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the products that a run with a given taxonomy would ask about, and the plan of the run."""
+    beginning = begin(given, catalogue, "", only)
+    start = beginning.starting_point(given.frame)
+    prompts = load_prompts(chosen.prompts, keys=ASSIGNING)
+    with known_before(chosen, settings) as known:
+        plan = plan_run(beginning.new, prompts, chosen, settings, start, known.look_up, durations)
+    return beginning.new, plan

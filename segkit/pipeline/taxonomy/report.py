@@ -11,9 +11,10 @@ from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE
 from segkit.core.taxonomy.drift import drift_p_value
-from segkit.pipeline.taxonomy.rows import empty_rows, living_taxonomy
-from segkit.pipeline.taxonomy.stage import asked_by_edits, nothing_assigned
+from segkit.pipeline.taxonomy.rows import empty_rows
+from segkit.pipeline.taxonomy.stage import nothing_assigned
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import starting_point, taxonomy_of_run
 
 
 def assign_report(run: Run) -> dict[str, Any]:
@@ -21,10 +22,10 @@ def assign_report(run: Run) -> dict[str, Any]:
 
     If a run extracted its taxonomy from a sample, all products are new. `old_rows_unchanged` compares the rows of
     the products that were placed before, in the results of this run, with those that it started from, by their
-    SHA-256. `drift_p_value` is that of `core.taxonomy.drift`.
+    SHA-256. `conflicts` are those of `core.taxonomy.conflicts`. `drift_p_value` is that of `core.taxonomy.drift`.
     """
     placed = run.result("assignments") if run.has_result("assignments") else nothing_assigned(run)
-    taxonomy = living_taxonomy(run)
+    taxonomy = taxonomy_of_run(run).base
     is_none, is_out = placed["category"] == NONE_FITS, placed["category"] == OUT_OF_SCOPE
     proposed = taxonomy[taxonomy["state"] == "proposed"]
     old = run.archived("earlier") if run.parameters.taxonomy else empty_rows()
@@ -41,6 +42,7 @@ def assign_report(run: Run) -> dict[str, Any]:
             {"key": key, "category_name": name, "products": int(count)}
             for key, name, count in proposed[["key", "category_name", "product_count"]].itertuples(index=False)
         ],
+        "conflicts": run.result("conflicts").to_dict("records") if run.has_result("conflicts") else [],
         "old_rows": len(old),
         "old_rows_unchanged": before == after,
         "old_rows_sha256": after,
@@ -50,8 +52,8 @@ def assign_report(run: Run) -> dict[str, Any]:
 
 
 def _new_batches(run: Run, placed: pd.DataFrame) -> pd.DataFrame:
-    """Return the batch and the category of the products that came in; those that edits set free are no delivery."""
-    is_new = ~placed["product_id"].isin(list(asked_by_edits(run)))
+    """Return the batch and the category of the products that came in; what an earlier run had is no delivery."""
+    is_new = ~placed["product_id"].isin(list(starting_point(run).again))
     return placed.loc[is_new & (placed["category"] != ""), ["batch", "category"]]
 
 

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from segkit.analysis.live import live_progress
+from segkit.core.catalogue.gate import first_runs
 from segkit.core.consolidate import numbered
+from segkit.core.extract import assignment_frame
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Category
 from segkit.core.results import kept_tables
-from segkit.core.taxonomy.assign import assign_questions, assigned
-from segkit.core.taxonomy.keys import choices, counted, with_proposals
+from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
+from segkit.core.taxonomy.conflicts import names_now, proposal_conflicts
+from segkit.core.taxonomy.keys import counted, with_proposals
+from segkit.core.text import fold_name
 from segkit.llm.ask import ask_all
 from segkit.pipeline.stages import (
     consolidate_taxonomy,
@@ -19,8 +23,9 @@ from segkit.pipeline.stages import (
     find_categories,
     result_tables,
 )
-from segkit.pipeline.taxonomy.rows import LINEAGE
+from segkit.pipeline.taxonomy.rows import LEFT, LINEAGE
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import edits_so_far, starting_point
 from segkit.settings import Settings, load_settings
 
 
@@ -32,38 +37,81 @@ def assign_products(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     answers are kept.
     """
     settings = settings or load_settings()
-    if run.parameters.extract_sample:
-        return _assign_all(run, settings)
-    if not run.parameters.taxonomy:
-        return nothing_assigned(run)
-    taxonomy, new = run.archived("taxonomy"), run.new_products
-    shown = choices(taxonomy)
-    questions = assign_questions(new, shown, run.prompts, run.parameters) if shown else []
+    if run.parameters.taxonomy:
+        return _assign_new(run, settings)
+    return _assign_all(run, settings) if run.parameters.extract_sample else nothing_assigned(run)
+
+
+def _assign_new(run: Run, settings: Settings) -> pd.DataFrame:
+    """Put the new products of a run into the taxonomy that it was given, and write its results."""
+    start, new = starting_point(run), run.new_products
+    asked, shown = start.asked(new), start.categories
+    questions = assign_questions(asked, shown, run.prompts, run.parameters) if shown else []
     with live_progress(run, STAGES["assign_products"]):
         answers = ask_all(run, "assign_products", questions, settings)
-    placed = assigned(answers, new, shown)
-    left = new[new["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])]
-    left = left[~left["product_id"].isin(list(asked_by_edits(run)))]  # a kind just removed is not proposed again
-    is_enough = len(left) >= run.parameters.smallest_proposal
-    find_categories(run, left if is_enough else left.head(0), settings)
-    found = consolidate_taxonomy(run, settings)
-    ends = consolidated_assignments(run).set_index("product_id")["category"]
-    names = [Category("", name, definition) for name, definition in found.itertuples(index=False, name=None)]
-    sizes = {str(name): int(count) for name, count in ends.value_counts().items()}
-    grown = with_proposals(taxonomy, names, sizes, run.parameters.smallest_proposal)
-    _save(run, placed, grown, ends)
-    return placed
+    placed = assigned(answers, asked, shown)
+    left = _extract_left(run, start, placed, settings)
+    taxonomy, left = _with_proposals(run, left)
+    _save(run, start, _with_those_apart(placed, start), taxonomy, left)
+    return run.result("assignments")
 
 
-def asked_by_edits(run: Run) -> dict[int, str]:
-    """Return the products that are asked about since an edit of their category, each with the key of that."""
-    if not run.parameters.taxonomy or not run.file("asked.parquet").exists():
-        return {}
-    asked = run.archived("asked")
-    return dict(zip(asked["product_id"].tolist(), asked["key"].tolist(), strict=True))
+def _extract_left(run: Run, start: StartingPoint, placed: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Extract the kinds of products that fit nowhere; return how each of them was extracted, now or before.
+
+    `category` is the name of the kind, and `key` that of a proposal that an earlier run made of it.
+    """
+    wanted = start.to_extract(run.new_products, placed, run.parameters.smallest_proposal)
+    find_categories(run, wanted, settings)
+    consolidate_taxonomy(run, settings, first_runs(wanted))
+    now = consolidated_assignments(run)
+    now = now[now["category"] != ""]
+    # To a model a proposal has its own name for it, also where a person has renamed that.
+    names = names_now(run.archived("taxonomy"), edits_so_far(run))
+    now = now.assign(category=[names.get(fold_name(name), name) for name in now["category"]], key="")
+    before = run.archived("left") if start.extracted else now.head(0)
+    is_left = before["product_id"].isin(placed.loc[placed["category"] == NONE_FITS, "product_id"])
+    before = before[is_left & ~before["product_id"].isin(now["product_id"])]
+    table = pd.concat([now, before], ignore_index=True)
+    return _as_left(table).sort_values("product_id", ignore_index=True)
+
+
+def _as_left(table: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the columns of a lineage that an extraction alone does not have."""
+    table = table.assign(refined_category="", refined_by="", refined_confidence=table["confidence"])[LEFT]
+    numbers = {"product_id": "int64", "batch": "int64", "confidence": "float64", "refined_confidence": "float64"}
+    return table.astype({name: numbers.get(name, "str") for name in LEFT})
+
+
+def _with_proposals(run: Run, left: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the taxonomy of a run with what is proposed, and the products left with the key of their proposal."""
+    taxonomy, names = run.archived("taxonomy"), names_now(run.archived("taxonomy"), edits_so_far(run))
+    proposed = taxonomy[taxonomy["state"] == "proposed"]
+    kinds: dict[str, Category] = {}
+    for table in (proposed[["category_name", "definition"]], run.result("taxonomy")):
+        for stated, definition in table.itertuples(index=False, name=None):
+            name = names.get(fold_name(stated), stated)
+            kinds.setdefault(fold_name(name), Category("", name, definition))
+    before: dict[str, str] = dict(zip(proposed["key"], proposed["category_name"], strict=True))
+    stated = [before.get(key, name) for key, name in zip(left["key"], left["category"], strict=True)]
+    left = left.assign(category=[kinds[fold].name if (fold := fold_name(name)) in kinds else name for name in stated])
+    sizes = {str(name): int(count) for name, count in left["category"].value_counts().items()}
+    grown = with_proposals(taxonomy, list(kinds.values()), sizes, run.parameters.smallest_proposal)
+    now = grown[grown["state"] == "proposed"]
+    keys = dict(zip(now["category_name"].map(fold_name), now["key"], strict=True))
+    return grown, left.assign(key=[keys.get(fold_name(name), "") for name in left["category"]])
+
+
+def _with_those_apart(placed: pd.DataFrame, start: StartingPoint) -> pd.DataFrame:
+    """Add the products of split categories to assignments: they fit none until a part is accepted."""
+    apart = {"batch": 0, "part": "", "category": NONE_FITS, "confidence": None, "reason": "", "cache_key": ""}
+    rows = [{"product_id": product, **apart} for product in sorted(start.apart)]
+    table = pd.concat([placed, assignment_frame(rows)]) if rows else placed
+    return table.sort_values("product_id", ignore_index=True)
 
 
 def nothing_assigned(run: Run) -> pd.DataFrame:
+    """Return the assignments of a run that puts nothing into a taxonomy."""
     return assigned([], run.products.head(0), [])
 
 
@@ -94,37 +142,40 @@ def _as_lineage(placed: pd.DataFrame, category: pd.Series, reasons: Sequence[str
     return lineage.astype(dict.fromkeys(("part", "refined_by", "reason", "cache_key"), "str"))
 
 
-def _save(run: Run, placed: pd.DataFrame, taxonomy: pd.DataFrame, ends: pd.Series) -> None:
+def _save(run: Run, start: StartingPoint, placed: pd.DataFrame, taxonomy: pd.DataFrame, left: pd.DataFrame) -> None:
     """Write the results of the run; the ledger comes last, for where it stands the stage has done all its work."""
     fits = (placed["category"] != "") & (placed["category"] != NONE_FITS)
-    category, edited = placed["category"].where(fits, ""), asked_by_edits(run)
+    kinds = dict(zip(left["product_id"], left["category"], strict=True))
     reasons = [
-        reason if stated != NONE_FITS else _reason(taxonomy, str(ends.get(product, "")), edited.get(product, ""))
+        reason if stated != NONE_FITS else _reason(taxonomy, kinds.get(product, ""), product, start)
         for product, stated, reason in placed[["product_id", "category", "reason"]].itertuples(index=False, name=None)
     ]
     earlier = run.archived("earlier")
-    lineage = pd.concat([earlier[LINEAGE], _as_lineage(placed, category, reasons)])
+    lineage = pd.concat([earlier[LINEAGE], _as_lineage(placed, placed["category"].where(fits, ""), reasons)])
     lineage = lineage.sort_values("product_id", ignore_index=True).astype(
         dict.fromkeys(("part", "refined_by", "reason", "cache_key"), "str")
     )
     taxonomy = counted(taxonomy, lineage["refined_category"])
-    tables = {"assignments": placed, "categories": taxonomy, "lineage": lineage}
+    conflicts = proposal_conflicts(taxonomy, edits_so_far(run))
+    tables = {"assignments": placed, "categories": taxonomy, "lineage": lineage, "left": left, "conflicts": conflicts}
     for name, table in {**tables, **kept_tables(run.products, lineage, taxonomy, earlier)}.items():
         run.save_result(name, table)
 
 
-def _reason(taxonomy: pd.DataFrame, found: str, edited: str) -> str:
-    """Word why a product that fits no category is left: proposed, of a kind that is too rare, or contradictory.
+def _reason(taxonomy: pd.DataFrame, kind: str, product: int, start: StartingPoint) -> str:
+    """Word why a product that fits no category is left: proposed, edited, of a rare kind, or contradictory.
 
-    `edited` is the key of its category before an edit split, deleted or redefined that one.
+    `kind` is the name of the kind that the product was extracted as, if it was.
     """
-    if edited:
-        return f"{NONE_FITS}: it was in {edited} before the edits, and fits no category now"
-    proposed = taxonomy[(taxonomy["state"] == "proposed") & (taxonomy["category_name"] == found)]
+    proposed = taxonomy[(taxonomy["state"] == "proposed") & (taxonomy["category_name"] == kind)]
     if len(proposed):
         return f"{NONE_FITS}: it would go into {proposed['key'].iloc[0]}, which is proposed"
-    if found == OUT_OF_SCOPE:
+    if product in start.apart:
+        return f"{NONE_FITS}: it was in {start.edited[product]}, which is split, and no part of it is proposed for it"
+    if product in start.edited:
+        return f"{NONE_FITS}: it was in {start.edited[product]} before the edits, and fits no category now"
+    if kind == OUT_OF_SCOPE:
         return f"{NONE_FITS}: but extraction finds it out of scope"
-    if found in set(taxonomy.loc[taxonomy["state"] == "active", "category_name"]):
-        return f"{NONE_FITS}: but extraction names it {found!r}, as a category that exists"
+    if kind in set(taxonomy.loc[taxonomy["state"] == "active", "category_name"]):
+        return f"{NONE_FITS}: but extraction names it {kind!r}, as a category that exists"
     return f"{NONE_FITS}: too few of its kind for a category"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,18 @@ from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
 from segkit.core.models import Parameters
 from segkit.core.prompts import ASSIGNING, load_prompts
-from segkit.core.taxonomy.edits import moved_rows
-from segkit.errors import ProductsError, RunError
+from segkit.core.taxonomy.assign import StartingPoint
+from segkit.errors import ProductsError, RunError, SettingsError, TaxonomyError
 from segkit.pipeline.extend import with_ids_of
 from segkit.pipeline.parameters import check_endpoint, choose_parameters
-from segkit.pipeline.stages import consolidated_assignments
-from segkit.pipeline.taxonomy.rows import LINEAGE, empty_rows, living_taxonomy, placed_rows
+from segkit.pipeline.taxonomy.rows import empty_asked, empty_left, empty_rows, kept_rows, left_rows
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
-from segkit.runs.taxonomy import Taxonomy, taxonomy_of_run
+from segkit.runs.taxonomy import Taxonomy, edit_history, start_from, taxonomy_of_run
 from segkit.settings import Settings, load_settings
 
-_CHOSEN_ANEW = ("endpoint", "extends", "taxonomy")
+# These are chosen anew, or say how an earlier run has found its categories.
+_CHOSEN_ANEW = ("endpoint", "extends", "taxonomy", "extract_sample", "most_unseen", "consensus", "repeat")
 
 
 def assign_run(
@@ -38,6 +38,7 @@ def assign_run(
     source: str = "",
     settings: Settings | None = None,
     only: bool = False,
+    caps: Mapping[str, Any] | None = None,
     **parameters: Any,
 ) -> Run:
     """Make a run that puts more products into the categories of a finished run, or of a taxonomy that was edited.
@@ -45,31 +46,40 @@ def assign_run(
     Its products are those of both (with `only`, none but `products`); what the earlier run has placed keeps its rows,
     also where `products` holds it again, but for products of categories that an edit has split, deleted or redefined.
     Without `products`, only the edits are applied. `parameters` replace those of the earlier run; a taxonomy that is
-    of no run needs `category`. Raises RunError when the earlier run is not finished, TaxonomyError for edits that
-    cannot be applied, ProductsError when there is nothing to do.
+    of no run needs `category`. `caps` are the most calls and dollars of the run. Raises RunError when the earlier run
+    is not finished, TaxonomyError for edits that cannot be applied, ProductsError when there is nothing to do.
     """
     given = earlier if isinstance(earlier, Taxonomy) else taxonomy_of_run(earlier)
     settings, run_id = settings or load_settings(), run_id or new_run_id()
     catalogue = products if isinstance(products, Catalogue) or products is None else load_catalogue(products)
-    frame, rows = start_products(given, catalogue, run_id, only)
     chosen = assign_parameters(given, settings, parameters)
-    check_endpoint(chosen, settings)
-    product_lines(frame.head(1), chosen.product_line)
-    origin = _origin(given, catalogue, frame, source)
-    archived = {"taxonomy": given.frame, "earlier": rows, "edits": edit_history(given, run_id)}
-    if given.run:
-        archived["asked"] = moved_rows(placed_rows(given.run), given.base, given.result)[1]
+    check_endpoint(chosen, settings, caps)
+    beginning = begin(given, catalogue, run_id, only)
+    product_lines(beginning.products.head(1), chosen.product_line)
+    origin = _origin(given, catalogue, beginning.products, source)
+    archived = {"taxonomy": given.frame, "earlier": beginning.rows, "edits": edit_history(given, run_id)}
+    archived |= {"asked": beginning.asked, "left": beginning.left} if given.run else {}
     prompts = load_prompts(chosen.prompts, keys=ASSIGNING)
     place = Path(runs_dir or (given.run.folder.parent if given.run else settings.storage_root))
-    return create_run(place, run_id, chosen, frame, prompts, origin, settings, archived=archived)
+    return create_run(
+        place, run_id, chosen, beginning.products, prompts, origin, settings, caps=caps, archived=archived
+    )
 
 
-def assign_parameters(given: Taxonomy, settings: Settings, parameters: Mapping[str, Any], **more: Any) -> Parameters:
+def assign_parameters(
+    given: Taxonomy, settings: Settings, parameters: Mapping[str, Any], *, needs_key: bool = True
+) -> Parameters:
     """Return the parameters of the earlier run, as far as `parameters` do not replace them."""
     earlier = asdict(given.run.parameters) if given.run else {"category": given.category}
     kept = {name: value for name, value in earlier.items() if name not in _CHOSEN_ANEW}
     typed = {name: value for name, value in parameters.items() if value not in (None, "")}
-    return choose_parameters(settings=settings, **{**kept, **typed, **more}, taxonomy=given.origin)
+    if wrong := [name for name in ("extract_sample", "most_unseen") if typed.get(name)]:
+        raise SettingsError(
+            f"{wrong[0]} is {typed[wrong[0]]!r}, but the taxonomy is given", "leave it out: nothing is extracted"
+        )
+    if given.run and given.run.parameters.temperature is None:
+        kept["temperature"] = "none"  # that none is sent is as much a choice as a number is
+    return choose_parameters(settings=settings, needs_key=needs_key, **{**kept, **typed}, taxonomy=given.origin)
 
 
 def _origin(given: Taxonomy, catalogue: Catalogue | None, frame: pd.DataFrame, source: str) -> dict[str, Any]:
@@ -81,32 +91,67 @@ def _origin(given: Taxonomy, catalogue: Catalogue | None, frame: pd.DataFrame, s
     return {**origin, "taxonomy_file": given.name} if given.name else origin
 
 
-def start_products(
-    given: Taxonomy, catalogue: Catalogue | None, run_id: str, only: bool = False
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the products of a run and the rows that it takes over from the earlier one."""
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The `products` of a run with a given taxonomy, and what is there of an earlier run.
+
+    `rows` are those of the products that stay where they are. `asked` are the products that are asked about again
+    (`product_id`, `key`, `action`): since an edit of their category, or, without a key, since they had none. `left`
+    are those that fitted nowhere, as they were extracted.
+    """
+
+    products: pd.DataFrame
+    rows: pd.DataFrame
+    asked: pd.DataFrame
+    left: pd.DataFrame
+
+    @property
+    def new(self) -> pd.DataFrame:
+        """The products that the run places itself."""
+        return self.products[~self.products["product_id"].isin(self.rows["product_id"])].reset_index(drop=True)
+
+    def starting_point(self, taxonomy: pd.DataFrame) -> StartingPoint:
+        """Return what the stage starts from, as `runs.taxonomy.starting_point` reads it of a run that is made."""
+        return start_from(taxonomy, self.asked, self.left)
+
+
+def begin(given: Taxonomy, catalogue: Catalogue | None, run_id: str, only: bool = False) -> Beginning:
+    """Return what a run begins with: its products, and the rows that it takes over from an earlier run.
+
+    Raises ProductsError when there is nothing to do, TaxonomyError when no category is left to put products into.
+    """
     if given.run is None:
         if catalogue is None:
             raise ProductsError(f"{given.name} is of no run, so there are no products", "name a file with products")
-        return catalogue.products.drop(columns=FIRST_RUN, errors="ignore"), empty_rows()
-    rows, _ = moved_rows(placed_rows(given.run), given.base, given.result)
+        products = catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
+        return Beginning(products, empty_rows(), empty_asked(), empty_left())
+    rows, asked = kept_rows(given)
     known = given.run.products
     products = known if catalogue is None else catalogue.products
     if only:
         known = known[known["product_id"].isin(products["product_id"])]
-        rows = rows[rows["product_id"].isin(known["product_id"])].reset_index(drop=True)
+        rows, asked = (_of(frame, known) for frame in (rows, asked))
+    asked = pd.concat([asked, _without_category(known, rows, asked)], ignore_index=True)
     frame = _joined(given.run.id, known, products, set(rows["product_id"]), run_id)
     if not given.result.changes and not only and len(rows) == len(frame):
         raise ProductsError(f"{given.run.id} has placed all of these products", f"segkit show {given.run.id}")
-    return frame, rows
+    left = left_rows(given.run)
+    beginning = Beginning(frame, rows, asked, _of(left[~left["product_id"].isin(rows["product_id"])], frame))
+    start = beginning.starting_point(given.frame)
+    if not start.categories and len(start.asked(beginning.new)):
+        what = f"the edits of {given.run.id} leave no category, and there are products to put into one"
+        raise TaxonomyError(what, "keep a category, or add one")
+    return beginning
 
 
-def edit_history(given: Taxonomy, run_id: str) -> pd.DataFrame:
-    """Return the edits of a taxonomy and those of the runs before it, oldest first, each with its run."""
-    columns = ["run", "action", "key", "category_name", "now", "note"]
-    new = given.changes.assign(run=run_id)[columns].astype("str")
-    before = given.run.archived("edits") if given.run and given.run.file("edits.parquet").exists() else new.head(0)
-    return pd.concat([before, new], ignore_index=True)
+def _without_category(known: pd.DataFrame, rows: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+    """Return the products of an earlier run that it has put into no category."""
+    is_left = ~known["product_id"].isin([*rows["product_id"], *asked["product_id"]])
+    return known.loc[is_left, ["product_id"]].assign(key="", action="unassigned")
+
+
+def _of(rows: pd.DataFrame, products: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["product_id"].isin(products["product_id"])].reset_index(drop=True)
 
 
 def accept_proposals(
@@ -118,35 +163,15 @@ def accept_proposals(
     accepted proposal; those that still fit nowhere are asked about once more. Raises RunError for a key that is no
     proposal of the run.
     """
-    settings, run_id, taxonomy = settings or load_settings(), new_run_id(), living_taxonomy(earlier)
-    proposed = set(taxonomy.loc[taxonomy["state"] == "proposed", "key"])
+    taxonomy = taxonomy_of_run(earlier)
+    proposed = set(taxonomy.base.loc[taxonomy.base["state"] == "proposed", "key"])
     unknown = sorted(set(keys) - proposed)
     if unknown or not proposed:
         known = f"its proposals are {', '.join(sorted(proposed))}" if proposed else "see `segkit show`"
         raise RunError(f"{earlier.id} proposes no {', '.join(unknown) or 'category'}", known)
-    is_accepted = taxonomy["key"].isin(set(keys) or proposed) & (taxonomy["state"] == "proposed")
-    rows = pd.concat([placed_rows(earlier), _accepted_rows(earlier, taxonomy[is_accepted])], ignore_index=True)
-    frame = earlier.products
-    came = {**first_runs(frame), **dict.fromkeys(set(frame["product_id"]) - set(rows["product_id"]), run_id)}
-    frame = frame.assign(**{FIRST_RUN: [came[int(product)] for product in frame["product_id"]]})
-    archived = {"taxonomy": taxonomy.assign(state=taxonomy["state"].mask(is_accepted, "active")), "earlier": rows}
-    parameters = replace(earlier.parameters, taxonomy=earlier.id)
-    check_endpoint(parameters, settings)
-    place, origin = Path(runs_dir or earlier.folder.parent), dict(earlier.document["input"])
-    return create_run(place, run_id, parameters, frame, earlier.prompts, origin, settings, archived=archived)
-
-
-def _accepted_rows(run: Run, accepted: pd.DataFrame) -> pd.DataFrame:
-    """Return the lineage of the products that would go into accepted proposals, as the batches state it."""
-    ends = consolidated_assignments(run)
-    ids = dict(zip(accepted["category_name"], accepted["id"], strict=True))
-    rows = ends[ends["category"].isin(list(ids))]
-    rows = rows.assign(
-        batch_category=rows["category"], refined_category=rows["category"], refined_by="",
-        refined_confidence=rows["confidence"],
-    )[LINEAGE]  # fmt: skip
-    numbers = rows["category"].map(ids).astype("int64")
-    return rows.assign(taxonomy_id=numbers, refined_taxonomy_id=numbers)
+    for key in sorted(set(keys) or proposed):
+        taxonomy = taxonomy.accept(key)
+    return assign_run(taxonomy, runs_dir=runs_dir, settings=settings)
 
 
 def _joined(earlier: str, known: pd.DataFrame, products: pd.DataFrame, placed: set[int], run_id: str) -> pd.DataFrame:
