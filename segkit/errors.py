@@ -21,6 +21,10 @@
 The message of an error is what is wrong, with the value; `hint` is what to do next. Neither ever holds a secret.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class SegkitError(Exception):
     """Base of all errors of segkit: a `message`, and a `hint` with the next thing to do."""
@@ -33,9 +37,19 @@ class SegkitError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle all there is: an error of another process has its message, hint and facts here too."""
+        return _unpickled, (type(self), self.args, self.__dict__)
+
     def _render_traceback_(self) -> list[str]:
         """Show the error in IPython as one line and the next step, not as a screen of frames."""
         return [f"{type(self).__name__}: {self.message}", *([f"  → {self.hint}"] if self.hint else [])]
+
+
+def _unpickled(kind: type[SegkitError], arguments: tuple[Any, ...], facts: dict[str, Any]) -> SegkitError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(facts)
+    return error
 
 
 class InputError(SegkitError):

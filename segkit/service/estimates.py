@@ -6,7 +6,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.walk import batches_read
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import StageFigures, Status
+from segkit.service.workers import Workers
 from segkit.settings import Settings
 
 _FEW_BATCHES = 5
@@ -47,8 +48,8 @@ class Forecast:
 class Forecasts:
     """Forecasts of runs, each made once, one at a time, in a thread that nobody waits for."""
 
-    def __init__(self, runs_dir: Path, settings: Settings) -> None:
-        self._runs_dir, self._settings = runs_dir, settings
+    def __init__(self, runs_dir: Path, settings: Settings, workers: Workers) -> None:
+        self._runs_dir, self._settings, self._workers = runs_dir, settings, workers
         self._made: OrderedDict[str, Forecast | None] = OrderedDict()
         self._lock, self._planner = threading.Lock(), ThreadPoolExecutor(1, "planner")
 
@@ -57,7 +58,7 @@ class Forecasts:
         with self._lock:
             if run_id not in self._made:
                 self._made[run_id] = None
-                self._planner.submit(self._make, run_id)
+                self._planner.submit(self._make, run_id, status.products or 0)
                 while len(self._made) > _KEPT:
                     self._made.popitem(last=False)
             made = self._made[run_id]
@@ -67,10 +68,11 @@ class Forecasts:
         """Abandon the forecasts that are not made yet."""
         self._planner.shutdown(wait=False, cancel_futures=True)
 
-    def _make(self, run_id: str) -> None:
+    def _make(self, run_id: str, products: int) -> None:
         """Make the forecast of a run; a run whose folder is damaged has none, and reports that itself."""
-        with suppress(SegkitError, OSError):
-            self._made[run_id] = forecast(open_run(run_id, self._runs_dir, self._settings), self._settings)
+        with suppress(SegkitError, OSError, BrokenExecutor):
+            run = open_run(run_id, self._runs_dir, self._settings)
+            self._made[run_id] = self._workers.call(forecast, run, self._settings, products=products)
 
 
 def forecast(run: Run, settings: Settings) -> Forecast:

@@ -12,11 +12,11 @@ from pathlib import Path
 from segkit.errors import RequestError, SegkitError
 from segkit.runs.ownership import is_owned, is_owned_elsewhere
 from segkit.runs.status import Status, read_status, update_status
-from segkit.service.admission import Caps
 from segkit.service.callbacks.outbox import Outbox
 from segkit.service.journal import Journal
 from segkit.service.processes import Processes
 from segkit.service.records import Record, Records
+from segkit.service.starts.admission import Caps
 from segkit.service.tokens import TokenStore
 
 _MOST_USD = 10**9  # no run costs more, and more would not fit into the table

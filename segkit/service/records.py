@@ -13,7 +13,7 @@ from pathlib import Path
 from segkit.errors import RequestError
 from segkit.runs.events import timestamp
 from segkit.runs.run import Run
-from segkit.service.admission import Caps, InUse, check_caps
+from segkit.service.starts.admission import Caps, InUse, check_caps
 
 _NANO = 10**9  # money is stored in billionths of a dollar, so that sums are exact
 _TABLES = """
@@ -110,7 +110,7 @@ class Records:
     """The table of the service's runs, in SQLite; safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
+        self.path, self._lock = path, threading.Lock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")

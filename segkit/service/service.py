@@ -29,9 +29,10 @@ from segkit.service.metrics import Metrics
 from segkit.service.processes import Processes
 from segkit.service.readiness import DatabaseReadiness, Readiness
 from segkit.service.records import Filters, Listed, Records, listed_run
+from segkit.service.starts.submissions import Submissions, may_see
 from segkit.service.status import CachedStatus, StatusCache
-from segkit.service.submissions import Submissions, may_see
 from segkit.service.tokens import Token, TokenStore
+from segkit.service.workers import Workers
 from segkit.settings import Settings
 from segkit.storage.locks import owned
 
@@ -55,6 +56,7 @@ class Service:
     readiness: Readiness
     journal: Journal
     deliveries: Deliveries
+    workers: Workers
     stopping: threading.Event = field(default_factory=threading.Event)  # streams end, so that the service can
     failure: str = ""  # why the service has to end
     _ticked_at: float = field(default_factory=time.monotonic)
@@ -140,8 +142,9 @@ def opened(settings: Settings, runs_dir: Path, tokens: TokenStore) -> Iterator[S
         outbox = Outbox(home / "records.db")
         processes = Processes(home / "processes", runs_dir)
         jobs = Jobs(records, processes, tokens, runs_dir, journal, outbox, settings.segkit_serve_runs)
-        database, forecasts = DatabaseReadiness(settings, journal), Forecasts(runs_dir, settings)
-        submissions = Submissions(jobs, tokens, settings, database, journal)
+        database, workers = DatabaseReadiness(settings, journal), Workers()
+        forecasts = Forecasts(runs_dir, settings, workers)
+        submissions = Submissions(jobs, tokens, settings, database, journal, workers)
         statuses = StatusCache(jobs, settings, forecasts)
         deliveries = Deliveries(outbox, tokens, journal, statuses.ended)
         try:
@@ -161,10 +164,12 @@ def opened(settings: Settings, runs_dir: Path, tokens: TokenStore) -> Iterator[S
                 readiness,
                 journal,
                 deliveries,
+                workers,
             )
         finally:
             submissions.close()
             forecasts.close()
+            workers.close()
             deliveries.close()
             outbox.close()
             journal.note("service_stopped")

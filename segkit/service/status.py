@@ -83,6 +83,10 @@ class CachedStatus:
     def state(self) -> str:
         return str(self.document["status"])
 
+    @property
+    def products(self) -> int:
+        return int(self.document["total_products"])
+
 
 class StatusCache:
     """Reads the status of the runs in a folder, of those in S3 too."""

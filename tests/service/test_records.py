@@ -13,9 +13,9 @@ import pytest
 
 from segkit.errors import RequestError
 from segkit.runs.status import as_status
-from segkit.service.admission import Caps
 from segkit.service.jobs import fair_order, spent
 from segkit.service.records import Filters, Listed, Record, Records
+from segkit.service.starts.admission import Caps
 
 CAPS = Caps(20, 20, Decimal(1))
 

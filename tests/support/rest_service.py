@@ -108,8 +108,8 @@ class Service:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **options)
 
     def events(self) -> list[dict[str, Any]]:
-        lines = (self.place / "home" / "service" / "events.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        lines = (self.place / "home" / "service" / "events.jsonl").read_bytes().split(b"\n")  # not at U+2028
+        return [json.loads(line) for line in lines if line]
 
 
 def wish(*ids: int, **more: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segkit.analysis.export import exported
+from segkit.analysis.export import WRITERS, exported
 from segkit.analysis.frames import records
 from segkit.core.models import NO_ANSWER
 from segkit.database.sync import taxonomy_ids
@@ -24,9 +24,10 @@ from segkit.errors import DatabaseError, RequestError
 from segkit.evaluation.explain.explanation import explain
 from segkit.runs.run import Run, open_run
 from segkit.service.status import CachedStatus
+from segkit.service.workers import Workers
 from segkit.settings import Settings
 
-_ROWS = 2000
+_ROWS = 1000
 _WINDOW = 16 + 13  # gzip with a window of 8 kB: an open download holds little memory
 _CODING = re.compile(r"(?:^|,)\s*([\w.*-]+)(?:\s*;\s*[qQ]=([01](?:\.[0-9]{0,3})?))?\s*(?=,|$)")  # and its weight
 _PRODUCT = ("product_id", "title", "category", "confidence")
@@ -34,9 +35,13 @@ _STEP = ("step", "category", "where", "confidence", "prompt_line", "answer_line"
 _NAMES = ("taxonomies", "segments", "refined_segments", "ledger")
 
 
-def exported_file(runs_dir: Path, run_id: str, write: Callable[[pd.DataFrame, bool], bytes]) -> Generator[bytes]:
+def exported_file(workers: Workers, runs_dir: Path, current: CachedStatus, kind: str) -> Generator[bytes]:
     """Write a row for each product in another format."""
-    yield write(exported(_with_results(open_run(run_id, runs_dir))), False)
+    yield workers.call(_export, runs_dir, current.run_id, kind, products=current.products)
+
+
+def _export(runs_dir: Path, run_id: str, kind: str) -> bytes:
+    return WRITERS[kind](exported(_with_results(open_run(run_id, runs_dir))), False)
 
 
 def accepts_gzip(encodings: str) -> bool:

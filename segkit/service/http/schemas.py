@@ -50,7 +50,7 @@ Failure = Literal[
 ]  # fmt: skip
 
 
-def _given_id(value: Any) -> int | str:
+def given_id(value: Any) -> int | str:
     """Check an id as a client may give it: a positive integer, or a text that is no integer (a SKU, `007`)."""
     if type(value) is int and 0 < value < 2**63:
         return value
@@ -68,23 +68,23 @@ _ID_SCHEMA = {
         {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": r"^0[0-9]+$|[^0-9\s-]"},
     ]
 }
-GivenId = Annotated[int | str, PlainValidator(_given_id), WithJsonSchema(_ID_SCHEMA)]
+GivenId = Annotated[int | str, PlainValidator(given_id), WithJsonSchema(_ID_SCHEMA)]
 
 
-class ProductIds(tuple[int, ...]):
-    """Ids that were checked when the body was read: in a thread, and in numpy."""
+LISTED_TWICE = "ids are listed more than once"
+
+
+class ProductIds(tuple[int | str, ...]):
+    """Ids that were checked when the body was read."""
 
 
 def _checked_before(ids: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """Check a list unless that was done; many texts that are all the same are refused before each is looked at."""
-    if isinstance(ids, list) and len(ids) > 1 and all(type(each) is str for each in ids):
-        _unique(ids)
     return ids if isinstance(ids, ProductIds) else check(ids)
 
 
 def _unique(ids: list[int | str]) -> list[int | str]:
     if len(set(ids)) < len(ids):
-        raise ValueError("ids are listed more than once")
+        raise ValueError(LISTED_TWICE)
     return ids
 
 

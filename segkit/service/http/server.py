@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
 import socket
@@ -92,6 +93,7 @@ def _run(service: Service, door: socket.socket) -> None:
         timeout_graceful_shutdown=_GRACE,
     )
     sys.setswitchinterval(_SWITCH)
+    gc.freeze()  # a collection keeps the event loop waiting: it need not look at what was imported
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them, and raises them again when it is done
         signal.signal(number, lambda *_: None)
     _Server(config, service).run(sockets=[door])

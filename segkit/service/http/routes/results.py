@@ -11,7 +11,6 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from segkit.analysis.export import WRITERS
 from segkit.errors import ProductsError, RequestError
 from segkit.runs.run import open_run
 from segkit.service.http import schemas
@@ -71,7 +70,7 @@ async def results_parquet(current: TheStatus, service: TheService, token: TheTok
 
 def _exported(current: CachedStatus, service: Service, spools: Spools, kind: str) -> AsyncGenerator[bytes]:
     _require_ended(current)
-    make = partial(exported_file, service.runs_dir, current.run_id, WRITERS[kind])
+    make = partial(exported_file, service.workers, service.runs_dir, current, kind)
     return spools.pieces((current.run_id, kind, current.state), make)
 
 
@@ -98,7 +97,8 @@ async def explain(
     """Explain how a product got its category: its batch, the merges, the refinement, as `segkit explain` does."""
     _require_ended(current)
     try:
-        found = await asyncio.to_thread(explanation, service.runs_dir, current.run_id, product_id)
+        explain = partial(service.workers.call, explanation, service.runs_dir, current.run_id, product_id)
+        found = await asyncio.to_thread(partial(explain, products=current.products))
     except ProductsError as error:
         raise RequestError("no-such-product", error.message) from None
     return JSONResponse(found)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import JSONResponse, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from segkit.errors import RequestError, StorageError
 from segkit.runs.events import timestamp
@@ -19,8 +19,8 @@ from segkit.service.http.dependencies import JsonRoute, RunId, TheClient, TheSer
 from segkit.service.http.problems import Responses, responses
 from segkit.service.records import Filters, Listed, Record
 from segkit.service.service import Service
+from segkit.service.starts.request import Client, StartRequest, derived_start
 from segkit.service.status import CachedStatus
-from segkit.service.submissions import Client, StartRequest, derived_start
 from segkit.service.tokens import Token
 
 router = APIRouter(prefix="/api/segmentation", route_class=JsonRoute)
@@ -38,12 +38,22 @@ _LINKS = {
 _STARTED: Responses = {200: {"links": _LINKS, "headers": {"Location": {"schema": {"type": "string"}}}}}
 
 
+def _written_out(moment: str) -> str:
+    """Refuse seconds since 1970, which pydantic would take for a time: the document promises RFC 3339."""
+    if not moment[:11].count("-") == 2:
+        raise ValueError("it is no time such as 2025-06-18T12:03:01Z")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+
+
 def _filters(
     state: Annotated[schemas.State | None, Query()] = None,
     category: Annotated[str | None, Query(max_length=200)] = None,
     model: Annotated[str | None, Query(max_length=128)] = None,
-    created_after: Annotated[AwareDatetime | None, Query(description="At or after this time.")] = None,
-    created_before: Annotated[AwareDatetime | None, Query(description="Before this time.")] = None,
+    created_after: Annotated[Moment | None, Query(description="At or after this time.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Before this time.")] = None,
 ) -> tuple[str | None, Filters]:
     return state, Filters(category, model, _utc(created_after), _utc(created_before))
 
@@ -161,10 +171,11 @@ async def _start_from(
         raise RequestError("wrong-state", what, state=current.state)
     given = body.model_dump(exclude={"product_ids"})
     money = _money(given.pop("max_cost_usd"))
-    wanted = partial(
-        derived_start, service.runs_dir, current.run_id, how, tuple(body.product_ids), max_cost_usd=money, **given
-    )
-    return _started(await service.submissions.start(await asyncio.to_thread(wanted), key, client))
+    derive = partial(derived_start, max_cost_usd=money, **given)
+    values = (service.runs_dir, current.run_id, how, tuple(body.product_ids))
+    products = current.products + len(body.product_ids)
+    wanted = await asyncio.to_thread(partial(service.workers.call, derive, *values, products=products))
+    return _started(await service.submissions.start(wanted, key, client))
 
 
 def _started(made: tuple[Record, bool]) -> Response:

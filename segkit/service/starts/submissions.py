@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import orjson
-import pandas as pd
-
-from segkit.core.catalogue.ids import given_ids
-from segkit.database.sync import products_from_postgres
 from segkit.errors import (
     DatabaseError,
     ProductsError,
@@ -27,23 +22,20 @@ from segkit.errors import (
     SettingsError,
     StorageError,
 )
-from segkit.pipeline.extend import extend_run
-from segkit.pipeline.parameters import choose_parameters, run_prompts
-from segkit.pipeline.plan.estimate import plan_of, plan_run
-from segkit.pipeline.prepare import prepare_run
-from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.create import new_run_id
-from segkit.runs.events import log_event
 from segkit.runs.mirror import discard, push
 from segkit.runs.run import Run, open_run
 from segkit.runs.status import read_status
-from segkit.service import admission
-from segkit.service.admission import Caps, capped
 from segkit.service.jobs import Jobs, known_cost
 from segkit.service.journal import Journal
 from segkit.service.readiness import DatabaseReadiness
-from segkit.service.records import Record, listed_run
+from segkit.service.records import Record
+from segkit.service.starts import admission
+from segkit.service.starts.admission import Caps
+from segkit.service.starts.folder import Order, make_run
+from segkit.service.starts.request import Client, StartRequest
 from segkit.service.tokens import Token, TokenStore
+from segkit.service.workers import Workers
 from segkit.settings import Settings
 
 _UNAVAILABLE = {
@@ -52,81 +44,19 @@ _UNAVAILABLE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StartRequest:
-    """What a client wants to start: a run of its own, or one that builds on an `earlier` one (`how`)."""
-
-    product_ids: tuple[int | str, ...]
-    category: str
-    model: str
-    temperature: float | None = None
-    no_temperature: bool = False  # send none; without it, None takes the operator's default
-    max_cost_usd: Decimal | None = None
-    max_unassigned: int | None = None
-    prompts: str | None = None
-    products_per_prompt: int | None = None
-    ask_duplicates: bool = False
-    extract_sample: str = ""
-    most_unseen: float | None = None
-    earlier: str = ""
-    how: Literal["", "extend", "assign"] = ""
-    total: int = 0  # products with those of the earlier run
-
-    @property
-    def products(self) -> int:
-        """How many products the run has."""
-        return self.total or len(self.product_ids)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The fields for a log, as far as they were given: the products are counted."""
-        return {**self._given, "product_ids": len(self.product_ids)}
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(orjson.dumps(self._given, default=str)).hexdigest()
-
-    @property
-    def _given(self) -> dict[str, Any]:
-        """The fields; those that came later only where they are used, so that a key made before stays good."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in given.items() if value or name not in _LATER}
-
-
-_LATER = (
-    "prompts", "products_per_prompt", "ask_duplicates", "extract_sample", "most_unseen", "earlier", "how", "total"
-)  # fmt: skip
-
-
-def derived_start(
-    runs_dir: Path, run_id: str, how: Literal["extend", "assign"], product_ids: tuple[int | str, ...],
-    *, max_cost_usd: Decimal | None, max_unassigned: int | None, model: str | None = None,
-) -> StartRequest:  # fmt: skip
-    """Return the start of a run that builds on an earlier one: its category, and its model unless one is given."""
-    run = open_run(run_id, runs_dir)
-    known = {*run.products["product_id"], *given_ids(run.products)}
-    total = len(run.products) + sum(given not in known for given in product_ids)
-    return StartRequest(
-        product_ids, run.parameters.category, model or run.parameters.model, max_cost_usd=max_cost_usd,
-        max_unassigned=max_unassigned, earlier=run_id, how=how, total=total,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """Who asks: the token, the address, and the id of the request."""
-
-    token: Token
-    address: str
-    request_id: str
-
-
 class Submissions:
     """Accepts starts, resumes and cancellations; a refused one has cost nothing and left nothing."""
 
     def __init__(
-        self, jobs: Jobs, tokens: TokenStore, settings: Settings, database: DatabaseReadiness, journal: Journal
+        self,
+        jobs: Jobs,
+        tokens: TokenStore,
+        settings: Settings,
+        database: DatabaseReadiness,
+        journal: Journal,
+        workers: Workers,
     ) -> None:
+        self._workers = workers
         self._jobs, self._records, self._tokens = jobs, jobs.records, tokens
         self._settings, self._database, self._journal = settings, database, journal
         self._order = asyncio.Lock()
@@ -186,7 +116,8 @@ class Submissions:
         owner = self._tokens.named(self.owners.get(run_id, "")) or client.token
         products = int(run.document["input"]["products"])
         admission.check_token(run.parameters.model, products, owner)
-        calls = await asyncio.to_thread(admission.calls_without_price, run, owner, self._settings)
+        limit = partial(self._workers.call, admission.calls_without_price, run, owner, self._settings)
+        calls = await asyncio.to_thread(partial(limit, products=products))
         async with self._order:
             await asyncio.to_thread(self._jobs.tick)  # its end may not be recorded yet
             record = await asyncio.to_thread(self._records.get, run_id)
@@ -234,8 +165,13 @@ class Submissions:
 
     def _make(self, wanted: StartRequest, record: Record, client: Client) -> Record:
         """Make the folder of a run and queue it, or leave nothing."""
+        order = Order(wanted, record, client, self._settings, self._jobs.runs_dir, self._records.path)
         try:
-            self._make_folder(wanted, record, client)
+            self._database.prepare()
+            made = self._workers.call(make_run, order, products=wanted.products)
+            self._records.enlist(made)
+            parameters = {**wanted.facts, "body_sha256": record.body_sha256}
+            self._journal.write("run_ordered", run_id=record.run_id, **_who(client), parameters=parameters)
             self._jobs.add(record.run_id)
         except BaseException as error:
             discard(self._jobs.runs_dir / record.run_id)  # nothing was asked in it
@@ -245,55 +181,6 @@ class Submissions:
             raise
         self.owners[record.run_id] = record.owner
         return replace(record, phase="queued")
-
-    def _make_folder(self, wanted: StartRequest, record: Record, client: Client) -> None:
-        settings = self._settings
-        if wanted.no_temperature:
-            settings = settings.model_copy(update={"default_temperature": None})
-        self._database.prepare()
-        make = self._derived_run if wanted.how else self._new_run
-        run = make(wanted, record, client.token, settings)
-        self._records.enlist(listed_run(run))
-        log_event(run.folder, "run_ordered", owner=record.owner, client=client.address, request_id=client.request_id)
-        parameters = {**wanted.facts, "body_sha256": record.body_sha256}
-        self._journal.write("run_ordered", run_id=run.id, **_who(client), parameters=parameters)
-
-    def _new_run(self, wanted: StartRequest, record: Record, token: Token, settings: Settings) -> Run:
-        given: dict[str, Any] = {
-            "model": wanted.model, "temperature": wanted.temperature, "max_unassigned": wanted.max_unassigned,
-            "ask_duplicates": wanted.ask_duplicates,
-            "prompts": wanted.prompts, "products_per_prompt": wanted.products_per_prompt,
-            "extract_sample": wanted.extract_sample, "most_unseen": wanted.most_unseen,
-        }  # fmt: skip
-        products = products_from_postgres(wanted.product_ids, settings)
-        chosen = choose_parameters(wanted.category, settings, **given)
-        admission.check_titles(products, chosen.max_unassigned)
-        plan = plan_run(products, run_prompts(chosen), chosen, capped(settings))
-        self._check_price(plan, chosen.model, record, token)
-        return prepare_run(
-            products, wanted.category, run_id=record.run_id, runs_dir=self._jobs.runs_dir, source="amazon_products",
-            settings=settings, **given,
-        )  # fmt: skip
-
-    def _derived_run(self, wanted: StartRequest, record: Record, token: Token, settings: Settings) -> Run:
-        earlier, runs_dir = open_run(wanted.earlier, self._jobs.runs_dir), self._jobs.runs_dir
-        if lacking := [name for name in ("ledger", "lineage", "taxonomies") if not earlier.has_result(name)]:
-            what = f"{earlier.id} lacks results that a run could be built on: {', '.join(lacking)}"
-            raise RequestError("run-damaged", what)
-        products = products_from_postgres(wanted.product_ids, settings, earlier.parameters.product_line)
-        place: dict[str, Any] = {"run_id": record.run_id, "runs_dir": runs_dir, "source": "amazon_products"}
-        if wanted.how == "extend":
-            run = extend_run(earlier, products, settings=settings, **place)
-        else:
-            run = assign_run(earlier, products, settings=settings, model=wanted.model, **place)
-        admission.check_titles(run.new_products, wanted.max_unassigned or run.parameters.max_unassigned)
-        self._check_price(plan_of(run, capped(settings), whole=True), run.parameters.model, record, token)
-        return run
-
-    def _check_price(self, plan: pd.DataFrame, model: str, record: Record, token: Token) -> None:
-        calls = admission.check_price(plan, model, record.budget, token)
-        if calls is not None:
-            self._records.limit_calls(record.run_id, calls)
 
     def _caps(self, token: Token) -> Caps:
         most = self._settings.segkit_serve_runs + self._settings.segkit_serve_queue
