@@ -9,14 +9,14 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rest_service import Service, fill_products, wish
+from rest_service import Service, fill_products, until, wish
 from typer.testing import CliRunner
 
 from segkit.cli.main import app
@@ -68,14 +68,6 @@ def service(tmp_path: Path, postgres_url: str, receiver: Receiver) -> Iterator[S
     service.token("quiet")
     with service:
         yield service
-
-
-def until(true: Callable[[], Any], seconds: float = 30) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := true()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return value
 
 
 def cancelled(service: Service, name: str) -> str:

@@ -220,7 +220,8 @@ def test_runs_are_found_by_what_they_were_started_with(completed: Completed, cli
     listed = client.get(f"{RUNS}/runs", params={"category": "Rare Things"}).json()["runs"][0]
     assert (listed["status"], listed["model"], listed["category"]) == ("cancelled", "offline", "Rare Things")
     assert listed["created_at"] > "2020"
-    assert client.get(f"{RUNS}/runs", params={"created_after": "yesterday"}).status_code == 422
+    for wrong in ("yesterday", "0.5", "1750000000"):
+        assert client.get(f"{RUNS}/runs", params={"created_after": wrong}).status_code == 422, wrong
 
 
 def test_pages_of_runs_follow_the_order_of_their_starts(completed: Completed, client: httpx.Client) -> None:

@@ -8,13 +8,13 @@ import resource
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from rest_service import COMMAND, Service, fill_products, finished, wish
+from rest_service import COMMAND, Service, fill_products, finished, until, wish
 
 START = "/api/segmentation/start"
 
@@ -28,14 +28,6 @@ def service(tmp_path: Path, postgres_url: str) -> Iterator[Service]:
     service.token("ann")
     with service:
         yield service
-
-
-def until(true: Callable[[], Any], seconds: float = 30) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := true()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return value
 
 
 def started(client: httpx.Client, *ids: int) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -39,8 +40,16 @@ def fill_products(url: str, ids: range | list[int]) -> None:
 class Service:
     """One `segkit serve` in a folder; `with` starts it, `kill` and `start` kill it and start it again."""
 
-    def __init__(self, place: Path, *, no_token: bool = False, measured: bool = False, **environment: str) -> None:
-        self.place, self.no_token = place, no_token
+    def __init__(
+        self,
+        place: Path,
+        *,
+        no_token: bool = False,
+        measured: bool = False,
+        command: Sequence[str] = COMMAND,
+        **environment: str,
+    ) -> None:
+        self.place, self.no_token, self.command = place, no_token, command
         self.tokens = place / "tokens.json"
         base = dict(os.environ) if measured else unmeasured()
         kept = {name: value for name, value in base.items() if not name.startswith(_LEFT_OUT)}
@@ -59,7 +68,7 @@ class Service:
     def start(self, port: int = 0) -> None:
         who = ["--no-token"] if self.no_token else ["--tokens", str(self.tokens)]
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", str(port), *who],
+            [*self.command, "serve", "--port", str(port), *who],
             cwd=self.place,
             env=self.environment,
             stderr=subprocess.PIPE,
@@ -110,6 +119,15 @@ class Service:
     def events(self) -> list[dict[str, Any]]:
         lines = (self.place / "home" / "service" / "events.jsonl").read_bytes().split(b"\n")  # not at U+2028
         return [json.loads(line) for line in lines if line]
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> Any:
+    """Wait until a function returns something true, and return that."""
+    end = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return value
 
 
 def wish(*ids: int, **more: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ class Watch:
         numbers = list(struct.unpack_from(FORMAT, self._memory))
         if seconds > numbers[2 * which]:
             struct.pack_into("2d", self._memory, 16 * which, seconds, time.monotonic())
+
+
+class Stalls:
+    """What a `Watch` in another process notes."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(struct.calcsize(FORMAT)))
+        self.command = [sys.executable, __file__, str(path)]
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), struct.calcsize(FORMAT))
+
+    def during(self, call: Callable[[], Any]) -> tuple[float, float]:
+        """Return by how many milliseconds the loop was late during a call, and the longest of its callbacks."""
+        self._memory[:] = bytes(len(self._memory))
+        call()
+        late, _, longest, _ = struct.unpack(FORMAT, self._memory[:])
+        return 1000 * late, 1000 * longest
 
 
 def main(arguments: list[str]) -> Any:

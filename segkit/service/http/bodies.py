@@ -39,6 +39,8 @@ def read_body(data: bytes, token: Token) -> Any:
     if data.count(b",") > most + _VALUES:
         what = f"the body holds more values than a run with {most:,} products, which are allowed, needs"
         raise RequestError("too-many-products", what, "send fewer products", allowed=most)
+    if data.count(b'":') > _VALUES:
+        raise RequestError("invalid-request", f"the body has too many fields, {_FIELDS} are allowed")
     value = _parse(data)
     if isinstance(value, dict):
         _check_size(value, token)

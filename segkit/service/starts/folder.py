@@ -20,7 +20,7 @@ from segkit.runs.run import Run, open_run
 from segkit.service.records import Listed, Record, Records, listed_run
 from segkit.service.starts import admission
 from segkit.service.starts.admission import capped
-from segkit.service.starts.request import Client, StartRequest
+from segkit.service.starts.request import Client, StartRequest, unpacked
 from segkit.settings import Settings
 
 
@@ -28,7 +28,8 @@ from segkit.settings import Settings
 class Order:
     """All that is needed to make a run, also in another process."""
 
-    wanted: StartRequest
+    wanted: StartRequest  # without its products
+    product_ids: bytes
     record: Record
     client: Client
     settings: Settings
@@ -41,13 +42,14 @@ def make_run(order: Order) -> Listed:
     settings, client = order.settings, order.client
     if order.wanted.no_temperature:
         settings = settings.model_copy(update={"default_temperature": None})
-    run = _derived_run(order, settings) if order.wanted.how else _new_run(order, settings)
+    make = _derived_run if order.wanted.how else _new_run
+    run = make(order, unpacked(order.product_ids), settings)
     who = {"owner": order.record.owner, "client": client.address, "request_id": client.request_id}
     log_event(run.folder, "run_ordered", **who)
     return listed_run(run)
 
 
-def _new_run(order: Order, settings: Settings) -> Run:
+def _new_run(order: Order, product_ids: tuple[int | str, ...], settings: Settings) -> Run:
     wanted = order.wanted
     given: dict[str, Any] = {
         "model": wanted.model, "temperature": wanted.temperature, "max_unassigned": wanted.max_unassigned,
@@ -55,7 +57,7 @@ def _new_run(order: Order, settings: Settings) -> Run:
         "prompts": wanted.prompts, "products_per_prompt": wanted.products_per_prompt,
         "extract_sample": wanted.extract_sample, "most_unseen": wanted.most_unseen,
     }  # fmt: skip
-    products = products_from_postgres(wanted.product_ids, settings)
+    products = products_from_postgres(product_ids, settings)
     chosen = choose_parameters(wanted.category, settings, **given)
     admission.check_titles(products, chosen.max_unassigned)
     plan = plan_run(products, run_prompts(chosen), chosen, capped(settings))
@@ -66,12 +68,12 @@ def _new_run(order: Order, settings: Settings) -> Run:
     )  # fmt: skip
 
 
-def _derived_run(order: Order, settings: Settings) -> Run:
+def _derived_run(order: Order, product_ids: tuple[int | str, ...], settings: Settings) -> Run:
     wanted, earlier = order.wanted, open_run(order.wanted.earlier, order.runs_dir)
     if lacking := [name for name in ("ledger", "lineage", "taxonomies") if not earlier.has_result(name)]:
         what = f"{earlier.id} lacks results that a run could be built on: {', '.join(lacking)}"
         raise RequestError("run-damaged", what)
-    products = products_from_postgres(wanted.product_ids, settings, earlier.parameters.product_line)
+    products = products_from_postgres(product_ids, settings, earlier.parameters.product_line)
     place: dict[str, Any] = {"run_id": order.record.run_id, "runs_dir": order.runs_dir, "source": "amazon_products"}
     if wanted.how == "extend":
         run = extend_run(earlier, products, settings=settings, **place)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
 from segkit.core.catalogue.ids import given_ids
-from segkit.runs.run import open_run
+from segkit.runs.run import Run
 from segkit.service.tokens import Token
+from segkit.service.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,31 @@ _LATER = (
 
 
 def derived_start(
-    runs_dir: Path, run_id: str, how: Literal["extend", "assign"], product_ids: tuple[int | str, ...],
+    run: Run, workers: Workers, how: Literal["extend", "assign"], product_ids: tuple[int | str, ...],
     *, max_cost_usd: Decimal | None, max_unassigned: int | None, model: str | None = None,
 ) -> StartRequest:  # fmt: skip
     """Return the start of a run that builds on an earlier one: its category, and its model unless one is given."""
-    run = open_run(run_id, runs_dir)
-    known = {*run.products["product_id"], *given_ids(run.products)}
-    total = len(run.products) + sum(given not in known for given in product_ids)
+    products = int(run.document["input"]["products"]) + len(product_ids)
+    total = workers.call(_count_products, run, packed(product_ids), products=products)
     return StartRequest(
         product_ids, run.parameters.category, model or run.parameters.model, max_cost_usd=max_cost_usd,
-        max_unassigned=max_unassigned, earlier=run_id, how=how, total=total,
+        max_unassigned=max_unassigned, earlier=run.id, how=how, total=total,
     )  # fmt: skip
+
+
+def _count_products(run: Run, product_ids: bytes) -> int:
+    """Count the products of a run and those that come in."""
+    given = {*run.products["product_id"], *given_ids(run.products)}
+    return len(run.products) + sum(product_id not in given for product_id in unpacked(product_ids))
+
+
+def packed(product_ids: tuple[int | str, ...]) -> bytes:
+    """Pack ids for another process: pickle keeps the other threads waiting, ten times as long."""
+    return orjson.dumps(product_ids)
+
+
+def unpacked(product_ids: bytes) -> tuple[int | str, ...]:
+    return tuple(orjson.loads(product_ids))
 
 
 @dataclass(frozen=True, slots=True)

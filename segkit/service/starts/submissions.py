@@ -33,7 +33,7 @@ from segkit.service.records import Record
 from segkit.service.starts import admission
 from segkit.service.starts.admission import Caps
 from segkit.service.starts.folder import Order, make_run
-from segkit.service.starts.request import Client, StartRequest
+from segkit.service.starts.request import Client, StartRequest, packed
 from segkit.service.tokens import Token, TokenStore
 from segkit.service.workers import Workers
 from segkit.settings import Settings
@@ -165,7 +165,16 @@ class Submissions:
 
     def _make(self, wanted: StartRequest, record: Record, client: Client) -> Record:
         """Make the folder of a run and queue it, or leave nothing."""
-        order = Order(wanted, record, client, self._settings, self._jobs.runs_dir, self._records.path)
+        without = replace(wanted, product_ids=())
+        order = Order(
+            without,
+            packed(wanted.product_ids),
+            record,
+            client,
+            self._settings,
+            self._jobs.runs_dir,
+            self._records.path,
+        )
         try:
             self._database.prepare()
             made = self._workers.call(make_run, order, products=wanted.products)

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BeforeValidator
 
 from segkit.errors import RequestError, StorageError
 from segkit.runs.events import timestamp
+from segkit.runs.run import open_run
 from segkit.service.http import schemas
 from segkit.service.http.dependencies import JsonRoute, RunId, TheClient, TheService, TheStatus, TheToken
 from segkit.service.http.problems import Responses, responses
@@ -171,10 +172,9 @@ async def _start_from(
         raise RequestError("wrong-state", what, state=current.state)
     given = body.model_dump(exclude={"product_ids"})
     money = _money(given.pop("max_cost_usd"))
-    derive = partial(derived_start, max_cost_usd=money, **given)
-    values = (service.runs_dir, current.run_id, how, tuple(body.product_ids))
-    products = current.products + len(body.product_ids)
-    wanted = await asyncio.to_thread(partial(service.workers.call, derive, *values, products=products))
+    run = await asyncio.to_thread(open_run, current.run_id, service.runs_dir)
+    derive = partial(derived_start, run, service.workers, how, tuple(body.product_ids), max_cost_usd=money, **given)
+    wanted = await asyncio.to_thread(derive)
     return _started(await service.submissions.start(wanted, key, client))
 
 
