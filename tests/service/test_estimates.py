@@ -20,13 +20,19 @@ PLAN = Forecast(
     {"segmentation": (100,), "consolidate_taxonomy": (5, 1), "refine_assignments": (100,)},
     {"segmentation": 10.0, "consolidate_taxonomy": 10.0, "refine_assignments": 10.0},
     10,
-    tuple(notebooks_of(Parameters(category="Things", model="offline"))),
+    tuple(notebooks_of(Parameters(category="Things", model="offline", temperature=0.2, endpoint=""))),
 )
 ASSIGNING = Forecast(
     {"assign_products": (10,)},
     {"assign_products": 10.0},
     10,
-    tuple(notebooks_of(Parameters(category="Things", model="offline", taxonomy="RUN_20250618T120301Z_8d24"))),
+    tuple(
+        notebooks_of(
+            Parameters(
+                category="Things", model="offline", temperature=0.2, endpoint="", taxonomy="RUN_20250618T120301Z_8d24"
+            )
+        )
+    ),
 )
 
 
