@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from segkit.runs.methods import METHODS
 
 if TYPE_CHECKING:
+    from segkit.analysis.export import write_taxonomy
     from segkit.analysis.jupyter import set_up_notebook
     from segkit.core.batching import planned_calls
     from segkit.core.catalogue.load import load_products
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from segkit.pipeline.segment import segment
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
     from segkit.pipeline.summary import finish_run
+    from segkit.pipeline.taxonomy.check import taxonomy_check
     from segkit.pipeline.taxonomy.report import assign_report
     from segkit.pipeline.taxonomy.stage import assign_products
     from segkit.pipeline.taxonomy.start import assign_run
@@ -68,6 +70,8 @@ _HOMES = {
     "stability": "pipeline.experiments.repeats",
     "sweep": "pipeline.experiments.sweeps",
     "sync_run": "database.sync",
+    "taxonomy_check": "pipeline.taxonomy.check",
+    "write_taxonomy": "analysis.export",
 }
 __all__ = list(_HOMES)
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from segkit.analysis.frames import records
+from segkit.core.taxonomy.edits import ACTIONS
+from segkit.core.taxonomy.files import SHEET
+from segkit.core.taxonomy.sheet import WIDTHS, taxonomy_json, taxonomy_sheet
 from segkit.display import excel_value, json_text, plain, spreadsheet_text
-from segkit.errors import SettingsError
+from segkit.errors import InputError, SettingsError
 from segkit.runs.run import Run
+from segkit.storage.disk import write_atomic
 
 BOM = b"\xef\xbb\xbf"  # without it, Excel takes the UTF-8 of a file that is opened by a double click for another code
 
@@ -31,6 +36,27 @@ def exported(run: Run, with_columns: bool = False) -> pd.DataFrame:
     taken = set(frame.columns) - {"product_id"}
     others = others.rename(columns={name: f"input_{name}" for name in others.columns if name in taken})
     return frame.merge(others, on="product_id", how="left", validate="1:1")
+
+
+def write_taxonomy(run: Run, path: str | Path) -> pd.DataFrame:
+    """Write the categories of a finished run as a sheet (.xlsx, .csv or .json) to edit them, and return the sheet.
+
+    Raises InputError for another suffix and for a file that cannot be written.
+    """
+    path = Path(path)
+    sheet = taxonomy_sheet(run.taxonomy().base, run.assignments, run.id, run.parameters.category)
+    writers = {
+        ".xlsx": lambda: as_xlsx(sheet, name=SHEET, widths=WIDTHS, choices={"action": ACTIONS}),
+        ".csv": lambda: BOM + as_csv(sheet),
+        ".json": lambda: json_text(taxonomy_json(sheet)).encode(),
+    }
+    if path.suffix.lower() not in writers:
+        raise InputError(f"{path}: {path.suffix or 'no'} suffix", f"a taxonomy is written to {', '.join(writers)}")
+    try:
+        write_atomic(path, writers[path.suffix.lower()]())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    return sheet
 
 
 def as_csv(frame: pd.DataFrame, raw: bool = False) -> bytes:

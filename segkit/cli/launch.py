@@ -29,7 +29,6 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompt_sets import shown_name
 from segkit.core.prompts import DEFAULT_SET, prompt_hash
-from segkit.core.taxonomy.files import is_taxonomy_file
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError
@@ -45,7 +44,7 @@ from segkit.pipeline.taxonomy.start import accept_proposals, assign_parameters, 
 from segkit.runs.integrity import is_finished, lost_logs
 from segkit.runs.interactions import intents
 from segkit.runs.run import Run, open_run
-from segkit.runs.taxonomy import Taxonomy, taxonomy_of_file, taxonomy_of_run
+from segkit.runs.taxonomy import Taxonomy, open_taxonomy
 from segkit.settings import Settings, load_settings
 
 _LISTED = 20  # files named before a resumed run goes on
@@ -137,9 +136,7 @@ def assign_and_show(
 
 def given_taxonomy(name: str, runs_dir: Path, settings: Settings) -> Taxonomy:
     """Return the taxonomy of the run or of the file that an option names, and report remarks about the file."""
-    if not is_taxonomy_file(name):
-        return taxonomy_of_run(open_run(name, runs_dir, settings))
-    given = taxonomy_of_file(Path(name), lambda run_id: open_run(run_id, runs_dir, settings))
+    given = open_taxonomy(name, runs_dir, settings)
     for remark in given.remarks:
         typer.echo(remark, err=True)
     return given

@@ -10,7 +10,6 @@ import typer
 
 from segkit.cli.options import SEGMENT, Json, ProductSource, RunName, RunOptions, RunsDir, Yes, grouped, opened_run
 from segkit.cli.terminal import GroupedCommand, new_console, print_table, write_json
-from segkit.errors import InputError
 
 app = typer.Typer()
 taxonomy_app = typer.Typer(
@@ -98,26 +97,10 @@ def export(
 
     Example: segkit taxonomy export latest --out taxonomy.xlsx
     """
-    from segkit.analysis.export import BOM, as_csv, as_xlsx
-    from segkit.core.taxonomy.edits import ACTIONS
-    from segkit.core.taxonomy.files import SHEET
-    from segkit.core.taxonomy.sheet import WIDTHS, taxonomy_json, taxonomy_sheet
-    from segkit.display import json_text
-    from segkit.storage.disk import write_atomic
+    from segkit.analysis.export import write_taxonomy
 
     run = opened_run(name, runs_dir)
-    sheet = taxonomy_sheet(run.taxonomy().base, run.assignments, run.id, run.parameters.category)
-    writers = {
-        ".xlsx": lambda: as_xlsx(sheet, name=SHEET, widths=WIDTHS, choices={"action": ACTIONS}),
-        ".csv": lambda: BOM + as_csv(sheet),
-        ".json": lambda: json_text(taxonomy_json(sheet)).encode(),
-    }
-    if out.suffix.lower() not in writers:
-        raise InputError(f"{out}: {out.suffix or 'no'} suffix", f"--out ends with {', '.join(writers)}")
-    try:
-        write_atomic(out, writers[out.suffix.lower()]())
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
+    sheet = write_taxonomy(run, out)
     new_console().print(
         f"{len(sheet):,} categories of {run.id} are in {out}; edit it, then: segkit taxonomy check {out}"
     )

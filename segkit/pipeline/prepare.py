@@ -20,9 +20,11 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.models import Parameters
 from segkit.errors import ProductsError
 from segkit.pipeline.parameters import check_endpoint, choose_parameters, run_prompts
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.pipeline.values import conditions, typed_caps
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run, open_run
+from segkit.runs.taxonomy import open_taxonomy
 from segkit.settings import Settings, load_settings
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "coffee_makers.csv"
@@ -45,6 +47,7 @@ def prepare_run(
     sheet: str = "",
     skip_refused: bool = False,
     source: str = "",
+    taxonomy: str | Path = "",
     max_calls: int | str | None = None,
     max_cost_usd: Decimal | float | str | None = None,
     settings: Settings | None = None,
@@ -55,7 +58,9 @@ def prepare_run(
     `products` is the path of a file (CSV, TSV, Excel, Parquet, JSON, JSON lines, Google's XML), `sample` for the
     bundled one, any frame, or a catalogue that was loaded before; `source` is recorded as where it came from. The
     options up to `skip_refused` are those of `CatalogueOptions` and hold for frames as for files. `parameters` are
-    those of `Parameters`; what is empty or not given comes from the environment. `max_calls` and `max_cost_usd` cap
+    those of `Parameters`; what is empty or not given comes from the environment. If `taxonomy` names a finished run
+    or a file, the products are put into its categories, as `assign_run` does with `only`; what is not given is then
+    as in the run that the taxonomy is of. `max_calls` and `max_cost_usd` cap
     the run wherever its stages are executed. Raises InputError, with the value and what to do, when anything cannot
     be used.
     """
@@ -63,10 +68,12 @@ def prepare_run(
     place = Path(runs_dir or settings.storage_root)
     if run_id and (place / run_id / "run.json").exists():
         return open_run(run_id, place, settings)
-    chosen = choose_parameters(category, settings, **parameters)
     caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
-    check_endpoint(chosen, settings, caps)
-    run_prompts(chosen)  # refuses a bad set before a large file is read
+    given = open_taxonomy(taxonomy, place, settings) if taxonomy else None
+    if given is None:
+        chosen = choose_parameters(category, settings, **parameters)
+        check_endpoint(chosen, settings, caps)
+        run_prompts(chosen)  # refuses a bad set before a large file is read
     options = CatalogueOptions(
         id_column=id_column,
         title_column=title_column,
@@ -81,7 +88,11 @@ def prepare_run(
         refused_file=refused_file(settings),
     )
     catalogue = open_catalogue(products, options)
-    return make_run(catalogue, chosen, settings, place, run_id=run_id, source=source, caps=caps)
+    made: dict[str, Any] = {"run_id": run_id, "source": source, "caps": caps}
+    if given:
+        made |= {"runs_dir": place, "settings": settings, "category": category, "only": True}
+        return assign_run(given, catalogue, **made, **parameters)
+    return make_run(catalogue, chosen, settings, place, **made)
 
 
 def make_run(

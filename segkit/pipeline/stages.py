@@ -34,6 +34,7 @@ from segkit.core.results import final_tables
 from segkit.core.taxonomy.keys import numbers_kept, succeeded
 from segkit.core.taxonomy.unseen import reading, readings_frame
 from segkit.core.text import fold_name
+from segkit.errors import RunError
 from segkit.evaluation.statistics import clustered_rate
 from segkit.llm.ask import ask_all
 from segkit.runs.events import log_event
@@ -47,9 +48,13 @@ def extract_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame
 
     Gives the categories found (`batch`, `part`, `name`, `definition`); the assignments are the run's result
     `batch_assignments`. A run with a sample asks about that, and says in its result `readings` what may be unseen.
-    Raises ModelError or StoppedError when asking had to end; all answers are kept.
+    Raises ModelError or StoppedError when asking had to end (all answers are kept), RunError for a run with a given
+    taxonomy.
     """
     settings = settings or load_settings()
+    if run.parameters.taxonomy:
+        what = f"{run.id} has the taxonomy of {run.parameters.taxonomy}, so there is none to extract"
+        raise RunError(what, f"go on with notebook 35_assign_products, or: segkit resume {run.id}")
     if run.parameters.extract_sample:
         return read_sample(run, settings)
     return find_categories(run, run.products, settings)

@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from segkit.core.taxonomy.assign import StartingPoint
 from segkit.core.taxonomy.conflicts import HISTORY
 from segkit.core.taxonomy.edits import Edit, Edited, edited
-from segkit.core.taxonomy.files import TaxonomyFile, base_taxonomy, edits_of, read_taxonomy_file
+from segkit.core.taxonomy.files import TaxonomyFile, base_taxonomy, edits_of, is_taxonomy_file, read_taxonomy_file
 from segkit.core.taxonomy.keys import choices, completed, of_results, open_splits
 from segkit.display import PLAIN_TEXT, html_table, html_text
 from segkit.errors import RunError, TaxonomyError
-
-if TYPE_CHECKING:
-    from segkit.runs.run import Run
+from segkit.runs.run import Run, open_run
+from segkit.settings import Settings
 
 _SHOWN = ["key", "category_name", "definition", "includes", "excludes", "state", "product_count"]
 
@@ -159,6 +158,13 @@ def taxonomy_of_run(run: Run) -> Taxonomy:
     has_own = run.has_result("categories")
     frame = completed(run.result("categories")) if has_own else of_results(run.result("taxonomies"))
     return Taxonomy(frame, run=run, category=run.parameters.category)
+
+
+def open_taxonomy(name: str | Path, runs_dir: Path, settings: Settings) -> Taxonomy:
+    """Return the taxonomy of the run or of the file that a text names."""
+    if not is_taxonomy_file(name):
+        return taxonomy_of_run(open_run(str(name), runs_dir, settings))
+    return taxonomy_of_file(Path(name), lambda run_id: open_run(run_id, runs_dir, settings))
 
 
 def taxonomy_of_file(path: Path, open_named: Any) -> Taxonomy:

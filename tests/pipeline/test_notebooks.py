@@ -23,6 +23,7 @@ from segkit.settings import project_folder
 NAMES = (
     "00_prepare_run", "10_extract_taxonomy", "20_consolidate_taxonomy", "30_refine_assignments",
     "40_review_run", "50_sync_postgres", "60_compare_runs", "61_evaluate", "62_stability", "65_sweep", "70_monitor",
+    "35_assign_products", "80_edit_taxonomy",
 )  # fmt: skip
 EXECUTED = NAMES[:6]  # by a run
 LOGIC = (

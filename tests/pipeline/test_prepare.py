@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from segkit.analysis.export import exported
+from segkit.analysis.export import exported, write_taxonomy
 from segkit.analysis.lineage import product_path
 from segkit.core.catalogue.ids import number_of
-from segkit.errors import ProductsError, SettingsError
+from segkit.errors import ProductsError, RunError, SettingsError
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.segment import run_stages, segment
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.run import Run
 from segkit.settings import load_settings
@@ -115,3 +116,17 @@ def test_texts_are_not_added_to_numbers(place: Path) -> None:
     twice = pd.DataFrame({"product_id": [5, 5], "title": ["Kettle", "Pot"]})
     with pytest.raises(ProductsError, match="stand more than once"):
         extend_run(numbers, twice)
+
+
+def test_a_run_may_be_given_a_taxonomy(place: Path) -> None:
+    """Of a finished run, or of a file: its products are those that are given, and nothing is extracted."""
+    first = segment("sample", "Coffee Makers", model="offline", runs_dir=place / "runs")
+    write_taxonomy(first, "taxonomy.csv")
+    lamps = pd.DataFrame({"product_id": [1, 2], "title": ["Red Table Lamp", "Blue Floor Lamp"]})
+    for name in (first.id, "taxonomy.csv"):
+        run = prepare_run(lamps, "Lamps", taxonomy=name, runs_dir=place / "runs")
+        assert (run.parameters.stages, run.parameters.taxonomy) == (("assign_products",), first.id)
+        assert run.products["product_id"].tolist() == [1, 2]
+        with pytest.raises(RunError, match=f"has the taxonomy of {first.id}, so there is none to extract"):
+            extract_taxonomy(run)
+        assert run_stages(run)["state"] == "completed"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.models import Parameters
-from segkit.core.prompts import ASSIGNING, load_prompts
+from segkit.pipeline.parameters import run_prompts
 from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations
 from segkit.pipeline.plan.estimate import plan_run
 from segkit.pipeline.plan.known import known_before
@@ -62,7 +62,7 @@ def plan_assignment(
     """Return the products that a run with a given taxonomy would ask about, and the plan of the run."""
     beginning = begin(given, catalogue, "", only)
     start = beginning.starting_point(given.frame)
-    prompts = load_prompts(chosen.prompts, keys=ASSIGNING)
+    prompts = run_prompts(chosen)
     with known_before(chosen, settings) as known:
         plan = plan_run(beginning.new, prompts, chosen, settings, start, known.look_up, durations)
     return beginning.new, plan

@@ -14,11 +14,10 @@ from segkit.core.catalogue.gate import FIRST_RUN, Catalogue, first_runs
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_catalogue
 from segkit.core.models import Parameters
-from segkit.core.prompts import ASSIGNING, load_prompts
 from segkit.core.taxonomy.assign import StartingPoint
 from segkit.errors import ProductsError, RunError, SettingsError, TaxonomyError
 from segkit.pipeline.extend import with_ids_of
-from segkit.pipeline.parameters import check_endpoint, choose_parameters
+from segkit.pipeline.parameters import check_endpoint, choose_parameters, run_prompts
 from segkit.pipeline.taxonomy.rows import empty_asked, empty_left, empty_rows, kept_rows, left_rows
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run
@@ -59,7 +58,7 @@ def assign_run(
     origin = _origin(given, catalogue, beginning.products, source)
     archived = {"taxonomy": given.frame, "earlier": beginning.rows, "edits": edit_history(given, run_id)}
     archived |= {"asked": beginning.asked, "left": beginning.left} if given.run else {}
-    prompts = load_prompts(chosen.prompts, keys=ASSIGNING)
+    prompts = run_prompts(chosen)
     place = Path(runs_dir or (given.run.folder.parent if given.run else settings.storage_root))
     return create_run(
         place, run_id, chosen, beginning.products, prompts, origin, settings, caps=caps, archived=archived
