@@ -71,6 +71,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/service.py
 	$(BIN)/python tests/benchmarks/trust.py
 	$(BIN)/python tests/benchmarks/equal_lines.py
+	$(BIN)/python tests/benchmarks/cascade.py
 
 lock: $(READY)  ## Make both lock files anew from pyproject.toml
 	$(COMPILE) --all-extras -o requirements.lock

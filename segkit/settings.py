@@ -23,6 +23,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "products_per_refinement": (1, 1000),
     "products_per_assignment": (1, 100),
     "most_unseen": (0, 1),
+    "cascade": (0, 1),
     "max_retries": (1, 20),
     "max_output_tokens": (1, 1_000_000),
     "max_unassigned": (0, 2**63 - 1),

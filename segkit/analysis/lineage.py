@@ -9,7 +9,7 @@ import pandas as pd
 from segkit.analysis.logs import query
 from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.ids import given_ids, numbers_of
-from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.models import BY_CLASSIFIER, OUT_OF_SCOPE
 from segkit.core.text import fold_name
 from segkit.errors import ProductsError
 from segkit.runs.run import Run
@@ -30,9 +30,10 @@ def product_path(run: Run, product_id: int | str) -> pd.DataFrame:
 
     The columns are `step`, the category `before` and after it (`category`), `where` it happened, `confidence`, and
     the `cache_key` and `file_path` of the interaction that stated it (empty if none did). A product may also be
-    `assigned` to a taxonomy that was given or found in a sample, `taken over` from the run that this one began with,
-    or `agreed` on by the runs of a consensus. The first row names the product that was asked about,
-    where this one has `the same line as` it. Raises ProductsError for a product that the run lacks.
+    `assigned` to a taxonomy that was given or found in a sample, `classified` by the classifier of a cascade,
+    `taken over` from the run that this one began with, or `agreed` on by the runs of a consensus. The first row names
+    the product that was asked about, where this one has `the same line as` it.
+    Raises ProductsError for a product that the run lacks.
     """
     lineage = run.result("lineage")
     try:
@@ -105,6 +106,9 @@ def _path(run: Run, product: pd.Series, files: pd.DataFrame) -> Iterator[_Row]:
         yield "unassigned", "", product["reason"] if not product["batch"] else f"{batch}: {product['reason']}", *_NONE
         return
     confidence, key = _confidence(product, "confidence"), product["cache_key"]
+    if product["part"] == BY_CLASSIFIER:
+        yield "classified", product["category"], "classifier", confidence, "", ""
+        return
     file = _file(files[files["cache_key"] == key])
     if run.parameters.consensus:
         yield "agreed", product["category"], f"{run.parameters.consensus} runs", confidence, key, file

@@ -11,6 +11,7 @@ import pandas as pd
 from segkit.analysis.lineage import merge_paths
 from segkit.analysis.page import html_page
 from segkit.analysis.tables import (
+    cascade_sentence,
     conflicts,
     environment,
     repeatability_sentence,
@@ -141,7 +142,8 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
 def _about_reading(run: Run, table: pd.DataFrame) -> Iterable[str]:
     if read := sample_sentence(run):
         yield f"The segments were found in a sample: {read}. Then every product was put into one of them."
-        return
+    if placed := cascade_sentence(run):
+        yield f"A cascade put products into the segments: {placed}."
     if "refine_assignments" not in run.parameters.stages:
         return
     moved = int((table["first_category"] != table["category"])[table["first_category"].notna()].sum())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from segkit.analysis.frames import records
 from segkit.analysis.jupyter import show as show
 from segkit.analysis.lineage import merge_paths
 from segkit.analysis.lineage import product_path as product_path
@@ -116,6 +117,30 @@ def sample_sentence(run: Run) -> str:
     if not run.parameters.extract_sample or not run.has_result("readings"):
         return ""
     return sentence(run.result("readings"), int((~untitled(run.products)).sum()))
+
+
+def cascade_sentence(run: Run) -> str:
+    """Say what the classifier of a cascade placed, how surely, and what that saved; nothing for any other run."""
+    if not run.has_result("cascade"):
+        return ""
+    (facts,) = records(run.result("cascade"))
+    if facts["reason"]:
+        return f"does not pay: 0 % by classifier, since {facts['reason']}"
+    share = facts["products_by_classifier"] / max(1, len(run.result("assignments")))
+    agreement = _percent(facts, "agreement")
+    text = f"{share:.0%} of the products by classifier, which agrees with the model in {agreement} of"
+    text += f" {facts['held_back']:,} held-back answers (promised {facts['promised']:.1%})"
+    if facts["audited"]:
+        text += f" and in {_percent(facts, 'audit_agreement')} of {facts['audited']:,} audited ones"
+    stage = run.status.stages.get(STAGES["assign_products"])
+    known = stage and stage.calls and not stage.unpriced
+    dollars = f" (about ${stage.cost_usd / stage.calls * facts['calls_saved']:,.2f})" if stage and known else ""
+    return f"{text}; {facts['calls_saved']:,} calls saved{dollars}"
+
+
+def _percent(facts: Mapping[str, Any], name: str) -> str:
+    low, high = facts[f"{name}_low"], facts[f"{name}_high"]
+    return f"{facts[name]:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def given_taxonomy(run: Run) -> pd.DataFrame:
@@ -270,6 +295,7 @@ def summary(run: Run) -> pd.DataFrame:
         "categories": int(named.sum()),
         **{name.replace("_", " "): int(states.get(name, 0)) for name in ("assigned", "out_of_scope", "unassigned")},
         "sample": sample_sentence(run),
+        "cascade": cascade_sentence(run),
         "moved by refinement": len(moved_products(run)),
         "asked twice": repeatability(run),
         **spending(status.total),

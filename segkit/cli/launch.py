@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from segkit.analysis.report import REPORT
-from segkit.analysis.tables import repeatability, sample_sentence, saved_money
+from segkit.analysis.tables import cascade_sentence, repeatability, sample_sentence, saved_money
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
 from segkit.cli.plan import choose_way, confirm_sending, confirm_titles, report_price, show_plan, show_plans
@@ -369,6 +369,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "out of scope": f"{summary['out_of_scope']:,}",
         "unassigned": f"{summary['unassigned']:,}{_without_title(summary)}",
         "sample": sample_sentence(run),
+        "cascade": cascade_sentence(run),
         "asked twice": repeatability(run),
         "calls": f"{summary['calls']:,} (and {summary['cached']:,} from the cache, {summary['retries']:,} retries)",
         "tokens": tokens + unmetered,

@@ -122,6 +122,18 @@ GivenTaxonomy = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
+Cascade = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=0.999,
+        help="When products are put into a taxonomy: let a classifier that learns from the answers place those "
+        "of which it is sure, if it agrees with the model in this share at least, such as 0.97; 0 is off.",
+        show_default="0",
+        rich_help_panel=METHOD,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +153,7 @@ class RequestChanges:
             rich_help_panel=METHOD,
         ),
     ] = None
+    cascade: Cascade = None
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -352,6 +365,7 @@ class RunParameters:
             rich_help_panel=METHOD,
         ),
     ] = None
+    cascade: Cascade = None
     ask_duplicates: Annotated[
         bool | None,
         typer.Option(

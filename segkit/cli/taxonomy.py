@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from segkit.cli.options import SEGMENT, Json, ProductSource, RunName, RunOptions, RunsDir, Yes, grouped, opened_run
+from segkit.cli.options import (
+    SEGMENT,
+    Cascade,
+    Json,
+    ProductSource,
+    RunName,
+    RunOptions,
+    RunsDir,
+    Yes,
+    grouped,
+    opened_run,
+)
 from segkit.cli.terminal import GroupedCommand, new_console, print_table, write_json
 
 app = typer.Typer()
@@ -56,6 +67,7 @@ def assign(
             show_default="5",
         ),
     ] = None,
+    cascade: Cascade = None,
     second: Annotated[
         str, typer.Argument(metavar="[PRODUCTS]", help="The products, where the first word names the run.")
     ] = "",
@@ -82,6 +94,7 @@ def assign(
         "category": category,
         "model": model,
         "products_per_assignment": batch_size,
+        "cascade": cascade,
         "smallest_proposal": smallest_proposal,
     }
     launch.assign_and_show(taxonomy, source, given, options, yes)

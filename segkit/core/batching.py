@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,10 @@ import pandas as pd
 from segkit.core.catalogue.entries import Entry, product_entries
 from segkit.core.models import Parameters
 
+#: Answers of the model that a classifier is judged by, and the fewest and the most that it is trained on.
+HELD_BACK, LEAST_TRAINING, MOST_TRAINING = 2_000, 1_000, 20_000
+#: Of the lines that the classifier is sure of, the share that is asked about all the same.
+AUDITED = 0.01
 T = TypeVar("T")
 
 
@@ -152,11 +157,10 @@ def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, i
     """
     entries = product_entries(products, parameters)
     if parameters.taxonomy:
-        return {"assign_products": sum(batches_by_first_run(entries, parameters.products_per_assignment))}
+        return {"assign_products": assignment_calls(entries, parameters)}
     if parameters.extract_sample:
         batches = len(extraction_batches(products, parameters))
-        last = sum(batches_by_first_run(entries, parameters.products_per_assignment))
-        return {**reading_calls(batches, parameters), "assign_products": last}
+        return {**reading_calls(batches, parameters), "assign_products": assignment_calls(entries, parameters)}
     by_first_run = batches_by_first_run(entries, parameters.products_per_prompt)
     rounds = consolidation_rounds(by_first_run, parameters.taxonomies_per_consolidation)
     return {
@@ -164,6 +168,35 @@ def planned_calls(products: pd.DataFrame, parameters: Parameters) -> dict[str, i
         "consolidate_taxonomy": calls_of(rounds),
         "refine_assignments": refinement_calls(entries, parameters),
     }
+
+
+def assignment_calls(entries: Sequence[Entry], parameters: Parameters) -> int:
+    """Count the calls that put entries into a taxonomy; with a cascade those that it takes at most."""
+    if parameters.cascade and (first := cascade_sizes(len(entries))):
+        return cascade_calls(first, len(entries) - sum(first), parameters)
+    return sum(batches_by_first_run(entries, parameters.products_per_assignment))
+
+
+def least_assignment_calls(entries: Sequence[Entry], parameters: Parameters) -> int:
+    """Count the calls that put entries into a taxonomy, if a cascade has to ask about no more than it audits."""
+    if not parameters.cascade or not (first := cascade_sizes(len(entries))):
+        return assignment_calls(entries, parameters)
+    return cascade_calls(first, math.ceil(AUDITED * (len(entries) - sum(first))), parameters)
+
+
+def cascade_calls(first: tuple[int, int], rest: int, parameters: Parameters) -> int:
+    """Count the calls of a cascade that asks about `rest` entries, after those of `cascade_sizes`."""
+    parts = (*first, asked_twice(first[0], parameters), rest)
+    return sum(-(-part // parameters.products_per_assignment) for part in parts)
+
+
+def cascade_sizes(entries: int) -> tuple[int, int] | None:
+    """Return about how many entries a cascade asks first: to judge the classifier by, and to train it on.
+
+    None where entries are too few: what the classifier could save would not be worth what it takes.
+    """
+    training = min(max(entries // 8, LEAST_TRAINING), MOST_TRAINING)
+    return (HELD_BACK, training) if entries >= 2 * (HELD_BACK + training) else None
 
 
 def reading_calls(batches: int, parameters: Parameters) -> dict[str, int]:

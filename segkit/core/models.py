@@ -11,6 +11,8 @@ from typing_extensions import TypeVar
 OUT_OF_SCOPE = "OUT_OF_SCOPE"
 #: The answer of the stage `assign` for a product of the product category that no category covers.
 NONE_FITS = "NONE_FITS"
+#: Where the lineage names the part of a batch, for a product that a classifier placed: it stood in none.
+BY_CLASSIFIER = "classifier"
 #: What a stage reads out of an answer: BatchFindings, MergedCategories, or reassignments by local id.
 T = TypeVar("T", default=Any)
 #: How the reason begins why a product is unassigned, where its question has no answer yet.
@@ -164,6 +166,9 @@ class Parameters:
 
     `language` is that of the names, and `target_categories` how many there should be in the end, like `12` or `8-15`;
     they fill the placeholders of these names, where the prompts have them.
+
+    `cascade` is the agreement that a classifier, trained on the run's own answers, has to keep with the model: it
+    puts the products that it is sure of into the taxonomy, and the model is asked about the others; 0 is off.
     """
 
     category: str
@@ -192,6 +197,7 @@ class Parameters:
     most_unseen: float = 0.01
     language: str = ""
     target_categories: str = ""
+    cascade: float = 0.0
 
     @property
     def stages(self) -> tuple[str, ...]:

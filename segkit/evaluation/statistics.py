@@ -258,11 +258,7 @@ def clustered_rate(
     if not count:
         return Estimate(float("nan"), None, None, 0, unit)
     rate, k = float(values.mean()), len(names)
-    effect = 1.0
-    if k > 1 and 0 < rate < 1:
-        totals = np.array([(values[groups == name] - rate).sum() for name in names])
-        variance = k / (k - 1) * float(np.sum(totals**2)) / count**2
-        effect = max(1.0, variance / (rate * (1 - rate) / count))
+    effect = design_effect(values, groups)
     effective = count / effect
     if effect > 1:
         level = 0.5 + confidence / 2
@@ -271,12 +267,31 @@ def clustered_rate(
     return Estimate(rate, estimate.low, estimate.high, count, unit)
 
 
-def clopper_pearson(successes: int, count: int, unit: str = "products", confidence: float = CONFIDENCE) -> Estimate:
-    """Return a rate with the exact interval of Clopper and Pearson (Biometrika 26, 1934)."""
+def design_effect(outcomes: npt.ArrayLike, batches: npt.ArrayLike) -> float:
+    """Return by what the variance of a rate grows since products of a batch fare alike: 1 where they do not.
+
+    It is never below 1. Source: Kish, "Survey Sampling" (1965), section 5.4.
+    """
+    values, (names, groups) = np.asarray(outcomes, dtype=float), np.unique(batches, return_inverse=True)
+    count, k, rate = len(values), len(names), float(np.mean(values))
+    if k < 2 or not 0 < rate < 1:
+        return 1.0
+    totals = np.bincount(groups, weights=values - rate, minlength=k)
+    variance = k / (k - 1) * float(np.sum(totals**2)) / count**2
+    return max(1.0, variance / (rate * (1 - rate) / count))
+
+
+def clopper_pearson(
+    successes: float, count: float, unit: str = "products", confidence: float = CONFIDENCE
+) -> Estimate:
+    """Return a rate with the exact interval of Clopper and Pearson (Biometrika 26, 1934).
+
+    Both may be fractions: those of an effective number of products, where products of a batch fare alike.
+    """
     tail = (1 - confidence) / 2
     low = float(stats.beta.ppf(tail, successes, count - successes + 1)) if successes else 0.0
     high = float(stats.beta.ppf(1 - tail, successes + 1, count - successes)) if successes < count else 1.0
-    return Estimate(successes / count, low, high, count, unit)
+    return Estimate(successes / count, low, high, round(count), unit)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -62,6 +62,7 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
     _check_ranges(chosen)
     _check_sample(chosen.get("extract_sample", ""))
     _check_target(chosen.get("target_categories", ""))
+    _check_cascade(chosen)
     check_prices(settings.segkit_prices)
     return Parameters(
         **{
@@ -88,6 +89,7 @@ def change_requests(run: Run, settings: Settings, **given: Any) -> Run:
     if "endpoint" in wanted:
         changed = settings.model_copy(update={"openai_base_url": str(wanted["endpoint"]).rstrip("/")})
         wanted["endpoint"] = _endpoint(run.parameters.model, changed, True)
+    _check_cascade({**asdict(run.parameters), **wanted})
     now = {**asdict(run.parameters), "products_per_prompt": run.most_products}
     changes = {name: value for name, value in wanted.items() if value != now[name]}
     return run.change_requests(changes) if changes else run
@@ -119,6 +121,16 @@ def _check_target(target: str) -> None:
     found = re.fullmatch(r"([1-9][0-9]{0,3})(?:-([1-9][0-9]{0,3}))?", target)
     if not found or int(found[1]) > int(found[2] or found[1]):
         raise SettingsError(f"target_categories is {target!r}", "it is a number of categories, or two: 8-15")
+
+
+def _check_cascade(chosen: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a promise that no one wants, and where no products are put into a taxonomy."""
+    promise = chosen.get("cascade") or 0
+    if promise and not 0.5 <= promise < 1:
+        raise SettingsError(f"cascade is {promise:g}", "it is an agreement from 0.5 to 0.999, such as 0.97; 0 is off")
+    if promise and not (chosen.get("extract_sample") or chosen.get("taxonomy")):
+        what = "--cascade needs a taxonomy to put products into"
+        raise SettingsError(what, "add --extract-sample auto, or use `segkit assign`")
 
 
 def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from segkit.analysis import logs
 from segkit.analysis.report import REPORT, write_report
-from segkit.analysis.tables import sample_sentence
+from segkit.analysis.tables import cascade_sentence, sample_sentence
 from segkit.core.extract import NO_TITLE
 from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
 from segkit.errors import RunError
@@ -79,6 +79,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
         "problems": total.problems,
         "sample": sample_sentence(run),
+        "cascade": cascade_sentence(run),
         "asked_twice": status.document.get("asked_twice"),
     }
 

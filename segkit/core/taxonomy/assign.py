@@ -64,16 +64,20 @@ class StartingPoint:
 
 
 def assign_questions(
-    products: pd.DataFrame, taxonomy: Sequence[Category], prompts: Mapping[str, str], parameters: Parameters
+    products: pd.DataFrame,
+    taxonomy: Sequence[Category],
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    first: int = 1,
 ) -> list[Question]:
     """Make the questions of the stage: every product that has a title belongs to exactly one batch.
 
     `taxonomy` holds the categories to choose from, with their local ids `S_0`, `S_1`, …. Products with the same line
-    share one entry, unless the parameters say otherwise.
+    share one entry, unless the parameters say otherwise. The batches are numbered from `first`.
     """
     wording, entries = wording_of(prompts, parameters), product_entries(products, parameters)
     batches = entry_batches(entries, parameters.seed, parameters.products_per_assignment)
-    return [_assign_question(wording, taxonomy, number, batch) for number, batch in enumerate(batches, start=1)]
+    return [_assign_question(wording, taxonomy, number, batch) for number, batch in enumerate(batches, first)]
 
 
 def _assign_question(

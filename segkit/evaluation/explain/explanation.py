@@ -134,6 +134,10 @@ def _step(run: Run, number: int, step: dict[str, Any], reason: str) -> str:
             return f"{step['where'].capitalize()} stated it as {category}{sure}{_company(run, number)}."
         case "assigned":
             return f"{step['where'].capitalize()} put it into {category}{sure}, a category of the taxonomy given."
+        case "classified":
+            return (
+                f"A classifier trained on answers of the run put it into {category}{sure}; the model was not asked."
+            )
         case "merged" | "merged by name":
             return _merge(run, step)
         case "moved by refinement":

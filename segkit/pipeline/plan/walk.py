@@ -11,9 +11,10 @@ import pandas as pd
 
 from segkit.core.batching import (
     asked_twice,
-    batches_by_first_run,
+    assignment_calls,
     consolidation_rounds,
     extraction_batches,
+    least_assignment_calls,
     looks,
     refinement_calls,
     sample_rounds,
@@ -41,6 +42,7 @@ from segkit.core.refine import refine_questions, second_questions
 from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
 from segkit.core.taxonomy.unseen import least_batches
 from segkit.pipeline.plan.known import Lookup
+from segkit.pipeline.taxonomy.cascade import place_in_cascade
 
 # Characters a token in plain English; what a prompt holds of later stages is estimated in tokens.
 PLAIN = 4.5
@@ -77,6 +79,13 @@ class StageQuestions:
         characters = least.characters[0], self.characters[1]
         answers = least.answers[0], self.answers[1]
         return replace(self, characters=characters, answers=answers, fewer_calls=self.calls - least.calls)
+
+    def fewer(self, calls: int) -> StageQuestions:
+        """Return these questions as the most of a stage, which may take so many calls less."""
+        share = 1 - calls / self.calls if self.calls else 1.0
+        characters = self.characters[0] * share, self.characters[1]
+        answers = self.answers[0] * share, self.answers[1]
+        return replace(self, characters=characters, answers=answers, fewer_calls=calls)
 
 
 @dataclass
@@ -174,22 +183,56 @@ def _walk_sampled(
     if found.taxonomy is None:
         return [first, second, _estimated_assignment(products, prompts, parameters)]
     taxonomy = numbered(categories_frame(found.taxonomy))
-    questions, counted = assign_questions(products, taxonomy, prompts, parameters), _Counted()
-    counted.add(questions, look_up("assign_products", questions), _of_assignments)
-    return [first, second, counted.of("assign_products")]
+    return [first, second, _walk_placing(products, taxonomy, prompts, parameters, look_up)[0]]
 
 
 def _estimated_assignment(
-    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters, counted: _Counted | None = None
 ) -> StageQuestions:
-    entries = product_entries(products, parameters)
-    calls = sum(batches_by_first_run(entries, parameters.products_per_assignment))
+    """Estimate what is asked beyond the questions `counted` so far; a cascade may ask about fewer products."""
+    counted, entries = counted or _Counted(), product_entries(products, parameters)
+    calls = max(0, assignment_calls(entries, parameters) - counted.questions)
+    least = max(0, least_assignment_calls(entries, parameters) - counted.questions)
+    entries = entries[len(entries) - calls * parameters.products_per_assignment :] if counted.questions else entries
     titles = sum(len(entry.line) for entry in entries) + 8.0 * len(entries)
     text = [calls * (len(prompts["assign_products"]) + _OF_MERGE[i] * _CATEGORY[i] * PLAIN) + titles for i in (0, 1)]
-    counted = _Counted()
     answers = len(entries) * _ASSIGNMENT[0], len(entries) * _ASSIGNMENT[1]
     counted.add_unknown(calls, (text[0], text[1]), answers)
-    return counted.of("assign_products")
+    return counted.of("assign_products").fewer(calls - least)
+
+
+class _UnknownError(Exception):
+    """What is asked next depends on answers that are not there yet."""
+
+
+def _walk_placing(
+    products: pd.DataFrame,
+    taxonomy: Sequence[Category],
+    prompts: Mapping[str, str],
+    parameters: Parameters,
+    look_up: LookUp,
+) -> tuple[StageQuestions, pd.DataFrame | None]:
+    """Walk the placing of products into a taxonomy; the assignments are None where an answer is not there yet."""
+    counted = _Counted()
+
+    def ask(questions: Sequence[Question], planned: int = 0, done: int = 0) -> Sequence[Answer]:
+        found = look_up("assign_products", questions)
+        counted.add(questions, found, _of_assignments)
+        if None in found.answers:
+            raise _UnknownError
+        return _flat(found.answers)
+
+    try:
+        if parameters.cascade and taxonomy:
+            placed, _ = place_in_cascade(products, taxonomy, prompts, parameters, ask)
+        else:
+            questions = assign_questions(products, taxonomy, prompts, parameters) if taxonomy else []
+            placed = assigned(ask(questions), products, taxonomy)
+    except _UnknownError:
+        if parameters.cascade:
+            return _estimated_assignment(products, prompts, parameters, counted), None
+        return counted.of("assign_products"), None
+    return counted.of("assign_products"), placed
 
 
 def _walk_assignment(
@@ -201,14 +244,11 @@ def _walk_assignment(
 ) -> list[StageQuestions]:
     """Walk the placing of products; those that fit no category are known once every answer is."""
     asked = start.asked(products)
-    questions = assign_questions(asked, start.categories, prompts, parameters) if start.categories else []
-    found, counted = look_up("assign_products", questions), _Counted()
-    counted.add(questions, found, _of_assignments)
-    is_known = None not in found.answers
-    placed = assigned(_flat(found.answers) if is_known else [], asked, start.categories)
-    wanted = start.to_extract(products, placed, parameters.smallest_proposal)
+    stage, placed = _walk_placing(asked, start.categories, prompts, parameters, look_up)
+    known = assigned([], asked, start.categories) if placed is None else placed
+    wanted = start.to_extract(products, known, parameters.smallest_proposal)
     more = _walk_extraction(wanted, prompts, parameters, look_up)[:2] if len(wanted) else ()
-    return [counted.of("assign_products"), *more]
+    return [stage, *more]
 
 
 def _walk_extraction(

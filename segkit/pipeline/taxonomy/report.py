@@ -9,7 +9,7 @@ import pandas as pd
 
 from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.gate import first_runs
-from segkit.core.models import NONE_FITS, OUT_OF_SCOPE
+from segkit.core.models import BY_CLASSIFIER, NONE_FITS, OUT_OF_SCOPE
 from segkit.core.taxonomy.drift import drift_p_value
 from segkit.pipeline.taxonomy.rows import empty_rows
 from segkit.pipeline.taxonomy.stage import nothing_assigned
@@ -52,9 +52,14 @@ def assign_report(run: Run) -> dict[str, Any]:
 
 
 def _new_batches(run: Run, placed: pd.DataFrame) -> pd.DataFrame:
-    """Return the batch and the category of the products that came in; what an earlier run had is no delivery."""
-    is_new = ~placed["product_id"].isin(list(starting_point(run).again))
-    return placed.loc[is_new & (placed["category"] != ""), ["batch", "category"]]
+    """Return the batch and the category of the products that came in; what an earlier run had is no delivery.
+
+    Of a cascade the first batches count: the later ones hold the products that the classifier is not sure of.
+    """
+    is_new = ~placed["product_id"].isin(list(starting_point(run).again)) & (placed["category"] != "")
+    if run.parameters.cascade and run.has_result("cascade") and (placed["part"] == BY_CLASSIFIER).any():
+        is_new &= placed["batch"].between(1, int(run.result("cascade")["first_batches"].iloc[0]))
+    return placed.loc[is_new, ["batch", "category"]]
 
 
 def _earlier_batches(run: Run, old: pd.DataFrame) -> pd.DataFrame:
@@ -62,6 +67,8 @@ def _earlier_batches(run: Run, old: pd.DataFrame) -> pd.DataFrame:
     came = first_runs(run.products)
     same = shared_entries(product_entries(run.products, run.parameters))  # these stand in the batch of another one
     asked = old[old["batch"] > 0]
+    if (old["part"] == BY_CLASSIFIER).any():  # the batches of a cascade are not random
+        asked = asked.head(0)
     batches = [
         f"{came[same.get(int(product), int(product))]} {batch}"
         for product, batch in zip(asked["product_id"], asked["batch"], strict=True)

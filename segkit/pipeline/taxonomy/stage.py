@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ from segkit.analysis.live import live_progress
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.consolidate import numbered
 from segkit.core.extract import assignment_frame
-from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Category
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Answer, Category, Question
 from segkit.core.results import kept_tables
 from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
 from segkit.core.taxonomy.conflicts import names_now, proposal_conflicts
@@ -23,6 +24,7 @@ from segkit.pipeline.stages import (
     find_categories,
     result_tables,
 )
+from segkit.pipeline.taxonomy.cascade import place_in_cascade
 from segkit.pipeline.taxonomy.rows import LEFT, LINEAGE
 from segkit.runs.run import Run
 from segkit.runs.taxonomy import edits_so_far, starting_point
@@ -46,10 +48,7 @@ def _assign_new(run: Run, settings: Settings) -> pd.DataFrame:
     """Put the new products of a run into the taxonomy that it was given, and write its results."""
     start, new = starting_point(run), run.new_products
     asked, shown = start.asked(new), start.categories
-    questions = assign_questions(asked, shown, run.prompts, run.parameters) if shown else []
-    with live_progress(run, STAGES["assign_products"]):
-        answers = ask_all(run, "assign_products", questions, settings)
-    placed = assigned(answers, asked, shown)
+    placed = _placed(run, asked, shown, settings)
     left = _extract_left(run, start, placed, settings)
     taxonomy, left = _with_proposals(run, left)
     _save(run, start, _with_those_apart(placed, start), taxonomy, left)
@@ -118,10 +117,7 @@ def nothing_assigned(run: Run) -> pd.DataFrame:
 def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
     """Put all products of a run into the taxonomy that its sample gave, and write the results of the run."""
     products, taxonomy = run.products, numbered(run.result("taxonomy"))
-    questions = assign_questions(products, taxonomy, run.prompts, run.parameters)
-    with live_progress(run, STAGES["assign_products"]):
-        answers = ask_all(run, "assign_products", questions, settings)
-    placed = assigned(answers, products, taxonomy)
+    placed = _placed(run, products, taxonomy, settings)
     fits_none = placed["category"] == NONE_FITS
     reasons = placed["reason"].mask(fits_none, f"{NONE_FITS}: of a kind that the sample did not meet")
     lineage = _as_lineage(placed, placed["category"].mask(fits_none, ""), reasons.tolist())
@@ -130,6 +126,26 @@ def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
     tables["ledger"]["in_sample"] = tables["ledger"]["product_id"].isin(read)  # these were read twice
     for name, table in tables.items():
         run.save_result(name, table)
+    return placed
+
+
+def _placed(run: Run, products: pd.DataFrame, taxonomy: Sequence[Category], settings: Settings) -> pd.DataFrame:
+    """Return the assignments of products: by the model, or by the cascade that the run was made with."""
+    with live_progress(run, STAGES["assign_products"]):
+        if run.parameters.cascade and taxonomy:
+            return _in_cascade(run, products, taxonomy, settings)
+        questions = assign_questions(products, taxonomy, run.prompts, run.parameters) if taxonomy else []
+        return assigned(ask_all(run, "assign_products", questions, settings), products, taxonomy)
+
+
+def _in_cascade(run: Run, products: pd.DataFrame, taxonomy: Sequence[Category], settings: Settings) -> pd.DataFrame:
+    """Do the same with a classifier; the result `cascade` is a row of its facts."""
+
+    def ask(questions: Sequence[Question], planned: int, done: int) -> list[Answer]:
+        return ask_all(run, "assign_products", questions, settings, planned=planned, done=done)
+
+    placed, facts = place_in_cascade(products, taxonomy, run.prompts, run.parameters, ask)
+    run.save_result("cascade", pd.DataFrame([asdict(facts)]))
     return placed
 
 

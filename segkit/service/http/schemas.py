@@ -138,6 +138,13 @@ class StartBody(Body):
         Annotated[float, _within("most_unseen", allow_inf_nan=False)] | None,
         Field(description="With `auto`: the share of products that may be of a kind not met; 0.01, if absent."),
     ] = None
+    cascade: Annotated[
+        Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)] | None,
+        Field(
+            description="With `extract_sample`: a classifier puts products into the categories, if it agrees with "
+            "the model in this share at least; the model is asked about every product, if absent."
+        ),
+    ] = None
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -56,6 +56,7 @@ def _new_run(order: Order, product_ids: tuple[int | str, ...], settings: Setting
         "ask_duplicates": wanted.ask_duplicates,
         "prompts": wanted.prompts, "products_per_prompt": wanted.products_per_prompt,
         "extract_sample": wanted.extract_sample, "most_unseen": wanted.most_unseen,
+        "cascade": wanted.cascade,
     }  # fmt: skip
     products = products_from_postgres(product_ids, settings)
     chosen = choose_parameters(wanted.category, settings, **given)

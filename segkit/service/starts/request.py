@@ -31,6 +31,7 @@ class StartRequest:
     ask_duplicates: bool = False
     extract_sample: str = ""
     most_unseen: float | None = None
+    cascade: float | None = None
     earlier: str = ""
     how: Literal["", "extend", "assign"] = ""
     total: int = 0  # products with those of the earlier run
@@ -57,7 +58,8 @@ class StartRequest:
 
 
 _LATER = (
-    "prompts", "products_per_prompt", "ask_duplicates", "extract_sample", "most_unseen", "earlier", "how", "total"
+    "prompts", "products_per_prompt", "ask_duplicates", "extract_sample", "most_unseen", "cascade",
+    "earlier", "how", "total",
 )  # fmt: skip
 
 

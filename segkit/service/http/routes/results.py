@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from segkit.errors import ProductsError, RequestError
+from segkit.errors import ProductsError, RequestError, RunError
 from segkit.runs.run import open_run
 from segkit.service.http import schemas
 from segkit.service.http.dependencies import JsonRoute, RunId, TheService, TheSpools, TheStatus, TheToken
@@ -119,7 +119,11 @@ async def events(current: TheStatus, service: TheService, token: TheToken, last:
 async def report(run_id: RunId, service: TheService, token: TheToken) -> Response:
     """Return the report of a run: one page that loads nothing and runs nothing."""
     service.check_visible(run_id, token)
-    path = await asyncio.to_thread(lambda: open_run(run_id, service.runs_dir, service.settings).file("report.html"))
+    try:
+        run = await asyncio.to_thread(open_run, run_id, service.runs_dir, service.settings)
+        path = await asyncio.to_thread(run.file, "report.html")
+    except RunError:
+        raise RequestError("no-report", f"{run_id} has no report yet") from None
     if path.is_symlink() or not path.is_file():  # segkit writes no link: one leads out of the folder
         raise RequestError("no-report", f"{run_id} has no report yet")
     return FileResponse(path, headers={"content-security-policy": "sandbox"}, media_type="text/html")

@@ -73,7 +73,7 @@ async def start(body: schemas.StartBody, service: TheService, client: TheClient,
     wanted = StartRequest(
         tuple(body.product_ids), body.category, model, body.temperature, no_temperature, _money(body.max_cost_usd),
         body.max_unassigned, body.prompts, body.products_per_prompt, body.ask_duplicates,
-        extract_sample=str(body.extract_sample or ""), most_unseen=body.most_unseen,
+        extract_sample=str(body.extract_sample or ""), most_unseen=body.most_unseen, cascade=body.cascade,
     )  # fmt: skip
     return _started(await service.submissions.start(wanted, key, client))
 
