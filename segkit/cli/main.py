@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from segkit.cli import db, evaluation, run, s3, serve, show, taxonomy
-from segkit.cli.project import doctor, init, prompts
+from segkit.cli.project import completion, doctor, init, prompts
 from segkit.cli.terminal import CommandGroup
 from segkit.errors import InputError, SegkitError
 
@@ -25,12 +25,13 @@ app = typer.Typer(
 )
 
 
-for _family in (run, taxonomy, show, evaluation, doctor, db, s3, serve, init, prompts):
+for _family in (run, taxonomy, show, evaluation, doctor, db, s3, serve, init, prompts, completion):
     app.add_typer(_family.app)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error of segkit is one line on standard error, and the exit code is not 0."""
+    completion.prepare_completion()
     try:
         app(arguments, standalone_mode=True)
     except SegkitError as error:

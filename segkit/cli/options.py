@@ -30,12 +30,25 @@ SEGMENT, READ, CHECK, COPY, SERVICE, PROJECT = (
 )
 _PRODUCTS, _FILE, METHOD, _LIMITS = "Which products", "How a file is read", "How they are segmented", "Limits"
 
+
+def complete_run(incomplete: str) -> list[str]:
+    """Return the names of runs that a shell may complete: those in the usual folder, the newest first."""
+    from segkit.settings import load_settings
+
+    runs = sorted((path.name for path in load_settings().storage_root.glob("RUN_*")), reverse=True)
+    return [name for name in ("latest", "latest-completed", *runs) if name.startswith(incomplete)]
+
+
 RunsDir = Annotated[
     Path | None, typer.Option("--runs-dir", help="The folder of the runs.", show_default="STORAGE_ROOT, else runs")
 ]
 RunName = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="The id of a run, its last digits (8d24), `latest` or `latest-completed`."),
+    typer.Argument(
+        metavar="RUN",
+        help="The id of a run, its last digits (8d24), `latest` or `latest-completed`.",
+        autocompletion=complete_run,
+    ),
 ]
 RunsOrAll = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, `latest`, or `all`.")]
 Json = Annotated[
