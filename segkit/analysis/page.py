@@ -56,6 +56,15 @@ def html_page(title: str, facts: Sequence[str], body: str, note: str = "", data:
     )
 
 
+def wide(table: str, label: str) -> str:
+    """Return a table that scrolls sideways by itself where it is wider than the page, also by the keyboard.
+
+    `label` names it for a screen reader; no two tables of a page have the same.
+    """
+    named = html_text(label, len(label))
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{named}">{table}</div>'
+
+
 def _script(data: Any) -> str:
     """Return the data and the script; in JSON, < is written so that no text can end the element."""
     held = json_text(data).replace("<", "\\u003c")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from segkit.analysis.lineage import merge_paths
-from segkit.analysis.page import html_page
+from segkit.analysis.page import html_page, wide
 from segkit.analysis.tables import (
     cascade_sentence,
     conflicts,
@@ -31,6 +31,7 @@ _UNSURE = 0.6  # a confidence below this is a doubt
 _DOUBTS, _MOVES, _MERGED = 20, 25, 8  # how many of each the report lists
 _MANY_OUT = 0.3  # a share out of scope above this speaks against the category or the products
 _NARROW, _LOW = 11, 15  # per cent of the map's width and height: a field below them has small letters
+_MARGIN = 3  # a letter needs about one per cent of the width, and a field this much beside its letters
 _IN_MAP = 24  # segments with a field of their own in the picture
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in per cent
@@ -182,7 +183,8 @@ def _map(sizes: pd.Series) -> str:
 
 def _field(name: str, count: int, is_rest: bool, box: Box, total: int) -> str:
     left, top, width, height = box
-    kind = "rest " * is_rest + "small" * (width < _NARROW or height < _LOW)
+    longest = max(map(len, name.split()), default=0)
+    kind = "rest " * is_rest + "small" * (width < max(_NARROW, longest + _MARGIN) or height < _LOW)
     place = f"left:{left:.2f}%;top:{top:.2f}%;width:{width:.2f}%;height:{height:.2f}%"
     hover = html_text(f"{name}: {count:,}", len(name) + 20)
     return f'<div class="{kind}" title="{hover}" style="{place}">{html_text(name)}<br>{_share(count, total)}</div>'
@@ -227,7 +229,9 @@ def _heads(names: Sequence[str]) -> str:
     """Return the heads of columns; one without a name is that of a bar, which needs none."""
     numbers = ("products", "share")
     return "".join(
-        f'<th scope="col"{" class=number" * (name in numbers)}>{name or "<span hidden>share</span>"}</th>'
+        f'<th scope="col"{" class=number" * (name in numbers)}>{name}</th>'
+        if name
+        else '<td aria-hidden="true"></td>'
         for name in names
     )
 
@@ -258,7 +262,7 @@ def _doubts(table: pd.DataFrame) -> str:
     if not listed["reason"].fillna("").any():
         del columns["why"]
     prose = "<p>Products without a category come first, then those that the model was least sure of.</p>"
-    return prose + _wide(html_table({name: list(values) for name, values in columns.items()}))
+    return prose + wide(html_table({name: list(values) for name, values in columns.items()}), "Doubts")
 
 
 _SEARCH = """
@@ -270,7 +274,8 @@ _SEARCH = """
 <label>Segment<select id="segment"><option value="">all</option>$options</select></label>
 </div>
 <p id="count" aria-live="polite" class="facts"></p>
-<div class="wide"><table><thead><tr><th scope="col">id</th><th scope="col">title</th><th scope="col">segment</th>
+<div class="wide" tabindex="0" role="region" aria-label="Products found"><table><thead><tr>
+<th scope="col">id</th><th scope="col">title</th><th scope="col">segment</th>
 <th scope="col" class="number">confidence</th></tr></thead><tbody id="found"></tbody></table></div>
 <button id="more" type="button" class="screen">Show more</button>
 </div>
@@ -318,7 +323,8 @@ def _moves(table: pd.DataFrame) -> str:
     rest = len(counts) - len(rows)
     caption = f"<caption>and {rest:,} rarer moves</caption>" if rest > 0 else ""
     head = _heads(("from → to", "", "products", "one of them"))
-    return _wide(f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
+    drawn = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return wide(drawn, "Moves")
 
 
 def _merges(run: Run) -> str:
@@ -358,7 +364,11 @@ def _groups(names: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _cost(run: Run) -> str:
     figures = stage_figures(run)
-    return _wide(html_table(figures.to_dict("list"))) if len(figures) else "<p>No stage has begun.</p>"
+    return (
+        wide(html_table(figures.to_dict("list")), "Calls, tokens and cost")
+        if len(figures)
+        else "<p>No stage has begun.</p>"
+    )
 
 
 def _made(run: Run) -> str:
@@ -371,9 +381,5 @@ def _made(run: Run) -> str:
         f"<details><summary>The prompt {html_text(name)}</summary><pre>{html_text(text, len(text))}</pre></details>"
         for name, text in run.prompts.items()
     )
-    table = _wide(html_table(facts_table.to_dict("list")))
+    table = wide(html_table(facts_table.to_dict("list")), "Parameters and versions")
     return f"{prompts}<details open><summary>Parameters and versions</summary>{table}</details>"
-
-
-def _wide(table: str) -> str:
-    return f'<div class="wide" tabindex="0" role="region" aria-label="table">{table}</div>'

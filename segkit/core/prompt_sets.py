@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -38,6 +38,7 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
     },
 }
 _PROMPT = re.compile(r"([a-z_]+)_prompt_([A-Za-z0-9_-]+)\.txt")
+_FEW = 2  # so many words between two changes count as changed
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 
 
@@ -93,15 +94,41 @@ def shown_name(name: str, hashes: Mapping[str, str]) -> str:
     return f"{name}*" if differs else name
 
 
+def abridged(diff: Sequence[tuple[str, str]], around: int = 2) -> list[tuple[str, str]]:
+    """Keep a few lines around each change of a `word_diff`, and replace what is the same between them by `…`."""
+    shown = []
+    for number, (kind, text) in enumerate(diff):
+        lines = text.split("\n")
+        if kind == "same" and len(lines) > 2 * around + 2:
+            head = lines[: around + 1] if number else []
+            tail = lines[-around - 1 :] if number < len(diff) - 1 else []
+            text = "\n".join([*head, "…", *tail])
+        shown.append((kind, text))
+    return shown
+
+
 def word_diff(before: str, after: str) -> list[tuple[str, str]]:
-    """Return how one text becomes another, word by word: pairs of `same`, `removed` or `added`, and the words."""
+    """Return how one text becomes another, word by word: pairs of `same`, `removed` or `added`, and the words.
+
+    A word or two that stay between two changes count as changed too, or the changes could not be read.
+    """
     old, new = _WORD.findall(before), _WORD.findall(after)
     parts: list[tuple[str, str]] = []
-    for kind, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            parts.append(("same", "".join(old[i:j])))
+    removed = added = ""
+    matches = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    for number, (kind, i, j, k, m) in enumerate(matches):
+        inside = 0 < number < len(matches) - 1
+        if kind != "equal" or (inside and _is_short(old[i:j])):
+            removed, added = removed + "".join(old[i:j]), added + "".join(new[k:m])
             continue
-        parts += [
-            (what, text) for what, text in (("removed", "".join(old[i:j])), ("added", "".join(new[k:m]))) if text
-        ]
-    return parts
+        parts += [*_changed(removed, added), ("same", "".join(old[i:j]))]
+        removed = added = ""
+    return parts + _changed(removed, added)
+
+
+def _is_short(words: Sequence[str]) -> bool:
+    return "\n" not in "".join(words) and sum(word.isalnum() for word in words) <= _FEW
+
+
+def _changed(removed: str, added: str) -> list[tuple[str, str]]:
+    return [(kind, text) for kind, text in (("removed", removed), ("added", added)) if text]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from segkit.analysis.logs import query
 from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.prompt_sets import abridged, word_diff
 from segkit.evaluation import agreement, figures
 from segkit.evaluation.labels import Labels, labels_of
 from segkit.evaluation.pages import Html, Parts, Readable, sections, write_page
@@ -42,7 +43,7 @@ class Comparison(Readable):
     chance of runs this far apart if the difference in settings did nothing. `moved` has a row for each product that
     stands in another category than the match of its first one, the stable ones first: `stable` products never moved
     between repeats, so that the move is due to the settings. Frames: `parameters`, `matched`, `containment`, `moved`,
-    `ledger`, `spent`; `prompts` has a diff for each prompt that differs.
+    `ledger`, `spent`; `prompts` has a diff for each prompt that differs, and `prompt_words` the same word by word.
     """
 
     first: Run
@@ -53,6 +54,7 @@ class Comparison(Readable):
     p_value: float | None
     parameters: pd.DataFrame
     prompts: dict[str, str]
+    prompt_words: dict[str, list[tuple[str, str]]]
     matched: pd.DataFrame
     containment: pd.DataFrame
     moved: pd.DataFrame
@@ -160,7 +162,7 @@ class Comparison(Readable):
         if self.first.id != self.second.id:
             parts |= {
                 "What differs in the parameters": [self.parameters] if len(self.parameters) else ["Nothing."],
-                "What differs in the prompts": [Html(self._diffs())] if self.prompts else ["Nothing."],
+                "What differs in the prompts": [Html(self._diffs())] if self.prompt_words else ["Nothing."],
                 "Where products went": [self.flow()],
                 "Who moved, stable movers first": [self._movers_table()],
                 "Categories matched one to one": [self.matched],
@@ -171,7 +173,10 @@ class Comparison(Readable):
         return sections(parts)
 
     def _diffs(self) -> str:
-        return "".join(f"<h3>{key}</h3>\n<pre>{_escaped(diff)}</pre>" for key, diff in self.prompts.items())
+        return "".join(
+            f"<h3>{key}</h3>\n<pre>{''.join(_marked(*part) for part in abridged(diff))}</pre>"
+            for key, diff in self.prompt_words.items()
+        )
 
     def _movers_table(self) -> pd.DataFrame:
         table = self.moved.drop(columns=["file_first", "file_second"])
@@ -229,6 +234,7 @@ def compare(
         p_value=_p_value(one, two, matrix, len(placed[0])),
         parameters=_parameters(one, two),
         prompts=_prompts(one, two),
+        prompt_words=_prompt_words(one, two),
         matched=agreement.matched_table(both[0], both[1]),
         containment=agreement.containment(both[0], both[1]),
         moved=_movers(one, two, placed),
@@ -277,6 +283,17 @@ def _prompts(one: Run, two: Run) -> dict[str, str]:
         if diff:
             diffs[key] = "\n".join(diff)
     return diffs
+
+
+def _prompt_words(one: Run, two: Run) -> dict[str, list[tuple[str, str]]]:
+    before, after = one.prompts, two.prompts
+    texts = {key: (before.get(key, ""), after.get(key, "")) for key in sorted(before.keys() | after.keys())}
+    return {key: word_diff(old, new) for key, (old, new) in texts.items() if old != new}
+
+
+def _marked(kind: str, text: str) -> str:
+    tag = {"removed": "del", "added": "ins"}.get(kind, "")
+    return f"<{tag}>{_escaped(text)}</{tag}>" if tag else _escaped(text)
 
 
 def _movers(one: Run, two: Run, placed: Sequence[Sequence[pd.Series]]) -> pd.DataFrame:

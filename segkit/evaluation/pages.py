@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from segkit.analysis.page import html_page
+from segkit.analysis.page import html_page, wide
 from segkit.analysis.tables import show
 from segkit.display import PLAIN_TEXT, html_text, visible
 from segkit.errors import InputError
@@ -49,26 +49,33 @@ class Readable:
         return sections(self.shown())
 
 
-def as_html(part: str | pd.DataFrame | Figure) -> str:
-    """Return a paragraph, a table or a picture as HTML; every text is escaped."""
+def as_html(part: str | pd.DataFrame | Figure, label: str = "") -> str:
+    """Return a paragraph, a table or a picture as HTML; every text is escaped.
+
+    `label` says what a table or a picture shows, for whoever does not see it.
+    """
     if isinstance(part, Html):
         return part
     if isinstance(part, str):
         return f'<p class="{PLAIN_TEXT}" dir="auto">{html_text(part, most=2000)}</p>'
     if isinstance(part, pd.DataFrame):
-        return str(show(part, rows=_ROWS).to_html())
+        return wide(str(show(part, rows=_ROWS).to_html()), label or ", ".join(map(str, part.columns)))
     image, size = part._repr_png_()  # type: ignore[attr-defined]
     data = base64.b64encode(image).decode()
-    return f'<img src="data:image/png;base64,{data}" width="{size["width"]}" alt="">'
+    label = label or ", ".join(title for axes in part.axes if (title := axes.get_title(loc="left"))) or "see the text"
+    shown = html_text(f"Chart: {label}", len(label) + 10)
+    return f'<img src="data:image/png;base64,{data}" width="{size["width"]}" alt="{shown}">'
 
 
 def sections(parts: Parts) -> str:
     """Return titled sections as HTML; one without parts is left out, and a title that is empty is not shown."""
-    return "\n".join(
-        "\n".join([*([_heading(title)] if title else []), *map(as_html, content)])
-        for title, content in parts.items()
-        if content
-    )
+    return "\n".join(_section(title, content) for title, content in parts.items() if content)
+
+
+def _section(title: str, content: Sequence[str | pd.DataFrame | Figure]) -> str:
+    labels = [title if number == 0 else f"{title} ({number + 1})" if title else "" for number in range(len(content))]
+    pieces = [as_html(part, label) for part, label in zip(content, labels, strict=True)]
+    return "\n".join([*([_heading(title)] if title else []), *pieces])
 
 
 def _heading(title: str) -> str:

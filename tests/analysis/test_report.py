@@ -69,7 +69,7 @@ def data_of(html: str) -> dict[str, object]:
 def test_the_report_loads_nothing_and_runs_only_its_own_script(run: Run) -> None:
     html = write_report(run).read_text(encoding="utf-8")
     page = Page(html)
-    assert page.remote == page.events == []
+    assert page.remote == page.events == page.barriers == []
     assert not {"link", "iframe", "object", "embed", "base", "form", "img"} & set(page.tags)
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)

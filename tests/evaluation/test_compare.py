@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from endpoint import Endpoint
+from page import Page
 from sklearn.metrics import adjusted_mutual_info_score
 
 from segkit import compare
@@ -87,6 +88,8 @@ def test_a_model_that_groups_by_a_known_attribute_moves_nothing(
     assert comparison.moved.empty
     assert list(comparison.prompts) == ["extract_taxonomy"]
     assert "+Be brief." in comparison.prompts["extract_taxonomy"].splitlines()
+    page = comparison.write_html("compare.html").read_text(encoding="utf-8")
+    assert "<ins>Be brief.\n</ins>" in page
     assert endpoint.count() == asked
 
 
@@ -96,6 +99,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_shops_write(sample_runs: l
     assert "https://" not in page
     assert "<script" not in page
     assert page.count("<img") == 1
+    assert Page(page).barriers == []
     assert "Who moved, stable movers first" in page
 
 

@@ -34,6 +34,7 @@ def test_jupyter_shows_sentences_tables_and_figures_that_need_no_network(
     page = Page(found._repr_html_())
     assert page.remote == page.events == []
     assert found.sentences()[-1].split()[0] in page.text
+    assert page.barriers == []
     assert {"table", "img"} & set(page.tags)
     assert repr(found) == str(found) == "\n".join(found.sentences())
 
@@ -52,7 +53,12 @@ def test_a_title_in_a_sentence_is_text_and_nothing_is_typeset() -> None:
 
 def test_the_page_of_a_comparison_shows_the_prompts_that_differ(shown: dict[str, Readable]) -> None:
     """They stand below their heading, before where products went."""
-    differing = replace(shown["comparison"], prompts={"extract_taxonomy": "-old <b>\n+new"})
+    differing = replace(
+        shown["comparison"], prompt_words={"extract_taxonomy": [("removed", "old <b>"), ("added", "new")]}
+    )
     body = differing._body()
-    assert body.index("What differs in the prompts") < body.index("+new") < body.index("Where products went")
+    assert (
+        body.index("What differs in the prompts") < body.index("<ins>new</ins>") < body.index("Where products went")
+    )
+    assert "<del>old &lt;b&gt;</del>" in body
     assert "<b>" not in body

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+_ALT = re.compile(r'alt="[^"]{8,}"')
 LOADING = {"src", "srcset", "href", "data", "action", "poster", "background", "xlink:href"}
 
 
@@ -38,6 +40,20 @@ class Page(HTMLParser):
         if self.tags and self.tags[-1] == "style":
             self.styles.append(data)
         self.text += data
+
+    @property
+    def barriers(self) -> list[str]:
+        """What hinders somebody who does not see the page: skipped headings, unnamed or twice named parts."""
+        found = [
+            f"no alternative text: {tag[:80]}" for tag in re.findall(r"<img[^>]*>", self.html) if not _ALT.search(tag)
+        ]
+        levels = [int(tag[1]) for tag in self.tags if re.fullmatch("h[1-6]", tag)]
+        found += [f"h{a} before h{b}" for a, b in itertools.pairwise(levels) if b > a + 1]
+        found += [f"an empty head: {head}" for head in re.findall(r"<th[^>]*></th>", self.html)]
+        labels = re.findall(r'role="region" aria-label="([^"]*)"', self.html)
+        found += [f"two regions {label!r}" for label in set(labels) if labels.count(label) > 1 or not label]
+        fields = len(re.findall(r"<(?:input|select)\b", self.html))
+        return found + ["a field without a label"] * (fields - self.html.count("<label>"))
 
     @property
     def remote(self) -> list[str]:

@@ -126,7 +126,7 @@ def prompts_diff(
     """
     from rich.text import Text
 
-    from segkit.core.prompt_sets import word_diff
+    from segkit.core.prompt_sets import abridged, word_diff
     from segkit.display import terminal_text
 
     before, after = _texts(first, runs_dir), _texts(second, runs_dir)
@@ -140,25 +140,12 @@ def prompts_diff(
     console = new_console()
     for key, diff in changed.items():
         console.print(key, style="bold")
-        for kind, text in _abridged(diff):
+        for kind, text in abridged(diff):
             shown = "\n".join(terminal_text(line) for line in text.split("\n"))
             console.print(Text(shown.join(_MARKS[kind]), style=_STYLES[kind]), end="")
         console.print()
     if not changed:
         console.print(f"{first} and {second} are the same, word for word")
-
-
-def _abridged(diff: list[tuple[str, str]], around: int = 2) -> list[tuple[str, str]]:
-    """Keep a few lines around each change, and replace what is the same between them by `…`."""
-    shown = []
-    for number, (kind, text) in enumerate(diff):
-        lines = text.split("\n")
-        if kind == "same" and len(lines) > 2 * around + 2:
-            head = lines[: around + 1] if number else []
-            tail = lines[-around - 1 :] if number < len(diff) - 1 else []
-            text = "\n".join([*head, "…", *tail])
-        shown.append((kind, text))
-    return shown
 
 
 def _texts(name: str, runs_dir: Path | None) -> dict[str, str]:
