@@ -25,7 +25,7 @@ run: $(RUNS)  ## Segment the bundled sample: no key needed, a PostgreSQL of its 
 	@$(BIN)/segkit run sample --category "Coffee Makers" --model offline
 
 lab: $(READY)  ## Open JupyterLab on working copies of the notebooks (work/); tracked files stay clean
-	@mkdir -p work && cp -n notebooks/*.ipynb work/
+	@$(BIN)/python -m segkit.pipeline.notebooks.working_copies notebooks work
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) work/00_prepare_run.ipynb
 
 setup: $(READY)  ## Install everything (tests, JupyterLab, service) into .venv, hashes checked

@@ -62,7 +62,7 @@ def test_every_parameter_has_a_comment(name: str) -> None:
     assert len(tagged) == 1
     lines = [line for line in tagged[0]["source"] if not re.fullmatch(r"(# [A-Z].+)?\n", line)]  # headings of groups
     for line in lines:
-        assert re.match(r"""[a-z_]+ = ("[^"]*"|\d+)  # .+""", line), line
+        assert re.match(r"""[a-z_]+ = ("[^"]*"|\d+|True|False)  # .+""", line), line
     given = {line.split(" = ")[0] for line in lines}
     with quick_imports():
         from papermill import inspect_notebook
