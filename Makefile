@@ -72,6 +72,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/trust.py
 	$(BIN)/python tests/benchmarks/equal_lines.py
 	$(BIN)/python tests/benchmarks/cascade.py
+	$(BIN)/python tests/benchmarks/batches.py
 
 lock: $(READY)  ## Make both lock files anew from pyproject.toml
 	$(COMPILE) --all-extras -o requirements.lock

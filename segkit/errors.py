@@ -12,6 +12,7 @@
     │   └── RefusedError    it refuses for good: key, quota, model, request
     ├── StoppedError        the run was stopped in an orderly way: interrupt, a long wait
     │   ├── BudgetError     its cap on calls or dollars is reached
+    │   ├── WaitingError    its batches are at work at the provider; the run goes on when they have ended
     │   └── DiskError       its disk fails
     ├── StageError          a stage of a run failed; the run can be resumed
     ├── StorageError        S3; what is on the local disk is untouched
@@ -94,6 +95,10 @@ class StoppedError(SegkitError):
 
 class BudgetError(StoppedError):
     """The run was stopped at its cap on calls or dollars."""
+
+
+class WaitingError(StoppedError):
+    """The run waits for batches that are at work at the provider; they go on without it."""
 
 
 class DiskError(StoppedError):

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     segkit_max_cost_usd: Decimal | None = within("max_cost_usd", None)
     segkit_max_wait_seconds: float = Field(120, ge=0)
     segkit_backoff_seconds: float = Field(0.5, ge=0)
+    segkit_batch: bool | None = None
+    segkit_batch_wait: bool = False
     segkit_transport: Literal["http", "sdk"] = "http"
     segkit_response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     segkit_ask_twice: int = within("ask_twice", 200)

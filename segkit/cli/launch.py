@@ -31,7 +31,7 @@ from segkit.core.prompt_sets import shown_name
 from segkit.core.prompts import DEFAULT_SET, prompt_hash
 from segkit.core.text import one_line, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
-from segkit.errors import ProductsError, SettingsError
+from segkit.errors import ProductsError, SettingsError, WaitingError
 from segkit.pipeline.extend import extend_run
 from segkit.pipeline.parameters import change_requests, check_endpoint, choose_parameters, run_prompts
 from segkit.pipeline.plan.durations import Durations, measured_durations
@@ -284,8 +284,13 @@ def _work_with_consent(run: Run, options: RunOptions, yes: bool, settings: Setti
 def _work_and_show(
     run: Run, options: RunOptions, settings: Settings, max_unassigned: int | None = None, take_over: bool = False
 ) -> None:
-    with watched(run):
-        summary = options.work(run, settings, max_unassigned=max_unassigned, take_over=take_over)
+    try:
+        with watched(run):
+            summary = options.work(run, settings, max_unassigned=max_unassigned, take_over=take_over)
+    except WaitingError as waiting:
+        if options.as_json:
+            write_json({"run_id": run.id, "state": "waiting", "reason": waiting.message, "next": waiting.hint})
+        raise
     report = assign_report(run) if run.parameters.taxonomy else {}
     if options.as_json:
         write_json({**summary, **report, "folder": str(run.folder), "report": str(run.folder / REPORT)})

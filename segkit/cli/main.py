@@ -10,7 +10,10 @@ import typer
 from segkit.cli import db, evaluation, run, s3, serve, show, taxonomy
 from segkit.cli.project import completion, doctor, init, prompts
 from segkit.cli.terminal import CommandGroup
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, WaitingError
+
+#: The exit code of a command whose run waits for batches of the provider.
+WAITING = 3
 
 app = typer.Typer(
     name="segkit",
@@ -34,6 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     completion.prepare_completion()
     try:
         app(arguments, standalone_mode=True)
+    except WaitingError as waiting:
+        _complain(waiting, "[bold]waiting:[/bold]")
+        sys.exit(WAITING)
     except SegkitError as error:
         _complain(error)
         sys.exit(2 if isinstance(error, InputError) else 1)
@@ -41,12 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _complain(error: SegkitError) -> None:
+def _complain(error: SegkitError, word: str = "[bold red]error:[/bold red]") -> None:
     from rich.console import Console
     from rich.markup import escape
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]error:[/bold red] {escape(error.message)}")
+    console.print(f"{word} {escape(error.message)}")
     if error.hint:
         console.print(f"  [dim]→ {escape(error.hint)}[/dim]")
 

@@ -437,6 +437,19 @@ class RunOptions:
             rich_help_panel=_LIMITS,
         ),
     ] = None
+    batch: Annotated[
+        bool | None,
+        typer.Option(
+            "--batch/--no-batch",
+            help="Send each stage through the provider's Batch API: half the price, an answer within 24 hours, no "
+            "rate limits. The command returns at once; `segkit resume` fetches the answers and sends the next stage.",
+            show_default="as the run began, else no",
+        ),
+    ] = None
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="With --batch: wait for the answers, stage after stage; Ctrl-C loses nothing."),
+    ] = False
     runs_dir: RunsDir = None
     no_notebooks: Annotated[
         bool,
@@ -475,6 +488,8 @@ class RunOptions:
         typed = {
             "segkit_concurrency": self.concurrency,
             "segkit_max_calls": self.max_calls,
+            "segkit_batch": self.batch,
+            "segkit_batch_wait": self.wait or None,
             "segkit_max_cost_usd": None if self.max_cost_usd is None else Decimal(str(self.max_cost_usd)),
         }
         return settings.model_copy(update={name: value for name, value in typed.items() if value is not None})

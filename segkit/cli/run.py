@@ -1,4 +1,4 @@
-"""Commands that make, continue, mark and remove runs: `run`, `extend`, `plan`, `resume`, `note`, `costs`, `rm`."""
+"""Commands that make, continue, mark and remove runs: `run`, `extend`, `plan`, `resume`, `batches`, `note`, …"""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def run(
     person edited. Products that the run has placed stay where they are, unless an edit split, deleted or redefined
     their category; all others are put into the categories. What is not typed is as in that run.
 
-    The exit code is 0 only if the run is completed: every product is in a category or marked as out of scope.
+    The exit code is 0 only if the run is completed: every product is in a category or marked as out of scope. It is 3
+    if the run waits for batches of the provider (--batch).
 
     Example: segkit run products.csv --where category="Dimmer Switches" --category "Dimmer Switches"
     """
@@ -115,7 +116,7 @@ def resume(
     max_unassigned: MaxUnassigned = None,
     take_over: TakeOver = False,
 ) -> None:
-    """Continue a run that was stopped or failed; answered questions are not asked again.
+    """Continue a run that was stopped, failed or waits for batches; answered questions are not asked again.
 
     Options that only shape the requests may change: temperature, response format, most tokens of an answer, products
     in a prompt, endpoint. The changes are recorded in run.json.
@@ -123,6 +124,35 @@ def resume(
     from segkit.cli import launch
 
     launch.resume_and_show(name, changes, options, max_unassigned, take_over)
+
+
+@app.command(rich_help_panel=SEGMENT)
+def batches(
+    name: RunName,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Stop those at work; what they have answered by then is paid.")
+    ] = False,
+    runs_dir: RunsDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the batches of a run as the provider has them (--batch), or stop them.
+
+    After --cancel, `segkit resume` fetches what was answered, and sends the rest again: with --no-batch one by one.
+
+    Example: segkit batches latest --cancel
+    """
+    from segkit.cli.terminal import columns_of, new_console, print_table, write_json
+    from segkit.llm.batches.overview import batches_of
+    from segkit.settings import load_settings
+
+    run = opened_run(name, runs_dir)
+    rows = batches_of(run, load_settings(), cancel=cancel)
+    if as_json:
+        write_json(rows)
+    elif rows:
+        print_table(columns_of(rows, tuple(rows[0])))
+    else:
+        new_console().print(f"{run.id} has sent no batches")
 
 
 @app.command(rich_help_panel=SEGMENT)

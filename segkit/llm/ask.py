@@ -6,16 +6,16 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 
-from segkit.core.models import FOLDERS, Answer, Question
+from segkit.core.models import FOLDERS, STAGES, Answer, Question
 from segkit.errors import EndpointError, SegkitError, StoppedError
+from segkit.llm.batches.records import FOLDER as BATCHES
 from segkit.llm.breaker import Breaker
-from segkit.llm.completions import RequestShape, shape_for
+from segkit.llm.completions import shape_for
 from segkit.llm.event_loop import allow_open_files, in_own_loop
-from segkit.llm.question import QuestionAsker
+from segkit.llm.question import QuestionAsker, remembered
 from segkit.llm.record import Recorder
 from segkit.llm.send import RetryingClient
 from segkit.llm.transports.choose import open_transport
-from segkit.runs.events import read_events
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
 from segkit.settings import Settings
@@ -30,17 +30,44 @@ def ask_all(
     """Ask all questions of a stage and give all answers, those of cut parts after the question they came from.
 
     What the run's own logs or the cache already answer is not asked again. Raises RefusedError when asking is
-    hopeless, EndpointError when the endpoint keeps failing, StoppedError when the run was told to stop; whatever
-    was answered by then is kept. A stage that asks in rounds tells how many questions it has `planned` in all of
-    them, and how many are `done`.
+    hopeless, EndpointError when the endpoint keeps failing, StoppedError when the run was told to stop, and
+    WaitingError while the batches of the stage are at work (`SEGKIT_BATCH`); whatever was answered by then is kept. A
+    stage that asks in rounds tells how many questions it has `planned` in all of them, and how many are `done`.
     """
     stop, settings = threading.Event(), run.capped(settings)
     try:
         with owned(run.folder / "calls.lock"), redacted_logs(redactor([settings.openai_api_key])):
+            if is_sent_in_batches(run, stage, questions, settings):
+                in_own_loop(lambda: _send_batches(run, stage, questions, settings, stop, planned, done), stop)
             progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
             return in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
     except OSError as error:
         raise disk_error(run.folder, error) from None
+
+
+def is_sent_in_batches(run: Run, stage: str, questions: Sequence[Question], settings: Settings) -> bool:
+    """Report whether questions are sent as batches of the provider, or have been."""
+    if not questions or stage not in STAGES or settings.segkit_max_calls == 0:
+        return False
+    return bool(settings.segkit_batch) or (run.folder / BATCHES).is_dir()
+
+
+async def _send_batches(
+    run: Run,
+    stage: str,
+    questions: Sequence[Question],
+    settings: Settings,
+    stop: threading.Event,
+    planned: int,
+    done: int,
+) -> None:
+    from segkit.llm.batches.stage import StageBatches  # imports the OpenAI SDK, which takes a second
+
+    batches = StageBatches(run, stage, questions, settings, stop, planned, done)
+    try:
+        await batches.answer()
+    finally:
+        await batches.close()
 
 
 async def _ask_all(
@@ -140,14 +167,3 @@ class StageAsker:
                 f"{len(down)} of {len(questions)} questions had no answer from the endpoint; the last: {down[-1]}",
                 f"all other answers are kept; when it is mended: segkit resume {self._run.id}",
             )
-
-
-def remembered(run: Run, shape: RequestShape) -> RequestShape:
-    """Return the shape that an earlier stage has learned from what this endpoint refused."""
-    path = run.folder / "events.jsonl"
-    if not path.exists() or b'"request_reworded"' not in path.read_bytes():
-        return shape
-    for event in read_events(run.folder):
-        if event["event"] == "request_reworded" and event.get("endpoint") == run.parameters.endpoint:
-            shape = shape.with_facts(event["shape"])
-    return shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from segkit.core.models import STAGES, Parameters, Prompt, Usage
-from segkit.core.prompts import split_instructions
+from segkit.core.prompts import END_OF_INSTRUCTIONS, split_instructions
 from segkit.llm.meanings import meaning_of_finish
 from segkit.llm.prices import read_usage
 from segkit.llm.transports.choose import is_private
@@ -257,6 +257,11 @@ def messages_of(prompt: str, *, one: bool = False) -> list[dict[str, str]]:
     if one or not instructions:
         return [{"role": "user", "content": instructions + rest}]
     return [{"role": "system", "content": instructions}, {"role": "user", "content": rest}]
+
+
+def prompt_of(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the prompt that was sent as some messages, with the mark behind its instructions."""
+    return f"{END_OF_INSTRUCTIONS}\n".join(message["content"] for message in messages)
 
 
 def read_completion(body: bytes) -> Completion:

@@ -6,6 +6,7 @@ What is not known is None, never zero.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from functools import cache
@@ -20,6 +21,8 @@ from segkit.errors import SettingsError
 from segkit.llm.transports.choose import is_private
 from segkit.settings import Settings
 
+#: What a call in a batch of the provider costs, as a share of the price online.
+BATCH_PRICE = Decimal("0.5")
 _MILLION = Decimal(1_000_000)
 # Names of each figure, in the order in which they are believed; a dot goes into an object.
 _PROMPT = ("prompt_tokens", "promptTokenCount", "prompt_eval_count")
@@ -88,12 +91,21 @@ def stated_cost(body: bytes, headers: Mapping[str, str]) -> Decimal | None:
     return stated
 
 
-def call_cost_usd(usage: Usage, model: str, endpoint: str, settings: Settings) -> Decimal | None:
-    """Return the price of the tokens of one call under the user's settings; see `cost_usd`."""
+def call_cost_usd(
+    usage: Usage, model: str, endpoint: str, settings: Settings, *, in_batch: bool = False
+) -> Decimal | None:
+    """Return the price of the tokens of one call under the user's settings; see `cost_usd`.
+
+    Answers that came `in_batch` cost half. The discount of the prompt cache is not taken off again: which of both a
+    provider grants differs, and a price must not be believed too low.
+    """
     capped = settings.segkit_max_cost_usd is not None
-    return cost_usd(
+    if in_batch:
+        usage = replace(usage, cached=0)
+    cost = cost_usd(
         usage, model, endpoint, settings.segkit_prices, prices_of=settings.segkit_prices_of, capped=capped
     )
+    return cost * BATCH_PRICE if in_batch and cost is not None else cost
 
 
 def cost_usd(

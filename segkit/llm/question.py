@@ -28,7 +28,7 @@ from segkit.llm.send import (
     NotTakenError,
     RetryingClient,
 )
-from segkit.runs.events import log_event
+from segkit.runs.events import log_event, read_events
 from segkit.runs.interactions import Interaction
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
@@ -429,6 +429,17 @@ class QuestionAsker:
 
     async def _off_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
+
+
+def remembered(run: Run, shape: RequestShape) -> RequestShape:
+    """Return the shape that an earlier stage has learned from what this endpoint refused."""
+    path = run.folder / "events.jsonl"
+    if not path.exists() or b'"request_reworded"' not in path.read_bytes():
+        return shape
+    for event in read_events(run.folder):
+        if event["event"] == "request_reworded" and event.get("endpoint") == run.parameters.endpoint:
+            shape = shape.with_facts(event["shape"])
+    return shape
 
 
 _CONTEXT_HINT = "give the server a longer context, or fewer products: segkit resume {run} --products-per-prompt N"

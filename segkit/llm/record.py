@@ -13,7 +13,8 @@ from typing import Any
 from segkit.core.models import CheckedAnswer, Question
 from segkit.errors import DatabaseError, StorageError
 from segkit.llm import cache
-from segkit.llm.completions import Completion, messages_of, read_completion
+from segkit.llm.batches.answers import FoundAnswer
+from segkit.llm.completions import Completion, messages_of, prompt_of, read_completion
 from segkit.llm.prices import call_cost_usd, has_own_price, stated_cost
 from segkit.llm.send import ModelReply, ModelRequest
 from segkit.llm.transports.base import Response
@@ -37,6 +38,8 @@ class Recorder:
         self._run, self._settings, self._progress = run, settings, progress
         self._folder, self._runs_dir = run.stage_folder(stage), run.folder.parent
         self._parameters = run.parameters
+        #: The answers of the provider's batches that are logged: the id of the batch, and that of the request in it.
+        self.origins: set[tuple[str, str]] = set()
         self._own = self._index()
         self._asked: set[str] = set()
 
@@ -129,7 +132,7 @@ class Recorder:
 
         `unread` says that the server did not read the whole prompt: the answer is kept and never used.
         """
-        cost = self.cost(completion, reply.response)
+        cost = self.cost(completion, reply.response, in_batch="provider_batch" in request.facts)
         facts = {
             **request.facts,
             "timestamp": interactions.started_at(reply.intent),
@@ -175,13 +178,39 @@ class Recorder:
         push_log(self._run.folder, log)
         return log
 
-    def cost(self, completion: Completion, response: Response | None = None) -> Decimal | None:
+    def record_found(self, found: FoundAnswer, body: Mapping[str, Any]) -> None:
+        """Write a log for a paid answer of a batch that no question asks for now; `body` is that of its request."""
+        prompt = prompt_of(body.get("messages", ()))
+        request = {name: value for name, value in body.items() if name != "messages"}
+        head = {"context": {}, "prompt": prompt, "request": {"endpoint": self._parameters.endpoint, **request}}
+        intent = interactions.begin(self._folder, found.batch, found.attempt, {**found.origin, **head}, room=0)
+        interactions.keep_raw(intent, 200, found.body)
+        facts = self._facts(found.batch, found.attempt, found.key)
+        self._finish_found(intent, found.body, {**facts, **found.origin})
+
+    def _finish_found(self, intent: interactions.Intent, body: bytes, facts: Mapping[str, Any]) -> Path:
+        """Finish the log of an answer that was paid for, and that nobody has judged yet."""
+        completion = read_completion(body)
+        cost = self.cost(completion, in_batch="provider_batch" in facts)
+        found = {
+            **facts,
+            "timestamp": timestamp(),
+            "money": "paid",
+            "cost_usd": None if cost is None else str(cost),
+            **_envelope(completion),
+            "outcome": "recovered",
+        }
+        return self._finish(intent, {"response": "", "metadata": found})
+
+    def cost(
+        self, completion: Completion, response: Response | None = None, *, in_batch: bool = False
+    ) -> Decimal | None:
         """Return what an answer cost: by the user's prices, by what a proxy states, or by the price list."""
         p, prices = self._parameters, self._settings.segkit_prices
         stated = _stated(response)
         if stated is not None and not has_own_price(p.model, prices):
             return stated
-        return call_cost_usd(completion.usage, p.model, p.endpoint, self._settings)
+        return call_cost_usd(completion.usage, p.model, p.endpoint, self._settings, in_batch=in_batch)
 
     def saved(self, cached: Interaction) -> Decimal | None:
         """Return what an answer from the cache cost when it was paid for; None where that is not known."""
@@ -194,6 +223,8 @@ class Recorder:
         for logged in self._logs():
             facts = logged.metadata
             self._progress.add_logged(facts)
+            if "provider_batch" in facts:
+                self.origins.add((facts["provider_batch"], facts["custom_id"]))
             if facts["outcome"] not in _UNUSED:
                 found.setdefault(facts["cache_key"], []).append(logged)
         return found
@@ -209,23 +240,18 @@ class Recorder:
     def _adopt(self, path: Path) -> Interaction | None:
         """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""
         begun = interactions.recover(path) or {}
+        if batch := begun.get("provider_batch"):
+            path.unlink()  # nothing was sent for it: the answer stands in the files of the batch, and is read again
+            log_event(self._run.folder, "answer_of_batch_read_again", file=path.name, batch_id=batch)
+            return None
         if not 200 <= (begun.get("http_status") or 0) < 300:
             log_event(self._run.folder, "outcome_unknown", file=path.name)
             return None
-        completion = read_completion(interactions.raw_body(begun))
-        cost = self.cost(completion)
         body = dict(begun["request"])
         body["messages"] = messages_of(begun["prompt"], one=body.pop("one_message", False))
         key = cache.cache_key(body.pop("endpoint"), body, self._parameters.repeat)
-        facts = {
-            **self._facts(*interactions.place_of(path), key),
-            "timestamp": timestamp(),
-            "money": "paid",
-            "cost_usd": None if cost is None else str(cost),
-            **_envelope(completion),
-            "outcome": "recovered",
-        }
-        log = self._finish(interactions.reopened(path, begun), {"response": "", "metadata": facts})
+        facts = self._facts(*interactions.place_of(path), key)
+        log = self._finish_found(interactions.reopened(path, begun), interactions.raw_body(begun), facts)
         log_event(self._run.folder, "answer_recovered", file=path.name, log=log.name)
         return interactions.read(log)
 

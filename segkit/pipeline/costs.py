@@ -104,5 +104,5 @@ def _read_again(log: Interaction, run: Run, settings: Settings) -> tuple[Usage, 
         stated = logged
     if stated is not None and not has_own_price(model, settings.segkit_prices):
         return usage, stated
-    cost = call_cost_usd(usage, model, endpoint, settings)
+    cost = call_cost_usd(usage, model, endpoint, settings, in_batch="provider_batch" in facts)
     return usage, logged if cost is None else cost

@@ -21,8 +21,13 @@ from segkit.settings import RANGES, Settings
 
 
 def check_endpoint(parameters: Parameters, settings: Settings, caps: Mapping[str, Any] | None = None) -> None:
-    """Raise SettingsError, before anything is made, for a key that is missing and for a cap without a price."""
+    """Raise SettingsError, before anything is made, for a key that is missing and for a cap without a price.
+
+    The offline model takes no batches.
+    """
     require_key(parameters.endpoint, settings)
+    if parameters.model == "offline" and (settings.segkit_batch or (caps or {}).get("batch")):
+        raise SettingsError("the offline model takes no batches: it answers at once", "leave out --batch")
     if caps and caps.get("max_cost_usd") is not None:
         settings = settings.model_copy(update={"segkit_max_cost_usd": caps["max_cost_usd"]})
     require_price(parameters.model, parameters.endpoint, settings)

@@ -50,6 +50,7 @@ def prepare_run(
     taxonomy: str | Path = "",
     max_calls: int | str | None = None,
     max_cost_usd: Decimal | float | str | None = None,
+    batch: bool | str | None = None,
     settings: Settings | None = None,
     **parameters: Any,
 ) -> Run:
@@ -60,15 +61,15 @@ def prepare_run(
     options up to `skip_refused` are those of `CatalogueOptions` and hold for frames as for files. `parameters` are
     those of `Parameters`; what is empty or not given comes from the environment. If `taxonomy` names a finished run
     or a file, the products are put into its categories, as `assign_run` does with `only`; what is not given is then
-    as in the run that the taxonomy is of. `max_calls` and `max_cost_usd` cap
-    the run wherever its stages are executed. Raises InputError, with the value and what to do, when anything cannot
-    be used.
+    as in the run that the taxonomy is of. `max_calls` and `max_cost_usd` cap the run wherever its stages are
+    executed, and `batch` sends their questions as batches of the provider. Raises InputError, with the value and what
+    to do, when anything cannot be used.
     """
     settings = settings or load_settings()
     place = Path(runs_dir or settings.storage_root)
     if run_id and (place / run_id / "run.json").exists():
         return open_run(run_id, place, settings)
-    caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
+    caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd, "batch": batch})
     given = open_taxonomy(taxonomy, place, settings) if taxonomy else None
     if given is None:
         chosen = choose_parameters(category, settings, **parameters)

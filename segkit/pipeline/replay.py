@@ -21,7 +21,7 @@ from segkit.runs.interactions import scan
 from segkit.runs.run import Run, open_run
 from segkit.settings import Settings, load_settings
 
-_LEFT_BEHIND = ("results", "notebooks", "stop", "*.lock", "*.making")
+_LEFT_BEHIND = ("results", "notebooks", "batches", "stop", "*.lock", "*.making")
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 
 

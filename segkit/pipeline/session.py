@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.database.live_status import publish_status
-from segkit.errors import SegkitError, StageError, StoppedError
+from segkit.errors import SegkitError, StageError, StoppedError, WaitingError
 from segkit.llm.event_loop import on_stop_signals
 from segkit.pipeline.summary import has_open_questions
 from segkit.runs import mirror
@@ -66,6 +66,12 @@ def _ending(run: Run, stop: Path) -> Iterator[None]:
     try:
         yield
         reason = ""
+    except WaitingError as waiting:
+        reason = ""  # the run is not over: its state stays `running`, and nobody works on it
+        log_event(run.folder, "run_waits", reason=str(waiting))
+        update_status(run.folder, reason=str(waiting))
+        mirror.upload_all(run.folder)
+        raise
     except StoppedError as error:
         stopped = _stopped_by(run, stop) or error
         reason, kind = str(stopped), type(stopped).__name__

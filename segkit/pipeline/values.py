@@ -13,7 +13,8 @@ from segkit.errors import ProductsError, SettingsError
 _WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", Decimal: "a number of dollars"}
 _WORDS |= {bool: "true or false"}
 _NUMBERS = (int, float, Decimal)
-CAPS = {"max_calls": int, "max_cost_usd": Decimal}
+#: What holds for a run wherever it is executed, beside the parameters that shape its result.
+CAPS = {"max_calls": int, "max_cost_usd": Decimal, "batch": bool}
 
 
 def typed_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def typed_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed_caps(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the caps of a run that were given: most calls, most dollars."""
+    """Return the caps of a run that were given (most calls, most dollars), and whether it is sent in batches."""
     return {name: _typed(name, value, CAPS[name]) for name, value in given.items() if value not in (None, "")}
 
 

@@ -60,7 +60,8 @@ def create_run(
     try:
         _sweep(runs_dir)
         making.mkdir(parents=True, mode=0o700)
-        _fill(making, run_id, parameters, products, prompts, source, caps or {})
+        caps = {**({"batch": True} if settings.segkit_batch else {}), **(caps or {})}
+        _fill(making, run_id, parameters, products, prompts, source, caps)
         for name, table in (archived or {}).items():
             (making / f"{name}.parquet").write_bytes(table.to_parquet(index=False))
         making.rename(final)

@@ -136,13 +136,15 @@ class Run:
         return RunError(what, "put it back, or make a new run: what did not change comes from the cache")
 
     def capped(self, settings: Settings) -> Settings:
-        """Return the settings with the caps that the run was made with, where they have none of their own."""
-        caps: dict[str, Any] = {}
-        for name, kind in (("max_calls", int), ("max_cost_usd", Decimal)):
-            cap = self.document.get("caps", {}).get(name)
-            if cap is not None and getattr(settings, f"segkit_{name}") is None:
-                caps[f"segkit_{name}"] = kind(str(cap))
-        return settings.model_copy(update=caps)
+        """Return the settings with what the run was made with, where they have none of their own.
+
+        These are its caps, and whether its questions are sent as batches of the provider.
+        """
+        kept, made_with = {}, self.document.get("caps", {})
+        for name, read in (("max_calls", int), ("max_cost_usd", Decimal), ("batch", _as_bool)):
+            if made_with.get(name) is not None and getattr(settings, f"segkit_{name}") is None:
+                kept[f"segkit_{name}"] = read(str(made_with[name]))
+        return settings.model_copy(update=kept)
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / FOLDERS[stage]
@@ -201,6 +203,10 @@ class Run:
             write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
         except OSError as error:
             raise disk_error(self.folder, error) from None
+
+
+def _as_bool(text: str) -> bool:
+    return text == "True"
 
 
 def _facts(run: Run) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from segkit.errors import RunError
+from segkit.errors import RunError, WaitingError
 
 
 @contextmanager
@@ -32,12 +32,21 @@ def owned(lock: Path) -> Iterator[None]:
         json.dump(_identity(), file)
         file.flush()
         try:
-            yield
-            with contextlib.suppress(OSError):
-                file.truncate(0)
+            try:
+                yield
+            except WaitingError:
+                _release(file)
+                raise
+            _release(file)
         finally:
             # A child that was forked meanwhile has the same file open, and would hold the lock as long as it lives.
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _release(file: IO[str]) -> None:
+    """Leave no name behind: whoever held the lock has ended in good order."""
+    with contextlib.suppress(OSError):
+        file.truncate(0)
 
 
 def is_held(lock: Path) -> bool:

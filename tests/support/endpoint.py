@@ -110,12 +110,30 @@ class Endpoint:
         """Let every request that fits meet a fault, after the queue; `chosen` as there, `times` without end."""
         self.control("rule", make_trigger(name, **{"times": None, **chosen}))
 
+    def batch_fault(self, name: str, times: int = 1, **chosen: Any) -> None:
+        """Let the next step of a batch that fits meet a fault of `endpoint_batches.BATCH_FAULTS`."""
+        self.control("batch_fault", {"name": name, "times": times, **chosen})
+
+    def batches(self) -> list[dict[str, Any]]:
+        """The batches that were created."""
+        return self.control("batches")
+
+    def batch_calls(self) -> list[str]:
+        """The requests for files and batches, as `POST /v1/files`; they are not in the ledger."""
+        return self.control("batch_calls")
+
+    def dollars(self, price_in: float = 2.5, price_out: float = 10.0) -> float:
+        """What the answers of the ledger cost at some dollars a million tokens; those in batches cost half."""
+        paid = [(entry["tokens"], 0.5 if entry["batch"] else 1.0) for entry in self.ledger() if entry.get("tokens")]
+        return sum(share * (t[0] * price_in + t[1] * price_out) for t, share in paid) / 1e6
+
     def configure(self, **options: Any) -> None:
         """Change some options: latency, faults (a new queue), rules, rates, seed, api_key, limits, keep_bodies.
 
         `latency` is in seconds, or a pair to draw from; `faults` and `rules` are lists of names or of dicts such as
         `{"name": "429", "retry_after": "7"}`; `rates` is `{"500": 0.05}` or `{"429": {"rate": 0.05, "retry_after":
-        "0"}}`; `api_key` is the only key let in.
+        "0"}}`; `api_key` is the only key let in. A batch is at work until it was polled `batch_polls` times (None:
+        until `control("finish_batches")`); `batch_api=False` takes the Batch API away.
         """
         self.control("configure", prepared(options))
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import orjson
 from endpoint_answers import load_json, read_question, schema_ok
+from endpoint_batches import BATCH_FAULTS, BatchDesk
 from endpoint_faults import FAULTS, Case, NotApplicable, Reply, as_reply, make_trigger
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
@@ -37,6 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "limits": {},
     "keep_bodies": True,
     "fixed_answer_bytes": None,
+    "batch_polls": 0,
+    "batch_api": True,
 }
 
 
@@ -77,6 +80,7 @@ class Server:
         self.counts: Counter[str | None] = Counter()
         self.seen: Counter[str] = Counter()
         self.admitted: deque[float] = deque()
+        self.desk = BatchDesk(self.answer_in_batch)
         self.total = 0
         self.peak = len(self.open)
         if configuration:
@@ -95,11 +99,24 @@ class Server:
         if "rules" in options:
             self.rules = deepcopy(options["rules"])
         self.random = Random(self.options["seed"])
+        self.desk.polls, self.desk.is_there = self.options["batch_polls"], self.options["batch_api"]
         size = self.options["fixed_answer_bytes"]
         self.fixed = fixed_reply(size) if size else None
 
     def handle(self, request: Request) -> tuple[dict[str, Any], Reply]:
-        """Enter a request into the ledger and decide what it gets."""
+        """Enter a request into the ledger and decide what it gets; what is about files and batches asks nothing."""
+        key = self.options["api_key"]
+        if self.desk.knows(request.path) and (key is None or request.key == key):
+            return {"monotonic": time.monotonic()}, self.desk.handle(
+                request.method, request.path, request.headers, request.body
+            )
+        entry = self.entered(request)
+        self.open.add(id(entry))
+        self.peak = max(self.peak, len(self.open))
+        return entry, self.fixed or self.judge(request, entry)
+
+    def entered(self, request: Request) -> dict[str, Any]:
+        """Begin an entry of the ledger."""
         self.total += 1
         entry: dict[str, Any] = {
             "n": self.total,
@@ -109,11 +126,18 @@ class Server:
             "path": request.path,
             "status": None,
             "finished": False,
+            "batch": None,
         }
         self.ledger.append(entry)
-        self.open.add(id(entry))
-        self.peak = max(self.peak, len(self.open))
-        return entry, self.fixed or self.judge(request, entry)
+        return entry
+
+    def answer_in_batch(self, body: bytes, batch: str) -> Reply:
+        """Answer one request of a batch, with its entry in the ledger."""
+        request = Request(b"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer batch", body)
+        entry = self.entered(request)
+        reply = self.judge(request, entry)
+        entry.update(batch=batch, status=reply.status, finished=True, seconds=0.0)
+        return reply
 
     def settle(self, entry: dict[str, Any], finished: bool) -> None:
         """Note that a request has its whole reply, or never will."""
@@ -160,6 +184,7 @@ class Server:
             entry["skipped"] = name
         reply.headers = {"x-request-id": f"req_fake_{case.n}", **reply.headers, **trigger["headers"]}
         reply.delay += trigger["delay"]
+        entry["tokens"] = tokens_of(reply)
         return reply
 
     def next_trigger(self, text: str, stage: str | None, digest: str) -> dict[str, Any] | None:
@@ -227,6 +252,12 @@ def parsed(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
+
+
+def tokens_of(reply: Reply) -> list[int] | None:
+    """The tokens of prompt and completion that a reply is paid for."""
+    usage = parsed(reply.body).get("usage") if reply.status == 200 else None
+    return [usage["prompt_tokens"], usage["completion_tokens"]] if isinstance(usage, dict) else None
 
 
 def other_path(request: Request) -> Reply:
@@ -426,9 +457,21 @@ CONTROLS: dict[str, Callable[[Server, Any], Any]] = {
     "queue": lambda server, trigger: server.queue.append(trigger),
     "rule": lambda server, trigger: server.rules.append(trigger),
     "configure": lambda server, options: server.configure(**options),
+    "batch_fault": lambda server, fault: server.desk.faults.append(checked(fault)),
+    "finish_batches": lambda server, _: server.desk.finish_all(),
+    "forge_batch": lambda server, metadata: server.desk.forge(metadata),
+    "batches": lambda server, _: list(server.desk.batches.values()),
+    "batch_calls": lambda server, _: server.desk.calls,
     "start_with": lambda server, options: (server.start_options.update(options), server.reset()),
     "reset": lambda server, options: server.reset(**options),
 }
+
+
+def checked(fault: dict[str, Any]) -> dict[str, Any]:
+    """A fault of batches that there is."""
+    if fault["name"] not in BATCH_FAULTS:
+        raise ValueError(f"no fault of batches is named {fault['name']!r}; there are {', '.join(BATCH_FAULTS)}")
+    return fault
 
 
 def control(server: Server, request: Request) -> Reply:

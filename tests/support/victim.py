@@ -240,6 +240,7 @@ def serve() -> None:
     """Fork a life for each order on standard input, and tell its pid, then how it ended."""
     import genai_prices  # noqa: F401 (for the lives to come)
 
+    import segkit.llm.batches.stage
     import segkit.llm.transports.http  # noqa: F401
     from segkit.pipeline.prepare import prepare_run
     from segkit.settings import load_settings

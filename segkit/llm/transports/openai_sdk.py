@@ -23,7 +23,7 @@ class SdkTransport:
     def __init__(self, endpoint: str, settings: Settings, key: str, client: openai.AsyncOpenAI | None = None) -> None:
         self._deadline = settings.segkit_timeout_seconds
         self._used = False
-        self._client = client or _client(endpoint, settings, key)
+        self._client = client or open_client(endpoint, settings, key)
 
     async def send(self, body: bytes) -> Response:
         received = bytearray()
@@ -39,7 +39,7 @@ class SdkTransport:
             message = f"no whole answer within {self._deadline:g} s"
             raise LostError(message, bytes(received), timed_out=True) from None
         except openai.APIConnectionError as error:
-            raise _mapped(error, self._deadline, self._used) from None
+            raise mapped_error(error, self._deadline, used=self._used) from None
         except httpx2.HTTPError as error:
             raise LostError(f"connection lost in the answer: {described(error)}", bytes(received)) from None
         self._used = True
@@ -60,7 +60,8 @@ async def _receive(reply: httpx2.Response, received: bytearray) -> None:
         await reply.aclose()
 
 
-def _client(endpoint: str, settings: Settings, key: str) -> openai.AsyncOpenAI:
+def open_client(endpoint: str, settings: Settings, key: str) -> openai.AsyncOpenAI:
+    """Return a client of the SDK that never retries, never redirects, and has no limit of its own on connections."""
     timeout = httpx2.Timeout(settings.segkit_timeout_seconds, connect=settings.segkit_connect_seconds)
     limits = httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
     return openai.AsyncOpenAI(
@@ -73,7 +74,7 @@ def _client(endpoint: str, settings: Settings, key: str) -> openai.AsyncOpenAI:
     )
 
 
-def _mapped(error: openai.APIConnectionError, deadline: float, used: bool) -> NotSentError | LostError:
+def mapped_error(error: openai.APIConnectionError, deadline: float, *, used: bool) -> NotSentError | LostError:
     """Map an error of the SDK; httpx does not say whether a connection was reused, so any but the first may be."""
     cause = error.__cause__ or error
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError):

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from segkit import errors
 from segkit.analysis.jupyter import quick_imports
-from segkit.errors import SegkitError, StageError, StoppedError
+from segkit.errors import SegkitError, StageError, StoppedError, WaitingError
 from segkit.runs.run import Run
 from segkit.runs.status import update_status
 from segkit.storage.disk import disk_error, write_atomic
@@ -123,6 +123,8 @@ def _mapped(run: Run, place: str, kind: str, text: str, *traceback: str) -> Segk
     message, hint = traceback[0].removeprefix(f"{kind}: "), "".join(traceback[1:]).strip().removeprefix("→ ")
     hint = hint if resume in hint else "; ".join(filter(None, (hint, resume)))
     raised: type[SegkitError] = vars(errors)[kind]
+    if issubclass(raised, WaitingError):
+        return raised(message, hint)
     if issubclass(raised, StoppedError):
         return raised(f"{place}: {message}", hint)
     error = StageError(f"{place}: {message}", hint)

@@ -80,4 +80,5 @@ def _calls(run: Run) -> pd.DataFrame:
         logs = [log.metadata for stage in STAGES.values() for log in scan(run.folder / stage)[0][:_MOST_CALLS]]
         frame = pd.DataFrame(logs, columns=["interaction_type", "duration_ms", "money", "cached_from", "outcome"])
     paid = frame[(frame["money"] == "paid") & frame["cached_from"].isna() & (frame["outcome"] != "no_answer")]
+    paid = paid[paid["duration_ms"] > 0]  # how long an answer in a batch took is not known
     return pd.DataFrame({"stage": paid["interaction_type"], "seconds": paid["duration_ms"].astype("float64") / 1000})

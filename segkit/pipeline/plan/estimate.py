@@ -11,7 +11,7 @@ import pandas as pd
 
 from segkit.core.models import Parameters, Usage
 from segkit.core.taxonomy.assign import StartingPoint
-from segkit.llm.prices import call_cost_usd
+from segkit.llm.prices import BATCH_PRICE, call_cost_usd
 from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations, measured_durations
 from segkit.pipeline.plan.known import KnownAnswers, nothing_known
 from segkit.pipeline.plan.walk import PLAIN, Interval, LookUp, StageQuestions, walk_run
@@ -39,8 +39,9 @@ def plan_run(
     the answers that are there already (see `KnownAnswers`); without it no answer is known. Calls are exact when every
     answer is valid at once; where a stage is `estimated`, its prompts depend on answers that are not there yet, and
     it may need fewer. A sample that is read until it is enough takes `calls_low` at least, and `calls` at most.
-    Tokens, cost and seconds have a `low` and a `high` end; cost is None where the price is not known. `saved_usd` is
-    the price of the answers from the cache. Seconds come from `durations` of calls that were measured
+    Tokens, cost and seconds have a `low` and a `high` end; cost is None where the price is not known.
+    `batch_cost_usd` is that through the provider's Batch API: half, and no further discount. `saved_usd` is the price
+    of the answers from the cache. Seconds come from `durations` of calls that were measured
     (`measured_calls`), or, where that is 0, from what models usually take.
     """
     stages = walk_run(products, prompts, parameters, look_up, start or StartingPoint())
@@ -78,6 +79,7 @@ def readable_plan(plan: pd.DataFrame) -> pd.DataFrame:
             "input tokens": _between(plan, "input"),
             "output tokens": _between(plan, "output"),
             "cost": [dollars(row) for _, row in plan.iterrows()],
+            **_batch_column(plan),
             "time": [
                 f"{low:,.0f}-{high:,.0f} s"
                 for low, high in zip(plan["seconds_low"], plan["seconds_high"], strict=True)
@@ -86,11 +88,17 @@ def readable_plan(plan: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def dollars(row: pd.Series) -> str:
-    """Write the cost of a planned stage, from its low to its high end."""
-    if pd.isna(row["cost_usd_low"]):
+def dollars(row: pd.Series, name: str = "cost_usd") -> str:
+    """Write the cost of a planned stage, from its low to its high end; or another one, as that in batches."""
+    if pd.isna(row[f"{name}_low"]):
         return "unknown cost"
-    return f"${float(row['cost_usd_low']):,.2f}-${float(row['cost_usd_high']):,.2f}"
+    return f"${float(row[f'{name}_low']):,.2f}-${float(row[f'{name}_high']):,.2f}"
+
+
+def _batch_column(plan: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the cost with `--batch` as a column, where it is known and there is any."""
+    known = pd.notna(plan["cost_usd_high"].iloc[-1]) and plan["cost_usd_high"].iloc[-1] > 0
+    return {"with --batch": [dollars(row, "batch_cost_usd") for _, row in plan.iterrows()]} if known else {}
 
 
 def sentence(total: pd.Series) -> str:
@@ -99,7 +107,10 @@ def sentence(total: pd.Series) -> str:
     if not calls:
         return f"all {questions:,} questions are answered already; nothing is sent{_saved(total)}"
     known = f"{answered:,} answered already, " if answered else ""
-    return f"{questions:,} questions, {known}{_calls(total)} calls to make, {dollars(total)}{_saved(total)}"
+    price = dollars(total)
+    if _batch_column(total.to_frame().T):
+        price += f" ({dollars(total, 'batch_cost_usd')} with --batch)"
+    return f"{questions:,} questions, {known}{_calls(total)} calls to make, {price}{_saved(total)}"
 
 
 def _saved(total: pd.Series) -> str:
@@ -142,7 +153,9 @@ def _money_and_time(
     for i, end in enumerate(("low", "high")):
         usage = Usage(input=int(row[f"input_{end}"]), cached=0, output=int(row[f"output_{end}"]))
         cost = call_cost_usd(usage, parameters.model, parameters.endpoint, settings)
-        figures[f"cost_usd_{end}"] = Decimal(0) if cost is not None and not row["calls"] else cost
+        cost = Decimal(0) if cost is not None and not row["calls"] else cost
+        figures[f"cost_usd_{end}"] = cost
+        figures[f"batch_cost_usd_{end}"] = None if cost is None else cost * BATCH_PRICE
         calls = int(row["calls_low" if end == "low" else "calls"])
         figures[f"seconds_{end}"] = round(_seconds(calls, usage, i, parameters, settings, measured), 1)
     return figures

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from segkit.core.models import STAGES, Answer, Parameters, Question
 from segkit.errors import SegkitError
-from segkit.llm.ask import remembered
 from segkit.llm.breaker import Breaker
 from segkit.llm.completions import shape_for
 from segkit.llm.event_loop import in_own_loop
-from segkit.llm.question import QuestionAsker
+from segkit.llm.question import QuestionAsker, remembered
 from segkit.llm.record import Recorder
 from segkit.llm.send import ModelReply, ModelRequest, RetryingClient
 from segkit.runs import interactions

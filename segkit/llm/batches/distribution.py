@@ -1,0 +1,165 @@
+"""Answers of batches given to the questions that wait for them, by the very code that asks online.
+
+Every question goes its way (logs, cache, attempts, corrections, smaller questions) as far as there are answers; the
+request that has none yet is collected for the next batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from segkit.core.models import FOLDERS, Question
+from segkit.errors import SegkitError
+from segkit.llm.batches.answers import Answers, OpenRequest
+from segkit.llm.breaker import Breaker
+from segkit.llm.completions import shape_for
+from segkit.llm.event_loop import await_all
+from segkit.llm.question import QuestionAsker, remembered
+from segkit.llm.record import Recorder
+from segkit.llm.responses import NextStep
+from segkit.llm.send import ModelReply, ModelRequest, RetryingClient
+from segkit.runs.progress import Progress
+from segkit.runs.run import Run
+from segkit.settings import Settings
+
+_AT_ONCE = 64
+# Of what happens to a question, the asking afterwards says the rest once more.
+_SAID_NOW = ("request_reworded", "answer_not_clean")
+_NO_LIMITS = dict.fromkeys(
+    (
+        "segkit_max_calls",
+        "segkit_max_cost_usd",
+        "segkit_requests_per_minute",
+        "segkit_input_tokens_per_minute",
+        "segkit_output_tokens_per_minute",
+    )
+)
+
+
+class OpenError(Exception):
+    """A request has no answer yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What came of giving answers to questions: the requests that are open, and whether any answer was valid.
+
+    `error` is what ends the run: something that only the user can mend.
+    """
+
+    open: list[OpenRequest]
+    proven: bool
+    error: SegkitError | None
+
+
+class BatchClient(RetryingClient):
+    """Stands where requests are sent: takes the answer from a batch, or keeps the request for the next one."""
+
+    def __init__(self, run: Run, stage: str, answers: Answers, settings: Settings, progress: Progress) -> None:
+        # What was answered is paid, whatever the limits are now.
+        free = settings.model_copy(update=_NO_LIMITS)
+        super().__init__(run, stage, answers, free, progress, threading.Event())
+        self._answers, self._once_each = answers, settings.segkit_cache
+        self.open: list[OpenRequest] = []
+        self._keys: set[str] = set()
+
+    @property
+    def error(self) -> SegkitError | None:
+        return self._refused
+
+    async def send(self, request: ModelRequest) -> ModelReply:
+        key = request.facts["cache_key"]
+        if not self._answers.has(key):
+            self._keep_open(request)
+            raise OpenError
+        origin = self._answers.origin_of(key)
+        request.facts.update(origin)
+        # First of all: also of an intent that is torn must be known that nothing was sent for it.
+        reply = await super().send(replace(request, head={**origin, **request.head}))
+        return replace(reply, duration_ms=0)  # nobody knows how long the model took
+
+    def raise_if_stopped(self) -> None:
+        """Let every answer be logged, also after one that ends the run."""
+
+    async def _pause(self, request: ModelRequest, step: NextStep, tries: int, waited: float) -> float:
+        """Ask again in the next batch."""
+        self._keep_open(request)
+        raise OpenError
+
+    def _keep_open(self, request: ModelRequest) -> None:
+        key = str(request.facts["cache_key"])
+        if self._once_each and key in self._keys:
+            return  # the cache answers the second of two equal requests
+        self._keys.add(key)
+        self.open.append(OpenRequest(key, request.batch, request.attempt, request.data, request.output_limit))
+
+
+class _Asker(QuestionAsker):
+    def _event(self, event: str, question: Question, **facts: Any) -> None:
+        if event in _SAID_NOW:
+            super()._event(event, question, **facts)
+
+
+async def distribute(
+    run: Run,
+    stage: str,
+    questions: Sequence[Question],
+    settings: Settings,
+    answers: Answers,
+    bodies: Callable[[], Mapping[str, dict[str, Any]]],
+    planned: int,
+    done: int,
+) -> Distribution:
+    """Give answers to the questions of a stage, log them, and return the requests that are open.
+
+    A paid answer that no question asks for is logged too, with its request from `bodies` (by custom id): requests may
+    have been worded anew since, and then its question finds it by its prompt.
+    """
+    progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
+    recorder = Recorder(run, stage, settings, progress)
+    client = BatchClient(run, stage, answers, settings, progress)
+    asker = _asker(run, settings, progress, client, recorder)
+    try:
+        if settings.database_url:
+            await asyncio.to_thread(recorder.fill_cache, asker.keys(questions))
+        answers.leave_out(recorder.origins)
+        ended = await _answered(asker, questions)
+    finally:
+        asker.close()
+    if left := list(answers.left()):
+        asked = bodies()
+        for found in left:
+            recorder.record_found(found, asked.get(found.origin["custom_id"], {}))
+        if not client.error:
+            return await distribute(run, stage, questions, settings, answers, bodies, planned, done)
+    progress.counts.done += ended
+    progress.write()
+    return Distribution(client.open, asker.breaker.proven, client.error)
+
+
+def _asker(
+    run: Run, settings: Settings, progress: Progress, client: BatchClient, recorder: Recorder
+) -> QuestionAsker:
+    planned, p = progress.counts.planned, run.parameters
+    breaker = Breaker(run.id, settings.segkit_concurrency, planned, settings.segkit_max_extra_calls)
+    shape = remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name))
+    return _Asker(run, settings, progress, client, recorder, breaker, shape)
+
+
+async def _answered(asker: QuestionAsker, questions: Sequence[Question]) -> int:
+    """Let every question go as far as there are answers; return how many have come to their end."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(question: Question) -> bool:
+        async with gate:
+            try:
+                await asker.answer(question)
+            except (OpenError, SegkitError):  # what ends the run is kept by the client
+                return False
+            return True
+
+    return sum(await await_all(one(question) for question in questions))
