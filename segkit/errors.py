@@ -24,6 +24,7 @@ The message of an error is what is wrong, with the value; `hint` is what to do n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -66,7 +67,11 @@ class PromptError(InputError):
 
 
 class TaxonomyError(InputError):
-    """A taxonomy that was given, or an edit of one, cannot be used."""
+    """A taxonomy that was given, or an edit of one, cannot be used; `faults` lists what is wrong with it."""
+
+    def __init__(self, message: str, hint: str = "", faults: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.faults = tuple(faults) or (message,)
 
 
 class SettingsError(InputError):

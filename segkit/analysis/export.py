@@ -38,22 +38,23 @@ def exported(run: Run, with_columns: bool = False) -> pd.DataFrame:
     return frame.merge(others, on="product_id", how="left", validate="1:1")
 
 
+def exported_taxonomy(run: Run) -> pd.DataFrame:
+    """Return the categories of a run as the sheet in which a person edits them (`core.taxonomy.sheet`)."""
+    return taxonomy_sheet(run.taxonomy().base, run.assignments, run.id, run.parameters.category)
+
+
 def write_taxonomy(run: Run, path: str | Path) -> pd.DataFrame:
     """Write the categories of a finished run as a sheet (.xlsx, .csv or .json) to edit them, and return the sheet.
 
     Raises InputError for another suffix and for a file that cannot be written.
     """
-    path = Path(path)
-    sheet = taxonomy_sheet(run.taxonomy().base, run.assignments, run.id, run.parameters.category)
-    writers = {
-        ".xlsx": lambda: as_xlsx(sheet, name=SHEET, widths=WIDTHS, choices={"action": ACTIONS}),
-        ".csv": lambda: BOM + as_csv(sheet),
-        ".json": lambda: json_text(taxonomy_json(sheet)).encode(),
-    }
-    if path.suffix.lower() not in writers:
-        raise InputError(f"{path}: {path.suffix or 'no'} suffix", f"a taxonomy is written to {', '.join(writers)}")
+    path, sheet = Path(path), exported_taxonomy(run)
+    write = TAXONOMY_WRITERS.get(path.suffix.lower().removeprefix("."))
+    if write is None:
+        suffixes = ", ".join(f".{form}" for form in TAXONOMY_WRITERS)
+        raise InputError(f"{path}: {path.suffix or 'no'} suffix", f"a taxonomy is written to {suffixes}")
     try:
-        write_atomic(path, writers[path.suffix.lower()]())
+        write_atomic(path, write(sheet))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
     return sheet
@@ -123,6 +124,16 @@ def _choice(values: Sequence[str], cells: str) -> Any:
     )
 
 
+def _taxonomy_xlsx(sheet: pd.DataFrame) -> bytes:
+    return as_xlsx(sheet, name=SHEET, widths=WIDTHS, choices={"action": ACTIONS})
+
+
+#: How the sheet of `exported_taxonomy` is written.
+TAXONOMY_WRITERS: dict[str, Callable[[pd.DataFrame], bytes]] = {
+    "xlsx": _taxonomy_xlsx,
+    "csv": lambda sheet: BOM + as_csv(sheet),
+    "json": lambda sheet: json_text(taxonomy_json(sheet)).encode(),
+}
 WRITERS: dict[str, Callable[[pd.DataFrame, bool], bytes]] = {
     "csv": as_csv,
     "xlsx": as_xlsx,

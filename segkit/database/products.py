@@ -84,10 +84,10 @@ def _count(connection: Connection) -> int:
 def load_products(url: str, ids: Sequence[int | str], product_line: str = "", key: str = "") -> pd.DataFrame:
     """Return the rows of `amazon_products` for a list of ids, in its order, with `id` as `product_id`.
 
-    Ids that are texts are looked up in the column `key`; without one their number is computed, as for a file. They
-    are kept as `source_id`. Of the other columns only `title`, `brand`, `price_usd`, `category` and those whose name
-    stands in `product_line` are read: a table of your own may have columns that nothing here can hold. Raises
-    ProductsError for ids that are not there, DatabaseError for all else.
+    Ids that are texts are looked up in the column `key`, and numbers that are no id; without `key` the number of a
+    text is computed, as for a file. Texts are kept as `source_id`. Of the other columns only `title`, `brand`,
+    `price_usd`, `category` and those whose name stands in `product_line` are read: a table of your own may have
+    columns that nothing here can hold. Raises ProductsError for ids that are not there, DatabaseError for all else.
     """
     with translated_errors(url, "loading products"), connect(url) as connection:
         present = [name for (name,) in connection.execute(_COLUMNS)]
@@ -108,11 +108,15 @@ def load_products(url: str, ids: Sequence[int | str], product_line: str = "", ke
 
 
 def _by_key(connection: Connection, ids: Sequence[int | str], key: str, present: Sequence[str]) -> list[int]:
-    """Return the numbers of ids: texts as they stand in a column of `amazon_products`, integers as they are."""
+    """Return the numbers of ids: as they stand in a column of `amazon_products`, or as its `id`.
+
+    Integers are looked for as `id` first, and texts in the column, so that an EAN may be given as either.
+    """
     if key not in present:
         what = f"amazon_products has no column {key!r}"
         raise ProductsError(what, f"SEGKIT_PRODUCT_KEY names one of {shortened(present)}")
-    texts = [given for given in ids if isinstance(given, str) and "\0" not in given]
+    own = set(present_products(connection, [given for given in ids if isinstance(given, int)]))
+    texts = [str(given) for given in ids if given not in own and "\0" not in str(given)]
     question = SQL("SELECT id, {0}::text FROM amazon_products WHERE {0}::text = ANY(%s)").format(Identifier(key))
     found = connection.execute(question, (texts,)).fetchall()
     numbers = {text: int(number) for number, text in found}
@@ -120,8 +124,8 @@ def _by_key(connection: Connection, ids: Sequence[int | str], key: str, present:
         counts = Counter(text for _, text in found)
         what = f"several products have the same {key}: {shortened(sorted(t for t in counts if counts[t] > 1))}"
         raise ProductsError(what, "give their ids, or another SEGKIT_PRODUCT_KEY")
-    _require_all([given for given in ids if given not in numbers and not is_integer(str(given))])
-    return [numbers[given] if given in numbers else int(given) for given in ids]
+    _require_all([given for given in ids if str(given) not in numbers and not is_integer(str(given))])
+    return [int(given) if given in own or str(given) not in numbers else numbers[str(given)] for given in ids]
 
 
 def _number(given: int | str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,14 @@ import pandas as pd
 from segkit.core.taxonomy.assign import StartingPoint
 from segkit.core.taxonomy.conflicts import HISTORY
 from segkit.core.taxonomy.edits import Edit, Edited, edited
-from segkit.core.taxonomy.files import TaxonomyFile, base_taxonomy, edits_of, is_taxonomy_file, read_taxonomy_file
+from segkit.core.taxonomy.files import (
+    TaxonomyFile,
+    base_taxonomy,
+    edits_of,
+    is_taxonomy_file,
+    read_taxonomy_file,
+    taxonomy_document,
+)
 from segkit.core.taxonomy.keys import choices, completed, of_results, open_splits
 from segkit.display import PLAIN_TEXT, html_table, html_text
 from segkit.errors import RunError, TaxonomyError
@@ -167,6 +174,21 @@ def open_taxonomy(name: str | Path, runs_dir: Path, settings: Settings) -> Taxon
     return taxonomy_of_file(Path(name), lambda run_id: open_run(run_id, runs_dir, settings))
 
 
+def edited_taxonomy(run: Run, document: Mapping[str, Any]) -> Taxonomy:
+    """Return the taxonomy of a run with the edits in a document, as `segkit taxonomy export` writes it as JSON.
+
+    Raises TaxonomyError for a document that is of another run.
+    """
+    if document.get("run", run.id) != run.id:
+        raise TaxonomyError(f"the taxonomy is of {document['run']}, not of {run.id}", "send it to its own run")
+    return _with_edits(taxonomy_of_run(run), taxonomy_document("taxonomy.json", document))
+
+
+def _with_edits(found: Taxonomy, file: TaxonomyFile) -> Taxonomy:
+    edits, remarks = edits_of(file, found.base)
+    return replace(found, edits=tuple(edits), name=file.name, remarks=tuple(remarks))
+
+
 def taxonomy_of_file(path: Path, open_named: Any) -> Taxonomy:
     """Return the taxonomy of a file: its edits of the run that it names, or itself if it names none.
 
@@ -184,8 +206,7 @@ def taxonomy_of_rows(file: TaxonomyFile, open_named: Any) -> Taxonomy:
         except RunError as error:
             remarks.append(f"{error.message}: {file.name} is used by itself, and every product is asked about")
         else:
-            edits, more = edits_of(file, found.base)
-            return replace(found, edits=tuple(edits), name=file.name, remarks=tuple(more))
+            return _with_edits(found, file)
     base = base_taxonomy(file)
     edits, more = edits_of(file, base) if file.has_keys else ([], [])
     if base.empty:

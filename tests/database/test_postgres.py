@@ -616,6 +616,14 @@ def test_ids_that_are_texts_are_computed_or_looked_up_in_a_column(make_database:
     by_key = load_products(url, ["B07", "007", 1], key="asin")
     assert by_key["product_id"].tolist() == [number_of("SKU-7"), 9, 1]
     assert by_key["source_id"].tolist() == ["B07", "007", "1"]
+    execute(url, "UPDATE amazon_products SET asin = '4006381333931' WHERE id = 9")
+    execute(url, "UPDATE amazon_products SET asin = '1' WHERE id > 9")
+    for ean in (4006381333931, "4006381333931"):
+        assert load_products(url, [ean, 1], key="asin")["product_id"].tolist() == [9, 1], "a number is an id first"
+    assert load_products(url, ["1"], key="asin")["product_id"].tolist() == [number_of("SKU-7")], (
+        "a text is a key first"
+    )
+    execute(url, "UPDATE amazon_products SET asin = '007' WHERE id = 9")
     settings = Settings(database_url=SecretStr(url), segkit_product_key="asin", _env_file=None)
     products = products_from_postgres(["007", "B01"], settings)
     assert products[["product_id", "source_id"]].values.tolist() == [[1, "B01"], [9, "007"]]

@@ -34,6 +34,7 @@ START = "/api/segmentation/start"
 UNKNOWN = "RUN_20250618T120301Z_8d24"
 JSON = {"content-type": "application/json"}
 QUEUE = 40
+TAXONOMY = ("taxonomy", "taxonomy.csv", "taxonomy.xlsx", "check")
 
 
 @pytest.fixture(scope="module")
@@ -645,7 +646,7 @@ def test_examples_of_the_page_work(quiet: Service, ann: httpx.Client) -> None:
         codes[command.split('"')[1].rpartition("/")[2]] = int(done.stdout)
     assert codes.pop("cancel") == codes.pop("resume") == 409, "a completed run is neither stopped nor resumed"
     assert codes.pop("report.html") == 404, "this one was made without a report"
-    for name in ("extend", "assign", "123", "results.csv", "results.parquet"):
+    for name in ("extend", "assign", "123", "results.csv", "results.parquet", *TAXONOMY):
         assert codes.pop(name) == 409, "this one was made without a lineage"
     assert set(codes.values()) == {200}, codes
     with quiet.client("all") as client:

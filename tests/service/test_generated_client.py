@@ -28,6 +28,7 @@ given = {
     "start": {"body": models.StartBody(product_ids=[3], **things)},
     "extend": {"body": models.ExtendBody(product_ids=[41])},
     "assign": {"body": models.AssignBody(product_ids=[42])},
+    "check_taxonomy": {"body": models.TaxonomySheet(categories=[models.SheetRow(key="C-1", name="Other Things")])},
     "explain": {"product_id": "7"},
     "cancel": {"run_id": new.run_id},
     "resume": {"run_id": new.run_id},

@@ -7,6 +7,7 @@ import io
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import httpx
 import pandas as pd
@@ -16,10 +17,13 @@ from catalogues import KEY
 from endpoint import Endpoint
 from rest_service import Service, fill_products, settled, wish
 
-from segkit.analysis.export import exported
+from segkit.analysis.export import TAXONOMY_WRITERS, exported, exported_taxonomy
 from segkit.core.catalogue.ids import number_of
+from segkit.core.taxonomy.edits import ACTIONS
+from segkit.core.taxonomy.files import read_taxonomy_file
 from segkit.evaluation.explain.explanation import explain
 from segkit.runs.run import Run, open_run
+from segkit.service.http.schemas import Action
 
 RUNS = "/api/segmentation"
 
@@ -86,7 +90,7 @@ def test_results_are_compressed_where_the_client_wants_it(
 def test_ids_that_are_texts_are_taken_and_come_back(
     completed: Completed, client: httpx.Client, postgres_url: str
 ) -> None:
-    """A queued run has the texts as `source_id`; an integer that is written as a text is refused."""
+    """A queued run has the texts as `source_id`; an integer may be written as a text."""
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         for text in ("SKU-7", "007"):
             row = (number_of(text), f"Lamp {text}")
@@ -95,8 +99,128 @@ def test_ids_that_are_texts_are_taken_and_come_back(
     assert answer.status_code == 200, answer.text
     products = open_run(answer.json()["run_id"], completed.run.folder.parent).products
     assert sorted(products["source_id"]) == ["007", "1", "SKU-7"]
-    for wrong in (["SKU-8"], ["7"], ["SKU-7", "SKU-7"], [""]):
+    answer = client.post(f"{RUNS}/start", json={**wish(1), "product_ids": ["7", 8]})
+    assert open_run(answer.json()["run_id"], completed.run.folder.parent).products["product_id"].tolist() == [7, 8]
+    for wrong in (["SKU-8"], ["0"], ["-7"], ["7", 7], ["SKU-7", "SKU-7"], [""]):
         assert client.post(f"{RUNS}/start", json={**wish(1), "product_ids": wrong}).status_code in (404, 422), wrong
+
+
+def test_the_taxonomy_comes_as_the_command_line_exports_it(completed: Completed, client: httpx.Client) -> None:
+    """The same bytes; what is sent back unchanged changes nothing, and the keys are those of the results."""
+    sheet = exported_taxonomy(completed.run)
+    for form in ("json", "csv", "xlsx"):
+        answer = client.get(f"{completed.path}/taxonomy" + ("" if form == "json" else f".{form}"))
+        assert answer.status_code == 200, answer.text
+        if form != "xlsx":  # which holds the time at which it was made
+            assert answer.content == TAXONOMY_WRITERS[form](sheet)
+        file = completed.service.place / f"sheet.{form}"
+        file.write_bytes(answer.content)
+        assert read_taxonomy_file(file).run == completed.run.id
+    document = client.get(f"{completed.path}/taxonomy").json()
+    found = {row["key"]: row["category_name"] for row in client.get(f"{completed.path}/results").json()["taxonomies"]}
+    assert {row["key"]: row["name"] for row in document["categories"] if row["products"]} == found
+    check = client.post(f"{completed.path}/taxonomy/check", json=document)
+    assert check.status_code == 200, check.text
+    assert (check.json()["changes"], check.json()["products_to_ask"], check.json()["calls"]) == ([], 0, 0)
+    with completed.service.client("ben") as ben:
+        for name in ("taxonomy", "taxonomy.csv", "taxonomy.xlsx"):
+            assert ben.get(f"{completed.path}/{name}").status_code == 404
+        assert ben.post(f"{completed.path}/taxonomy/check", json=document).status_code == 404
+
+
+def test_keys_and_ids_of_categories_are_those_of_postgres(
+    completed: Completed, client: httpx.Client, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        sql = "SELECT id, category_key, category_name FROM product_taxonomies WHERE run_id = %s"
+        stored = set(connection.execute(sql, (completed.run.id,)).fetchall())
+    answer = client.get(f"{completed.path}/results").json()
+    assert answer["synced"] is True
+    assert {(row["id"], row["key"], row["category_name"]) for row in answer["taxonomies"]} <= stored
+    assert {key for _, key, _ in stored} == set(completed.run.result("taxonomies")["key"])
+
+
+def edits_of(completed: Completed) -> list[dict[str, str]]:
+    """Rename the first category, merge the second into it, and delete the third."""
+    first, second, third = completed.run.result("taxonomies")["key"][:3]
+    return [
+        {"key": first, "name": "Other Things"},
+        {"key": second, "action": "merge_into", "into": first},
+        {"key": third, "action": "delete", "note": "too small"},
+    ]
+
+
+def test_edits_are_checked_and_applied_over_rest(completed: Completed, client: httpx.Client) -> None:
+    """What the check announces is what the run does; it keeps the edits, and products may come in too."""
+    sizes, taxonomy = completed.run.result("taxonomies")["product_count"], {"categories": edits_of(completed)}
+    check = client.post(f"{completed.path}/taxonomy/check", json=taxonomy).json()
+    assert (check["renamed"], check["merged"], check["deleted"], check["added"]) == (1, 1, 1, 0)
+    assert (check["products_to_ask"], check["calls"], check["cost_usd"]) == (sizes[2], 1, [0, 0])
+    assert [change["note"] for change in check["changes"] if change["action"] == "delete"] == ["too small"]
+    headers = {"idempotency-key": "edits-1"}
+    body = {"taxonomy": taxonomy}
+    answer = client.post(f"{completed.path}/assign", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["total_products"] == 40
+    again = client.post(f"{completed.path}/assign", json=body, headers=headers)
+    assert again.json()["run_id"] == answer.json()["run_id"]
+    other = {"taxonomy": {"categories": edits_of(completed)[:2]}}
+    assert (
+        client.post(f"{completed.path}/assign", json=other, headers=headers).json()["type"] == "/problems/key-reused"
+    )
+    run = open_run(answer.json()["run_id"], completed.run.folder.parent)
+    assert run.archived("edits")["action"].tolist() == ["merge_into", "rename", "delete"]
+    assert len(run.new_products) == check["products_to_ask"]
+    ordered = [event for event in completed.service.events() if event.get("run_id") == run.id][-1]
+    assert ordered["parameters"]["taxonomy"] == 3, "the log counts them"
+    both = client.post(f"{completed.path}/assign", json={"taxonomy": taxonomy, "product_ids": [41, "42", 1]})
+    assert both.json()["total_products"] == 42
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "pointer"),
+    [
+        ([{"key": "C-99", "action": "delete"}], "unusable-taxonomy", "/categories"),
+        ([{"key": "C-1", "action": "merge_into", "into": "C-1"}], "unusable-taxonomy", "/categories"),
+        ([{"key": "C-1", "name": "n/a"}, {"name": "misc", "action": "add"}], "unusable-taxonomy", "/categories"),
+        ([{"key": "C-1", "action": "explode"}], "invalid-request", "/categories/0/action"),
+        ([{"key": "C-1", "size": 3}], "invalid-request", "/categories/0/size"),
+        ([{"key": "first"}], "invalid-request", "/categories/0/key"),
+        ([{"key": f"C-{i}", "name": "x"} for i in range(1, 1002)], "invalid-request", "/categories"),
+    ],
+)
+def test_edits_that_cannot_be_applied_are_refused_with_their_place(
+    completed: Completed, client: httpx.Client, rows: list[dict[str, Any]], kind: str, pointer: str
+) -> None:
+    """By the check and by the start alike; nothing is made."""
+    runs = set(completed.run.folder.parent.iterdir())
+    for path, body, where in (
+        ("taxonomy/check", {"categories": rows}, f"#{pointer}"),
+        ("assign", {"taxonomy": {"categories": rows}}, f"#/taxonomy{pointer}"),
+    ):
+        answer = client.post(f"{completed.path}/{path}", json=body)
+        assert (answer.status_code, answer.json()["type"]) == (422, f"/problems/{kind}"), answer.text
+        assert answer.json()["errors"][0]["pointer"] == where
+    assert set(completed.run.folder.parent.iterdir()) == runs
+
+
+def test_a_sheet_of_another_run_or_none_is_refused(completed: Completed, client: httpx.Client) -> None:
+    """And a large one is read: it holds more lists and commas than another body may."""
+    other = {"run": "RUN_20250618T120301Z_8d24", "categories": edits_of(completed)}
+    answer = client.post(f"{completed.path}/taxonomy/check", json=other)
+    assert answer.json()["type"] == "/problems/unusable-taxonomy"
+    assert client.post(f"{completed.path}/assign", json={}).json()["type"] == "/problems/invalid-request"
+    row = {"action": "add", "definition": "a, b, c, d, e, f, g, h, i, j", "examples": ["one, two", "three, four"]}
+    large = {"categories": [{**row, "name": f"Things {number}"} for number in range(900)]}
+    answer = client.post(f"{completed.path}/taxonomy/check", json=large)
+    assert (answer.status_code, answer.json()["added"]) == (200, 900), answer.text
+    deep = b'{"categories": ' + b"[" * 960 + b"]" * 960 + b"}"
+    answer = client.post(f"{completed.path}/assign", content=deep, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
+
+
+def test_the_actions_over_rest_are_those_of_a_sheet() -> None:
+    assert set(get_args(Action)) == {"", *ACTIONS}
 
 
 def test_a_product_is_explained(completed: Completed, client: httpx.Client) -> None:

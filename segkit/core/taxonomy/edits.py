@@ -300,7 +300,7 @@ def _at(edit: Edit, fault: str) -> str:
 def _refused(faults: Sequence[str]) -> TaxonomyError:
     count = "an edit" if len(faults) == 1 else f"{len(faults)} edits"
     return TaxonomyError(
-        f"{count} cannot be applied: {shortened(faults, 20, '; ')}", "correct the list; nothing was asked"
+        f"{count} cannot be applied: {shortened(faults, 20, '; ')}", "correct the list; nothing was asked", faults
     )
 
 

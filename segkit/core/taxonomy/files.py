@@ -85,7 +85,7 @@ def taxonomy_file(name: str, rows: Sequence[Mapping[str, Any]], where: Sequence[
     if len(rows) > _MOST_ROWS:
         raise TaxonomyError(f"{name} has {len(rows):,} rows; a taxonomy has at most {_MOST_ROWS:,}")
     known = [{**_known(row), "where": at} for row, at in zip(rows, where, strict=True)]
-    if not any("name" in row for row in known):
+    if not any("name" in row or row.get("key") for row in known):
         found = shortened(dict.fromkeys(key for row in rows for key in row))
         raise TaxonomyError(
             f"{name} has no column `name`; its columns are {found}", "name it `name`, beside `definition`"
@@ -161,13 +161,14 @@ def edits_of(file: TaxonomyFile, base: pd.DataFrame) -> tuple[list[Edit], list[s
     """Return the edits that a file makes to a taxonomy, and remarks for a person.
 
     Edits are the cells of `action`; names and texts that differ from the taxonomy; and rows without a key, which are
-    new categories. A category that the file leaves out stays as it is, and a remark says so.
+    new categories where the file has keys or the row has `add`. A category that the file leaves out stays as it is,
+    and a remark says so.
     """
     _check_keys(file)
     known = base.set_index("key")
     keys = {fold_name(name): key for key, name in known.loc[known["state"] != "retired", "category_name"].items()}
     edits: list[Edit] = []
-    for row in file.rows if file.has_keys else ():
+    for row in (row for row in file.rows if file.has_keys or _action(row)[0] == "add"):
         row_edits = _edits_of_row(row, known, {str(name): str(key) for name, key in keys.items()})
         edits += row_edits
     return edits, _remarks(file, known, edits)

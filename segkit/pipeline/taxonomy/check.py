@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.models import Parameters
+from segkit.errors import ProductsError
 from segkit.pipeline.parameters import run_prompts
 from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations
 from segkit.pipeline.plan.estimate import plan_run
@@ -35,10 +37,7 @@ def taxonomy_check(given: Taxonomy, settings: Settings | None = None, **paramete
     counts = Counter(edit.action for edit in given.result.changes)
     calls = products = cost = None
     if given.run:
-        asked, plan = plan_assignment(given, None, assign_parameters(given, settings, parameters), settings)
-        total, products = plan.iloc[-1], len(asked)
-        calls = int(total["calls"])
-        cost = [None if pd.isna(total[name]) else float(total[name]) for name in ("cost_usd_low", "cost_usd_high")]
+        calls, products, cost = _price_of(given, settings, parameters)
     return {
         "taxonomy": given.origin,
         **{name: counts[action] for name, action in _COUNTED.items()},
@@ -48,6 +47,19 @@ def taxonomy_check(given: Taxonomy, settings: Settings | None = None, **paramete
         "changes": given.changes.to_dict("records"),
         "remarks": list(given.remarks),
     }
+
+
+def _price_of(
+    given: Taxonomy, settings: Settings, parameters: Mapping[str, Any]
+) -> tuple[int, int, list[float | None]]:
+    """Return the calls, the products asked about, and the least and most dollars of applying edits."""
+    try:
+        asked, plan = plan_assignment(given, None, assign_parameters(given, settings, parameters), settings)
+    except ProductsError:  # nothing changes, and every product is placed
+        return 0, 0, [0.0, 0.0]
+    total = plan.iloc[-1]
+    cost = [None if pd.isna(total[name]) else float(total[name]) for name in ("cost_usd_low", "cost_usd_high")]
+    return int(total["calls"]), len(asked), cost
 
 
 def plan_assignment(

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from segkit.service.http.links import Links
 from segkit.service.http.middleware import OPEN, ApiMiddleware
 from segkit.service.http.problems import add_handlers, responses
-from segkit.service.http.routes import operations, results, runs
+from segkit.service.http.routes import operations, results, runs, taxonomy
 from segkit.service.http.schemas import Problem
 from segkit.service.http.spools import Spools
 from segkit.service.service import Service
@@ -29,13 +29,14 @@ def make_app(service: Service) -> ApiMiddleware:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        separate_input_output_schemas=False,
         responses=responses(401, 403, 429),
     )
     app.state.service = service
     app.state.links = links = Links(service.journal.home, service.tokens)
     app.state.spools = Spools(service.journal.home / "answers")
     add_handlers(app)
-    for routes in (runs, results, operations):
+    for routes in (runs, results, taxonomy, operations):
         app.include_router(routes.router)
     _describe(app)
     return ApiMiddleware(app, service, links)

@@ -23,23 +23,24 @@ THREADED = 4000  # bytes of a body from which on it is read in a thread
 _AT_ONCE = 64_000  # bytes that the parser in C takes at once
 _FIELDS = 50  # of a body
 _VALUES = 2000  # of a body beside its products
+_OF_SHEETS = 100_000  # of a body with an edited taxonomy; commas in its texts count too
 _LONG = 200  # ids of a list that is checked here, and not on the event loop
 _PART = 5000  # ids that are put into a set at once
 _DIGITS = 20  # of an integer
 _SHOWN = 40  # characters of a key that a refusal shows
 
 
-def read_body(data: bytes, token: Token) -> Any:
-    """Parse a body, and check its size, its keys and its long lists of ids.
+def read_body(data: bytes, token: Token, *, with_sheet: bool = False) -> Any:
+    """Parse a body, which may hold the sheet of a taxonomy, and check its size, its keys and its long lists of ids.
 
     There is no NaN, no number beyond 64 bits, no text that is no Unicode, and no key that stands there twice. Raises
     RequestError or RequestValidationError.
     """
-    most = token.max_products
-    if data.count(b",") > most + _VALUES:
+    most, values = token.max_products, _OF_SHEETS if with_sheet else _VALUES
+    if data.count(b",") > most + values:
         what = f"the body holds more values than a run with {most:,} products, which are allowed, needs"
         raise RequestError("too-many-products", what, "send fewer products", allowed=most)
-    if data.count(b'":') > _VALUES:
+    if data.count(b'":') > values:
         raise RequestError("invalid-request", f"the body has too many fields, {_FIELDS} are allowed")
     value = _parse(data)
     if isinstance(value, dict):

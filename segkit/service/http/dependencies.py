@@ -18,6 +18,8 @@ from segkit.service.starts.request import Client
 from segkit.service.status import CachedStatus
 from segkit.service.tokens import Token
 
+_WITH_SHEETS = ("/assign", "/taxonomy/check")  # paths whose bodies may hold an edited taxonomy
+
 RunId = Annotated[str, Path(pattern=RUN_ID, examples=[EXAMPLE_RUN])]
 
 
@@ -76,5 +78,6 @@ class _JsonRequest(Request):
         data = await self.body()
         if not data:
             return
-        read = partial(read_body, data, self.scope["token"])
+        with_sheet = self.scope["path"].endswith(_WITH_SHEETS)
+        read = partial(read_body, data, self.scope["token"], with_sheet=with_sheet)
         self._json = await asyncio.to_thread(read) if len(data) > THREADED else read()

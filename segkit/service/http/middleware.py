@@ -26,11 +26,13 @@ Send = Callable[[Message], Awaitable[None]]
 OPEN = ("/health", "/ready")  # paths that need no token
 _PAGES = ("/docs", "/openapi.json", "/report.html")  # paths a browser opens end so: a password may be the token
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
-_BRACKETS = 1000  # a start holds two; a body with more could be nested too deeply for a parser
+_BRACKETS = 1000  # a start holds two; a body with more holds too much
+_OF_SHEETS = {"check": 3000, "assign": 3000}  # two a category
 _BODY_SECONDS = 30
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 # What a request costs beside the status of a run: files are read, runs are planned, all runs are looked at.
 _COSTS = {"start": 10, "extend": 10, "assign": 10, "results": 10, "results.csv": 10, "results.parquet": 10}
+_COSTS |= {"taxonomy": 10, "taxonomy.csv": 10, "taxonomy.xlsx": 10, "check": 10}
 _COSTS |= {"runs": 5, "metrics": 20, "report.html": 2}
 _BYTES = 10_000  # of a body that cost as much as a request
 _CLOSE = {"connection": "close"}  # the rest of the body is not read
@@ -130,7 +132,7 @@ class ApiMiddleware:
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if body and kind != b"application/json":  # nor can a form on another site send one without being asked
             raise _RefusedError("not-json", "a request body must be JSON, with Content-Type: application/json")
-        if body.count(b"[") + body.count(b"{") > _BRACKETS:
+        if body.count(b"[") + body.count(b"{") > _OF_SHEETS.get(scope["path"].rpartition("/")[2], _BRACKETS):
             raise _RefusedError("invalid-request", "the body is nested too deeply, or holds too many lists")
         if token := scope["token"]:
             left, then = self._buckets.get(token.name, (0.0, time.monotonic()))

@@ -46,6 +46,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "too-many-products": (422, "There are more products than the token allows."),
     "unknown-products": (422, "Products are not in `amazon_products`, or cannot be used."),
     "untitled-products": (422, "More products have no title than the run allows."),
+    "unusable-taxonomy": (422, "The edited taxonomy cannot be used, or its edits contradict each other."),
     "unknown-prompts": (422, "The operator has no such prompt set, or it cannot be used."),
     "model-not-allowed": (422, "The token may not use this model."),
     "model-unavailable": (422, "The service is not set up for this model."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segkit.analysis.export import WRITERS, exported
+from segkit.analysis.export import TAXONOMY_WRITERS, WRITERS, exported, exported_taxonomy
 from segkit.analysis.frames import records
 from segkit.core.models import NO_ANSWER
 from segkit.database.sync import taxonomy_ids
 from segkit.errors import DatabaseError, RequestError
 from segkit.evaluation.explain.explanation import explain
+from segkit.pipeline.taxonomy.check import taxonomy_check
 from segkit.runs.run import Run, open_run
+from segkit.runs.taxonomy import edited_taxonomy
 from segkit.service.status import CachedStatus
 from segkit.service.workers import Workers
 from segkit.settings import Settings
@@ -48,6 +50,20 @@ def accepts_gzip(encodings: str) -> bool:
     """Report whether an `Accept-Encoding` accepts gzip, by its name or by `*` (RFC 9110, section 12.5.3)."""
     weights = {name.lower(): float(weight or 1) for name, weight in _CODING.findall(encodings)}
     return weights.get("gzip", weights.get("*", 0)) > 0
+
+
+def taxonomy_file(workers: Workers, runs_dir: Path, current: CachedStatus, form: str) -> Generator[bytes]:
+    """Write the categories of a run as the sheet in which a person edits them."""
+    yield workers.call(_export_taxonomy, runs_dir, current.run_id, form, products=current.products)
+
+
+def _export_taxonomy(runs_dir: Path, run_id: str, form: str) -> bytes:
+    return TAXONOMY_WRITERS[form](exported_taxonomy(_with_results(open_run(run_id, runs_dir))))
+
+
+def check_of_taxonomy(runs_dir: Path, run_id: str, document: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Report what the edits of a taxonomy change and cost; raises TaxonomyError for edits that cannot be applied."""
+    return taxonomy_check(edited_taxonomy(_with_results(open_run(run_id, runs_dir)), document), settings)
 
 
 async def gzipped(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -76,7 +92,7 @@ def _json_value(value: Any) -> Any:
 
 
 def _with_results(run: Run) -> Run:
-    if not run.has_result("lineage"):
+    if not run.has_result("ledger"):  # which a run writes last
         raise RequestError("no-results-yet", f"{run.id} ended before it had results", "resume it")
     return run
 

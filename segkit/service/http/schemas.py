@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,10 +16,12 @@ from pydantic import (
     WithJsonSchema,
     WrapValidator,
     field_validator,
+    model_validator,
 )
 
 from segkit.core.catalogue.ids import MOST_CHARACTERS, is_integer
 from segkit.core.prompts import SET_NAME
+from segkit.core.taxonomy.sheet import EXAMPLES
 from segkit.core.text import one_line
 from segkit.runs import run
 from segkit.settings import RANGES
@@ -29,6 +31,9 @@ KEY = r"^[\x21-\x7e]{1,255}$"
 MODEL = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
 PROMPTS = f"^{SET_NAME.pattern}$"
 MOST_PRODUCTS = 100_000
+CATEGORY_KEY = r"^(C-[1-9][0-9]{0,8})?$"
+MOST_CATEGORIES = 1000
+_MOST_TEXT = 4000  # characters of a cell
 EXAMPLE_RUN = "RUN_20250618T120301Z_8d24"
 
 
@@ -42,6 +47,7 @@ RunId = Annotated[str, Field(pattern=RUN_ID, examples=[EXAMPLE_RUN])]
 ProductId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Dollars = Annotated[float, _within("max_cost_usd", allow_inf_nan=False)]
 Unassigned = Annotated[int, _within("max_unassigned", MOST_PRODUCTS)]
+Action = Literal["", "rename", "redefine", "merge_into", "split", "delete", "lock", "unlock", "add", "accept"]
 State = Literal["running", "completed", "failed", "cancelled"]
 Phase = Literal["preparing", "extracting", "consolidating", "refining", "assigning", "reviewing", "syncing"]
 Failure = Literal[
@@ -51,21 +57,19 @@ Failure = Literal[
 
 
 def given_id(value: Any) -> int | str:
-    """Check an id as a client may give it: a positive integer, or a text that is no integer (a SKU, `007`)."""
+    """Check an id as a client may give it: a positive integer, also as a text (an EAN), or a text (a SKU, `007`)."""
     if type(value) is int and 0 < value < 2**63:
         return value
     text = unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else ""
-    if text and len(text) <= MOST_CHARACTERS and not is_integer(text):
+    if text and len(text) <= MOST_CHARACTERS and not (is_integer(text) and int(text) <= 0):
         return text
-    raise ValueError(
-        "it is neither an integer from 1 to 2^63 - 1 nor a text such as a SKU; send integers as integers"
-    )
+    raise ValueError("it is neither an integer from 1 to 2^63 - 1 nor a text such as a SKU")
 
 
 _ID_SCHEMA = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
-        {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": r"^0[0-9]+$|[^0-9\s-]"},
+        {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": r"^[0-9]{2,}$|^[1-9]$|[^0-9\s-]"},
     ]
 }
 GivenId = Annotated[int | str, PlainValidator(given_id), WithJsonSchema(_ID_SCHEMA)]
@@ -176,20 +180,77 @@ class ResumeBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"max_unassigned": 2}]})
 
 
-class ExtendBody(Body):
+class DerivedBody(Body):
+    """The terms of a run that is made from a completed one; the rest is as in that run."""
+
+    max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
+    max_unassigned: Unassigned | None = None
+
+
+class ExtendBody(DerivedBody):
     """Products to add to a completed run; the rest is as in that run."""
 
     product_ids: ProductIdList
-    max_cost_usd: Annotated[Dollars | None, Field(description="The run never spends more than this.")] = None
-    max_unassigned: Unassigned | None = None
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"product_ids": [790, 791]}]})
 
 
-class AssignBody(ExtendBody):
-    """Products to put into the categories of a completed run; the rest is as in that run."""
+class SheetRow(Body):
+    """A category and what a person wants of it. What is absent stays; `products`, `share` and `examples` are ignored.
 
+    A row without a `key` is a new category.
+    """
+
+    key: Annotated[str, Field(pattern=CATEGORY_KEY, examples=["C-1"])] = ""
+    name: Annotated[str | None, Field(max_length=_MOST_TEXT, description="Another name renames it.")] = None
+    definition: Annotated[
+        str | None, Field(max_length=_MOST_TEXT, description="Another one asks about its products again.")
+    ] = None
+    includes: Annotated[str | None, Field(max_length=_MOST_TEXT)] = None
+    excludes: Annotated[str | None, Field(max_length=_MOST_TEXT)] = None
+    action: Action = ""
+    into: Annotated[
+        str, Field(max_length=_MOST_TEXT, description="A key to merge into, or the names of the parts, split by `;`.")
+    ] = ""
+    note: Annotated[str, Field(max_length=_MOST_TEXT)] = ""
+    state: Literal["active", "locked", "proposed", "retired"] | None = None
+    products: Annotated[int | None, Field(ge=0)] = None
+    share: Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False)] = None
+    examples: Annotated[list[str] | None, Field(max_length=EXAMPLES, description="Titles of its products.")] = None
+
+
+class TaxonomySheet(Body):
+    """The categories of a run as a person edits them: the largest first, proposals after them, retired keys last."""
+
+    run: Annotated[RunId | None, Field(description="If it is stated, the run of the path.")] = None
+    product_category: Annotated[str, Field(max_length=_MOST_TEXT, description="What the products are.")] = ""
+    categories: Annotated[list[SheetRow], Field(min_length=1, max_length=MOST_CATEGORIES)]
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"categories": [{"key": "C-1", "name": "Electric Kettles"}]}]}
+    )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The sheet as `segkit taxonomy export` writes it; what is absent stays absent."""
+        shown_only = {"products", "share", "examples"}
+        return self.model_dump(exclude_none=True, exclude={"categories": {"__all__": shown_only}})
+
+
+class AssignBody(DerivedBody):
+    """Products to put into the categories of a completed run, edits of these, or both; the rest is as in that run."""
+
+    product_ids: Annotated[ProductIdList | None, Field(description="Not needed with a taxonomy.")] = None
+    taxonomy: TaxonomySheet | None = None
     model: Annotated[str | None, Field(pattern=MODEL, description="That of the run, if absent.")] = None
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"product_ids": [792, 793]}]})
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if self.product_ids is None and self.taxonomy is None:
+            raise ValueError("it needs product_ids, a taxonomy, or both")
+        return self
 
 
 class Started(BaseModel):
@@ -335,6 +396,36 @@ class Explanation(BaseModel):
     sentences: list[str]
     steps: list[Step]
     second_category: Annotated[str | None, Field(description="Where it was placed when it was asked twice.")]
+
+
+class Change(BaseModel):
+    """One edit: what a category was called, and what it is then."""
+
+    action: str
+    key: str
+    category_name: str
+    now: str
+    note: str
+
+
+class TaxonomyCheck(BaseModel):
+    """What the edits of a taxonomy change, and what a run that applies them asks; counts are of categories."""
+
+    taxonomy: RunId
+    renamed: int
+    merged: int
+    split: int
+    deleted: int
+    added: int
+    redefined: int
+    locked: int
+    products_to_ask: Annotated[int, Field(description="Products that are asked about again.")]
+    calls: Annotated[int, Field(description="If every answer is valid at once.")]
+    cost_usd: Annotated[
+        list[float | None], Field(min_length=2, max_length=2, description="From, to; null where a price is unknown.")
+    ]
+    changes: list[Change]
+    remarks: Annotated[list[str], Field(description="What a person should know about the sheet.")]
 
 
 class Link(BaseModel):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pandas as pd
 
 from segkit.database.sync import products_from_postgres
@@ -17,6 +18,7 @@ from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.events import log_event
 from segkit.runs.run import Run, open_run
+from segkit.runs.taxonomy import edited_taxonomy
 from segkit.service.records import Listed, Record, Records, listed_run
 from segkit.service.starts import admission
 from segkit.service.starts.admission import capped
@@ -74,12 +76,14 @@ def _derived_run(order: Order, product_ids: tuple[int | str, ...], settings: Set
     if lacking := [name for name in ("ledger", "lineage", "taxonomies") if not earlier.has_result(name)]:
         what = f"{earlier.id} lacks results that a run could be built on: {', '.join(lacking)}"
         raise RequestError("run-damaged", what)
-    products = products_from_postgres(product_ids, settings, earlier.parameters.product_line)
+    line = earlier.parameters.product_line
+    products = products_from_postgres(product_ids, settings, line) if product_ids else None
     place: dict[str, Any] = {"run_id": order.record.run_id, "runs_dir": order.runs_dir, "source": "amazon_products"}
-    if wanted.how == "extend":
+    if products is not None and wanted.how == "extend":
         run = extend_run(earlier, products, settings=settings, **place)
     else:
-        run = assign_run(earlier, products, settings=settings, model=wanted.model, **place)
+        given = edited_taxonomy(earlier, orjson.loads(wanted.taxonomy)) if wanted.taxonomy else earlier
+        run = assign_run(given, products, settings=settings, model=wanted.model, **place)
     admission.check_titles(run.new_products, wanted.max_unassigned or run.parameters.max_unassigned)
     _check_price(plan_of(run, capped(settings), whole=True), run.parameters.model, order)
     return run

@@ -35,6 +35,7 @@ class StartRequest:
     earlier: str = ""
     how: Literal["", "extend", "assign"] = ""
     total: int = 0  # products with those of the earlier run
+    taxonomy: str = ""  # the edited categories of the earlier run, as JSON
 
     @property
     def products(self) -> int:
@@ -43,8 +44,11 @@ class StartRequest:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields for a log, as far as they were given: the products are counted."""
-        return {**self._given, "product_ids": len(self.product_ids)}
+        """The fields for a log, as far as they were given: products and categories are counted."""
+        counts = {"product_ids": len(self.product_ids)}
+        if self.taxonomy:
+            counts["taxonomy"] = len(orjson.loads(self.taxonomy)["categories"])
+        return {**self._given, **counts}
 
     @property
     def sha256(self) -> str:
@@ -59,27 +63,28 @@ class StartRequest:
 
 _LATER = (
     "prompts", "products_per_prompt", "ask_duplicates", "extract_sample", "most_unseen", "cascade",
-    "earlier", "how", "total",
+    "earlier", "how", "total", "taxonomy",
 )  # fmt: skip
 
 
 def derived_start(
     run: Run, workers: Workers, how: Literal["extend", "assign"], product_ids: tuple[int | str, ...],
-    *, max_cost_usd: Decimal | None, max_unassigned: int | None, model: str | None = None,
+    *, max_cost_usd: Decimal | None, max_unassigned: int | None, model: str | None = None, taxonomy: str = "",
 ) -> StartRequest:  # fmt: skip
     """Return the start of a run that builds on an earlier one: its category, and its model unless one is given."""
     products = int(run.document["input"]["products"]) + len(product_ids)
     total = workers.call(_count_products, run, packed(product_ids), products=products)
     return StartRequest(
         product_ids, run.parameters.category, model or run.parameters.model, max_cost_usd=max_cost_usd,
-        max_unassigned=max_unassigned, earlier=run.id, how=how, total=total,
+        max_unassigned=max_unassigned, earlier=run.id, how=how, total=total, taxonomy=taxonomy,
     )  # fmt: skip
 
 
 def _count_products(run: Run, product_ids: bytes) -> int:
     """Count the products of a run and those that come in."""
-    given = {*run.products["product_id"], *given_ids(run.products)}
-    return len(run.products) + sum(product_id not in given for product_id in unpacked(product_ids))
+    numbers = run.products["product_id"].tolist()
+    known = {*numbers, *map(str, numbers), *given_ids(run.products)}
+    return len(numbers) + sum(product_id not in known for product_id in unpacked(product_ids))
 
 
 def packed(product_ids: tuple[int | str, ...]) -> bytes:

@@ -21,6 +21,7 @@ from segkit.errors import (
     SegkitError,
     SettingsError,
     StorageError,
+    TaxonomyError,
 )
 from segkit.runs.create import new_run_id
 from segkit.runs.mirror import discard, push
@@ -38,6 +39,7 @@ from segkit.service.tokens import Token, TokenStore
 from segkit.service.workers import Workers
 from segkit.settings import Settings
 
+_FAULTS = 20  # of a taxonomy that are listed
 _UNAVAILABLE = {
     DatabaseError: ("database-unavailable", "the database cannot be read"),
     StorageError: ("storage-unavailable", "the storage cannot be written"),
@@ -205,12 +207,20 @@ class Submissions:
             return RequestError("unknown-prompts", what, "leave it out, or ask the operator", errors=place)
         if isinstance(error, ProductsError):
             return RequestError("unknown-products", error.message, "check the ids")
+        if isinstance(error, TaxonomyError):
+            return unusable_taxonomy(error, "#/taxonomy")
         self._journal.note_error("start_failed", error, **_who(client))
         if isinstance(error, SettingsError):
             what = "the service is not set up for this model; nothing was started"
             return RequestError("model-unavailable", what, "use another model, or ask the operator")
         kind, what = _UNAVAILABLE.get(type(error), ("disk-unavailable", "the disk cannot be written"))
         return RequestError(kind, f"{what}; nothing was started", "try again later")
+
+
+def unusable_taxonomy(error: TaxonomyError, pointer: str) -> RequestError:
+    """Return the refusal of an edited taxonomy, with each of its faults; `pointer` is its place in the body."""
+    places = [{"pointer": f"{pointer}/categories", "detail": fault} for fault in error.faults[:_FAULTS]]
+    return RequestError("unusable-taxonomy", error.message, "correct it; nothing was started", errors=places)
 
 
 def _who(client: Client) -> dict[str, str]:

@@ -28,58 +28,58 @@ router = APIRouter(prefix="/api/segmentation/{run_id}", route_class=JsonRoute)
 LastEvent = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event received.")]
 Encodings = Annotated[str, Header(alias="Accept-Encoding", include_in_schema=False)]
 _OF_RUN = responses(404, 503)
-_OF_RESULTS = _OF_RUN | responses(409, 429)
+OF_RESULTS = _OF_RUN | responses(409, 429)
 _TEXT = {"schema": {"type": "string"}}
 _HTML: Responses = {200: {"content": {"text/html": _TEXT}}}
-_CSV: Responses = {200: {"content": {"text/csv": _TEXT}}}
-_FILE: Responses = {
-    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-}
-_TYPES = {"json": "application/json", "csv": "text/csv; charset=utf-8", "parquet": "application/octet-stream"}
+CSV: Responses = {200: {"content": {"text/csv": _TEXT}}}
+FILE: Responses = {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
+_BINARY = "application/octet-stream"
+_TYPES = {"json": "application/json", "csv": "text/csv; charset=utf-8", "parquet": _BINARY, "xlsx": _BINARY}
 _EVENTS: Responses = {
     200: {"content": {"text/event-stream": {}}},
     204: {"description": "The run has ended, and its last status was received."},
 }
 
 
-@router.get("/results", operation_id="results", responses=_OF_RESULTS, response_model=schemas.Results)
+@router.get("/results", operation_id="results", responses=OF_RESULTS, response_model=schemas.Results)
 async def results(
     current: TheStatus, service: TheService, token: TheToken, spools: TheSpools, encodings: Encodings = ""
 ) -> Response:
     """Return the categories of a run and the category of each product, however many there are."""
-    _require_ended(current)
+    require_ended(current)
     make = partial(results_json, service.runs_dir, current, service.settings)
-    return await _download(spools.pieces((current.run_id, "json", current.state), make), token, encodings)
+    return await download(spools.pieces((current.run_id, "json", current.state), make), token, encodings)
 
 
-@router.get("/results.csv", operation_id="results_csv", responses=_OF_RESULTS | _CSV, response_class=Response)
+@router.get("/results.csv", operation_id="results_csv", responses=OF_RESULTS | CSV, response_class=Response)
 async def results_csv(
     current: TheStatus, service: TheService, token: TheToken, spools: TheSpools, encodings: Encodings = ""
 ) -> Response:
     """Return a row for each product as CSV, as `segkit export` writes it: title, category, confidence, state."""
-    return await _download(_exported(current, service, spools, "csv"), token, encodings, current.run_id, "csv")
+    pieces = _exported(current, service, spools, "csv")
+    return await download(pieces, token, encodings, f"{current.run_id}.csv", "csv")
 
 
-@router.get(
-    "/results.parquet", operation_id="results_parquet", responses=_OF_RESULTS | _FILE, response_class=Response
-)
+@router.get("/results.parquet", operation_id="results_parquet", responses=OF_RESULTS | FILE, response_class=Response)
 async def results_parquet(current: TheStatus, service: TheService, token: TheToken, spools: TheSpools) -> Response:
     """Return a row for each product as Parquet, as `segkit export` writes it."""
-    return await _download(_exported(current, service, spools, "parquet"), token, "", current.run_id, "parquet")
+    pieces = _exported(current, service, spools, "parquet")
+    return await download(pieces, token, "", f"{current.run_id}.parquet", "parquet")
 
 
 def _exported(current: CachedStatus, service: Service, spools: Spools, kind: str) -> AsyncGenerator[bytes]:
-    _require_ended(current)
+    require_ended(current)
     make = partial(exported_file, service.workers, service.runs_dir, current, kind)
     return spools.pieces((current.run_id, kind, current.state), make)
 
 
-async def _download(
-    pieces: AsyncGenerator[bytes], token: Token, encodings: str, run_id: str = "", kind: str = "json"
+async def download(
+    pieces: AsyncGenerator[bytes], token: Token, encodings: str, file: str = "", kind: str = "json"
 ) -> Response:
+    """Answer with the pieces of a download; `file` is the name under which a browser saves it."""
     headers = {"vary": "accept-encoding"}
-    if run_id:
-        headers["content-disposition"] = f'attachment; filename="{run_id}.{kind}"'
+    if file:
+        headers["content-disposition"] = f'attachment; filename="{file}"'
     if accepts_gzip(encodings):
         pieces, headers["content-encoding"] = gzipped(pieces), "gzip"
     return StreamingResponse(await DOWNLOADS.admit(token, pieces), media_type=_TYPES[kind], headers=headers)
@@ -95,7 +95,7 @@ async def explain(
     current: TheStatus, service: TheService, product_id: Annotated[str, Path(min_length=1, max_length=255)]
 ) -> Response:
     """Explain how a product got its category: its batch, the merges, the refinement, as `segkit explain` does."""
-    _require_ended(current)
+    require_ended(current)
     try:
         explain = partial(service.workers.call, explanation, service.runs_dir, current.run_id, product_id)
         found = await asyncio.to_thread(partial(explain, products=current.products))
@@ -143,7 +143,8 @@ async def report_link(current: TheStatus, request: Request, service: TheService,
     return JSONResponse({"url": f"{str(request.base_url).rstrip('/')}{path}?{query}", "expires_at": until})
 
 
-def _require_ended(current: CachedStatus) -> None:
+def require_ended(current: CachedStatus) -> None:
+    """Raise RequestError 409 for a run that still works."""
     if current.state == "running":
         what = f"{current.run_id} has no results yet"
         raise RequestError("no-results-yet", what, "wait for its status", retry_after=5)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any, Literal
 
+import orjson
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime, BeforeValidator
@@ -34,7 +35,19 @@ _OF_RUN = responses(404, 503)
 _OF_BODY = responses(400, 402, 408, 409, 413, 415, 422, 503)
 _LINKS = {
     name: {"operationId": name, "parameters": {"run_id": "$response.body#/run_id"}}
-    for name in ("status", "results", "cancel", "resume", "events", "report", "report_link", "extend", "assign")
+    for name in (
+        "status",
+        "results",
+        "cancel",
+        "resume",
+        "events",
+        "report",
+        "report_link",
+        "extend",
+        "assign",
+        "taxonomy",
+        "check_taxonomy",
+    )
 }
 _STARTED: Responses = {200: {"links": _LINKS, "headers": {"Location": {"schema": {"type": "string"}}}}}
 
@@ -155,7 +168,10 @@ async def extend(
 async def assign(
     body: schemas.AssignBody, current: TheStatus, service: TheService, client: TheClient, key: Key = None
 ) -> Response:
-    """Start a run that puts more products into the categories of a completed one, as `segkit assign` does."""
+    """Start a run that puts more products into the categories of a completed one, as `segkit assign` does.
+
+    With a `taxonomy`, which `GET …/taxonomy` returned and a person has edited, the edits are applied first.
+    """
     return await _start_from(current, body, "assign", service, client, key)
 
 
@@ -170,10 +186,12 @@ async def _start_from(
     if current.state != "completed":
         what = f"{current.run_id} is {current.state}, and only a completed run can be built on"
         raise RequestError("wrong-state", what, state=current.state)
-    given = body.model_dump(exclude={"product_ids"})
-    money = _money(given.pop("max_cost_usd"))
+    given = body.model_dump(exclude={"product_ids", "taxonomy"})
+    if isinstance(body, schemas.AssignBody) and body.taxonomy:
+        given["taxonomy"] = orjson.dumps(body.taxonomy.document).decode()
+    money, ids = _money(given.pop("max_cost_usd")), tuple(body.product_ids or ())
     run = await asyncio.to_thread(open_run, current.run_id, service.runs_dir)
-    derive = partial(derived_start, run, service.workers, how, tuple(body.product_ids), max_cost_usd=money, **given)
+    derive = partial(derived_start, run, service.workers, how, ids, max_cost_usd=money, **given)
     wanted = await asyncio.to_thread(derive)
     return _started(await service.submissions.start(wanted, key, client))
 
