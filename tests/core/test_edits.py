@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.core.taxonomy.edits import Edit, edited
+from segkit.core.taxonomy.edits import Edit, edited, moved_rows
 from segkit.core.taxonomy.keys import taxonomy_frame
 from segkit.errors import TaxonomyError
 
@@ -23,6 +23,7 @@ EDITS = st.one_of(
     st.builds(Edit, st.just("redefine"), st.sampled_from(KEYS), st.just(""), st.sampled_from(["All 1", "Other"])),
     st.builds(Edit, st.just("merge_into"), st.sampled_from(KEYS), into=st.tuples(st.sampled_from(KEYS))),
     st.builds(Edit, st.just("split"), st.sampled_from(KEYS), into=st.just(("Part A", "Part B: small ones"))),
+    st.builds(Edit, st.just("split"), st.sampled_from(KEYS)),
     st.builds(Edit, st.sampled_from(["delete", "lock"]), st.sampled_from(KEYS)),
     st.builds(Edit, st.just("add"), st.just(""), st.sampled_from(["New A", "New C"]), st.just("Things")),
 )
@@ -44,6 +45,28 @@ def test_a_list_applied_twice_is_applied_once_and_loses_no_product(edits: list[E
     assert set(KEYS) <= set(first.taxonomy["key"]), "retired keys stay in the register"
 
 
+@given(st.lists(EDITS, max_size=6))
+def test_every_product_is_kept_or_asked_about_and_those_of_a_deleted_category_are_told(edits: list[Edit]) -> None:
+    try:
+        result = edited(BASE, edits)
+    except TaxonomyError:
+        return
+    numbers = [number for number in range(1, 7) for _ in range(3)]
+    names = [f"Kind {number}" for number in numbers]
+    rows = pd.DataFrame({"product_id": range(1, 19), "taxonomy_id": numbers, "refined_taxonomy_id": numbers})
+    rows = rows.assign(category=names, refined_category=names)
+    kept, asked = moved_rows(rows, BASE, result)
+    assert sorted([*kept["product_id"], *asked["product_id"]]) == rows["product_id"].tolist()
+    for key, action in result.asked.items():
+        told = asked[asked["key"] == key]
+        assert told["product_id"].tolist() == rows.loc[rows["taxonomy_id"] == int(key[2:]), "product_id"].tolist()
+        assert set(told["action"]) == {action}
+    assert {edit.key for edit in result.changes if edit.action == "delete"} <= set(asked["key"])
+    after = result.taxonomy.set_index("id")
+    assert set(kept["refined_taxonomy_id"].map(after["state"])) <= {"active"}
+    assert kept["refined_category"].tolist() == kept["refined_taxonomy_id"].map(after["category_name"]).tolist()
+
+
 @pytest.mark.parametrize(
     ("edits", "why"),
     [
@@ -58,6 +81,14 @@ def test_a_list_applied_twice_is_applied_once_and_loses_no_product(edits: list[E
 def test_what_cannot_be_applied_says_why(edits: list[Edit], why: str) -> None:
     with pytest.raises(TaxonomyError, match=why):
         edited(BASE, edits)
+
+
+def test_a_list_may_unlock_what_it_edits() -> None:
+    locked = edited(BASE, [Edit("lock", "C-1")]).taxonomy
+    with pytest.raises(TaxonomyError, match=r"C-1 \(Kind 1\) is locked"):
+        edited(locked, [Edit("delete", "C-1")])
+    both = edited(locked, [Edit("rename", "C-1", "Kinds"), Edit("unlock", "C-1")]).taxonomy.set_index("key")
+    assert both.loc["C-1", ["category_name", "is_locked"]].tolist() == ["Kinds", False]
 
 
 @pytest.mark.parametrize(

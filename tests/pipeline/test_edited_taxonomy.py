@@ -19,6 +19,7 @@ from segkit.pipeline.taxonomy.report import assign_report
 from segkit.pipeline.taxonomy.stage import assign_products
 from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import Taxonomy, edits_so_far
 from segkit.settings import load_settings
 
 NewRun = Callable[..., Run]
@@ -202,3 +203,119 @@ def test_what_a_model_proposes_against_an_edit_is_shown(finished: Run) -> None:
     page = report_page(run)
     assert all(f"For a person to decide: {each['conflict']}" in page for each in conflicts.values())
     assert categories(run)[1] == "Tea Kettles", "the edits hold"
+
+
+PLANTED = (
+    "blender", "grater", "sieve", "peeler", "mortar", "zester", "whetstone", "trivet", "colander", "steamer",
+    "roaster", "spatula",
+)  # fmt: skip
+# What is edited after each delivery, by the names of categories; all else is in `monthly`.
+MONTHLY: tuple[tuple[tuple[str, str, str], ...], ...] = (
+    (("rename", "Kettles", "KETTLES"),),
+    (("merge", "Blenders", "Whisks"),),
+    (("redefine", "Toasters", "For bread alone."),),
+    (("split", "Graters", "Graters: for cheese; Spice Graters: for nutmeg"),),
+    (("delete", "Peelers", ""),),
+    (("lock", "Ladles", ""),),
+    (("add", "Teapots", "For tea at the table."),),
+    (("split", "Sieves", ""),),
+    (("unlock", "Ladles", ""), ("rename", "Ladles", "LADLES")),
+    (("merge", "Mortars", "Zesters"), ("accept", "Sieves", "")),
+    (("rename", "KETTLES", "Kettles"),),
+    (("delete", "Teapots", ""),),
+)
+
+
+def monthly(run: Run, accepted: str, edits: Sequence[tuple[str, str, str]]) -> Taxonomy:
+    """Accept the proposal of a month, and make its edits."""
+    taxonomy, base = run.taxonomy(), run.taxonomy().base
+    keys = base[base["state"] != "retired"].set_index("category_name")["key"].to_dict()
+    taxonomy = taxonomy.accept(keys[accepted])
+    for action, name, target in edits:
+        match action:
+            case "add":
+                taxonomy = taxonomy.add(name, target)
+            case "merge":
+                taxonomy = taxonomy.merge(keys[name], into=keys[target])
+            case "split":
+                taxonomy = taxonomy.split(keys[name], [part.strip() for part in target.split(";") if part])
+            case "rename" | "redefine":
+                taxonomy = getattr(taxonomy, action)(keys[name], target)
+            case _:
+                taxonomy = getattr(taxonomy, action)(keys[name])
+    return taxonomy
+
+
+def rows_of(run: Run, ids: Sequence[int]) -> dict[str, bytes]:
+    """The rows of some products in the results of a run, byte for byte."""
+    tables_of = {name: run.result(name) for name in ("segments", "refined_segments", "ledger", "lineage")}
+    return {
+        name: table[table["product_id"].isin(ids)].reset_index(drop=True).to_parquet()
+        for name, table in tables_of.items()
+    }
+
+
+@pytest.mark.long
+def test_a_year_of_deliveries_with_edits_in_between(endpoint: Endpoint, new_run: NewRun) -> None:
+    """A tenth more each month, half of a new kind, and edits after each: what stays is byte-identical.
+
+    One proposal a month beside those that an edit speaks against; calls for the new products alone, as planned; no
+    key is ever given to another category; every edit holds to the end.
+    """
+    run = new_run(200, products_per_prompt=40)
+    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
+        stage(run)
+    assert decide_state(run)["state"] == "completed"
+    names = run.taxonomy().base.set_index("key")["category_name"].to_dict()
+    history: list[tuple[str, str]] = []
+    for month, (kind, edits) in enumerate(zip(PLANTED, MONTHLY, strict=True)):
+        placed = run.result("segments")["product_id"].tolist()
+        before, asked = rows_of(run, placed), endpoint.count()
+        known = KINDS if month % 2 else ("toaster", "whisk")
+        new = pd.concat([titles(known, 10, 1000 + 100 * month), titles([kind], 10, 5000 + 100 * month)])
+        delivered = worked(assign_run(run, new))
+        report = assign_report(delivered)
+        assert endpoint.count() - asked == report["calls"] == 2, month
+        assert report["old_rows_unchanged"] is True
+        assert rows_of(delivered, placed) == before
+        against = {each["category_name"] for each in report["conflicts"]}
+        assert against <= {"Peelers", "Sieves"}
+        (proposal,) = [each for each in report["proposed"] if each["category_name"] not in against]
+        assert (proposal["products"], report["assigned"]) == (10, 10)
+
+        edited = monthly(delivered, proposal["category_name"], edits)
+        check, asked = taxonomy_check(edited), endpoint.count()
+        run = worked(assign_run(edited))
+        assert endpoint.count() - asked == check["calls"] == assign_report(run)["calls"], month
+        assert assign_report(run)["old_rows_unchanged"] is True
+        history += list(edited.changes[["action", "key"]].itertuples(index=False, name=None))
+        assert list(edits_so_far(run)[["action", "key"]].itertuples(index=False, name=None)) == history
+
+        touched = {change.key for change in edited.result.changes}
+        lineage = delivered.result("lineage")
+        keys = {name: key for key, name in delivered.taxonomy().base.set_index("key")["category_name"].items()}
+        stays = lineage[~lineage["refined_category"].map(keys).isin(touched) & (lineage["refined_category"] != "")]
+        ids = stays["product_id"].tolist()
+        assert len(ids) > 100
+        assert rows_of(run, ids) == rows_of(delivered, ids)
+        renamed = {edit.key for edit in edited.result.changes if edit.action == "rename"}
+        for key, name in run.taxonomy().base[["key", "category_name"]].itertuples(index=False, name=None):
+            assert names.setdefault(key, name) == name or key in renamed
+            names[key] = name
+    final = run.taxonomy().base
+    living = set(final.loc[final["state"] == "active", "category_name"])
+    assert living == {
+        "Kettles", "Toasters", "LADLES", "Whisks", "Graters", "Spice Graters", "Sieves", "Zesters", "Whetstones",
+        "Trivets", "Colanders", "Steamers", "Roasters", "Spatulas",
+    }  # fmt: skip
+    by_name = final[final["state"] == "active"].set_index("category_name")
+    assert by_name.loc["Toasters", "definition"] == "For bread alone."
+    assert not final["is_locked"].any()
+    gone = final[final["retired_by"] != ""].groupby("retired_by")["category_name"].agg(sorted).to_dict()
+    assert gone == {
+        "delete": ["Peelers", "Teapots"], "merge_into": ["Blenders", "Mortars"], "split": ["Graters", "Sieves"]
+    }  # fmt: skip
+    assert {each["category_name"] for each in assign_report(run)["conflicts"]} == {"Peelers"}
+    ends = categories(run)
+    assert {ends[5000 + i] for i in range(10)} == {"Whisks"}, "the blenders of the first month"
+    assert len(ends) == 200 + 12 * 20

@@ -132,8 +132,13 @@ def _living(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 
 
 def _faults(edits: Sequence[Edit], rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return what is wrong with each edit by itself."""
-    return [_at(edit, fault) for edit in edits if (fault := _fault(edit, rows))]
+    """Return what is wrong with each edit; one that a locked category gets in the list that unlocks it is right."""
+    unlocked = {
+        edit.key: {**rows[edit.key], "is_locked": False}
+        for edit in edits
+        if edit.action == "unlock" and edit.key in rows
+    }
+    return [_at(edit, fault) for edit in edits if (fault := _fault(edit, {**rows, **unlocked}))]
 
 
 def _fault(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> str:
