@@ -7,10 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import squareform
-from sklearn.metrics import adjusted_mutual_info_score
+import scipy  # its parts take half a second to import: they are loaded where they are first used
 
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.errors import RunError
@@ -48,6 +45,8 @@ def ami(first: pd.Series, second: pd.Series) -> float:
     theoretic measures for clusterings comparison", JMLR 11 (2010).
     """
     frame = on_common_products([first, second])
+    from sklearn.metrics import adjusted_mutual_info_score
+
     return float(adjusted_mutual_info_score(frame[0], frame[1]))
 
 
@@ -70,7 +69,7 @@ def match_categories(first: pd.Series, second: pd.Series) -> dict[str, str]:
     counts = pd.crosstab(frame[0], frame[1]).drop(
         index=["", OUT_OF_SCOPE], columns=["", OUT_OF_SCOPE], errors="ignore"
     )
-    rows, columns = linear_sum_assignment(-counts.to_numpy())
+    rows, columns = scipy.optimize.linear_sum_assignment(-counts.to_numpy())
     matched = {
         str(counts.index[i]): str(counts.columns[j]) for i, j in zip(rows, columns, strict=True) if counts.iat[i, j]
     }
@@ -183,8 +182,10 @@ def consensus_groups(frame: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     distance = 1 - together
     np.fill_diagonal(distance, 0)
     count = round(float(np.median(frame.nunique())))
-    tree = linkage(squareform(distance, checks=False), "average") if len(frame) > 1 else None
-    groups = fcluster(tree, count, "maxclust") - 1 if tree is not None else np.zeros(1, dtype=int)
+    groups = np.zeros(1, dtype=int)
+    if len(frame) > 1:
+        tree = scipy.cluster.hierarchy.linkage(scipy.spatial.distance.squareform(distance, checks=False), "average")
+        groups = scipy.cluster.hierarchy.fcluster(tree, count, "maxclust") - 1
     members = np.eye(groups.max() + 1)[groups]
     # A product does not stand together with itself.
     sums = together @ members - members

@@ -14,7 +14,7 @@ import pandas as pd
 from segkit.core.models import OUT_OF_SCOPE, Category
 from segkit.core.text import fold_name
 from segkit.errors import RunError
-from segkit.evaluation import agreement, figures
+from segkit.evaluation import agreement
 from segkit.evaluation.pages import Parts, Readable, sections, write_page
 from segkit.evaluation.statistics import Estimate, Numbers, mean_pairwise
 from segkit.runs.run import Run
@@ -80,6 +80,8 @@ class Stability(Readable):
 
     def categories_figure(self) -> Figure:
         """Draw how well each category is found again."""
+        from segkit.evaluation import figures  # matplotlib takes a second to import
+
         return figures.jaccards(self.categories, "Which categories hold")
 
     def write_html(self, path: str | Path) -> Path:

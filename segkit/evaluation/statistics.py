@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy  # scipy.stats takes half a second to import: it is loaded where it is first used
+from scipy import special
 
 Numbers = npt.NDArray[np.float64]
 EXACT = 10_000  # as many rearrangements are tried one by one; of more, so many are drawn
@@ -57,7 +58,7 @@ def jackknife(value: float, left_out: Sequence[float], unit: str, confidence: fl
     k = len(left_out)
     if k < 2:
         return Estimate(value, None, None, k, unit)
-    half = float(stats.t.ppf(0.5 + confidence / 2, k - 1)) * _jackknife_error(left_out)
+    half = float(special.stdtrit(k - 1, 0.5 + confidence / 2)) * _jackknife_error(left_out)
     return Estimate(value, value - half, value + half, k, unit)
 
 
@@ -74,7 +75,7 @@ def jackknife_test(value: float, left_out: Sequence[float]) -> float:
     error = _jackknife_error(left_out)
     if error < 1e-12:  # the same in every unit
         return 0.0 if value > 1e-12 else 1.0
-    return float(stats.t.sf(value / error, k - 1))
+    return float(special.stdtr(k - 1, -(value / error)))
 
 
 def blocked_error(scores: Numbers) -> tuple[float, int]:
@@ -104,7 +105,7 @@ def outdone(scores: Numbers, level: float) -> dict[int, float]:
     if error < 1e-12:
         p_values = [0.0 if gap > 1e-12 else 1.0 for gap in gaps]
     else:
-        p_values = [float(stats.t.sf(gap / error, max(freedom, 1))) for gap in gaps]
+        p_values = [float(special.stdtr(max(freedom, 1), -(gap / error))) for gap in gaps]
     return {number: p for number, p in zip(others, holm(p_values), strict=True) if p <= level}
 
 
@@ -129,7 +130,7 @@ def t_interval(values: Sequence[float], unit: str = "batches", confidence: float
     mean = float(np.mean(values))
     if k < 2:
         return Estimate(mean, None, None, k, unit)
-    half = float(stats.t.ppf(0.5 + confidence / 2, k - 1) * np.std(values, ddof=1) / math.sqrt(k))
+    half = float(special.stdtrit(k - 1, 0.5 + confidence / 2) * np.std(values, ddof=1) / math.sqrt(k))
     return Estimate(mean, mean - half, mean + half, k, unit)
 
 
@@ -142,7 +143,7 @@ def difference_interval(
         return Estimate(value, None, None, count, unit)
     if np.std(first) == np.std(second) == 0:
         return Estimate(value, value, value, count, unit)
-    interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval(confidence)
+    interval = scipy.stats.ttest_ind(second, first, equal_var=False).confidence_interval(confidence)
     return Estimate(value, float(interval.low), float(interval.high), count, unit)
 
 
@@ -153,7 +154,7 @@ def t_test(differences: Sequence[float]) -> float:
         return 1.0
     if np.std(values) == 0:
         return 0.0
-    return float(stats.ttest_1samp(values, 0).pvalue)
+    return float(scipy.stats.ttest_1samp(values, 0).pvalue)
 
 
 def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:
@@ -222,7 +223,7 @@ def correlation_test(first: Numbers, second: Numbers, times: int = 2000, seed: i
     The values of each side must be exchangeable where nothing is correlated: rates from equally many products are.
     Source: Good, "Permutation, Parametric and Bootstrap Tests of Hypotheses" (2005), chapter 3.
     """
-    x, y = (stats.rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
+    x, y = (scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
     if not np.any(x) or not np.any(y):
         return 0.0, 1.0
     random, seen = np.random.default_rng(seed), abs(float(x @ y))
@@ -237,7 +238,7 @@ def wilson(successes: float, count: float, unit: str = "products", confidence: f
     """
     if count <= 0:
         return Estimate(float("nan"), None, None, 0, unit)
-    z, rate = float(stats.norm.ppf(0.5 + confidence / 2)), successes / count
+    z, rate = float(special.ndtri(0.5 + confidence / 2)), successes / count
     middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
     low, high = middle - half if successes else 0.0, middle + half if successes < count else 1.0
@@ -262,7 +263,7 @@ def clustered_rate(
     effective = count / effect
     if effect > 1:
         level = 0.5 + confidence / 2
-        effective *= float(stats.norm.ppf(level) / stats.t.ppf(level, k - 1)) ** 2
+        effective *= float(special.ndtri(level) / special.stdtrit(k - 1, level)) ** 2
     estimate = wilson(rate * effective, effective, unit, confidence)
     return Estimate(rate, estimate.low, estimate.high, count, unit)
 
@@ -289,8 +290,8 @@ def clopper_pearson(
     Both may be fractions: those of an effective number of products, where products of a batch fare alike.
     """
     tail = (1 - confidence) / 2
-    low = float(stats.beta.ppf(tail, successes, count - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, count - successes)) if successes < count else 1.0
+    low = float(special.betaincinv(successes, count - successes + 1, tail)) if successes else 0.0
+    high = float(special.betaincinv(successes + 1, count - successes, 1 - tail)) if successes < count else 1.0
     return Estimate(successes / count, low, high, round(count), unit)
 
 
@@ -329,7 +330,7 @@ def selection_optimism(scores: Numbers, best: int) -> float | None:
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Return p values corrected so that of what is found few are false alarms (JRSS B 57, 1995)."""
-    return [float(value) for value in stats.false_discovery_control(p_values)] if len(p_values) else []
+    return [float(value) for value in scipy.stats.false_discovery_control(p_values)] if len(p_values) else []
 
 
 def krippendorff_alpha(ratings: Sequence[Sequence[Any]]) -> float:
@@ -375,7 +376,7 @@ def share(
         weight = float(np.clip(np.cov(y, f)[0, 1] / (spread * (1 + n / rest)), 0, 1))
     value = float(y.mean() + weight * ((g.mean() if rest else 0.0) - f.mean()))
     variance = float(np.var(y - weight * f, ddof=1)) / n + (weight**2 * spread / rest if rest else 0.0)
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * math.sqrt(variance)
+    half = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance)
     if _is_binary(y) and 0 < value < 1:
         return _on_logit_scale(value, half, n)
     return Estimate(value, value - half, value + half, n, "labelled products")
