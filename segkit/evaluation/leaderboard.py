@@ -251,14 +251,15 @@ class Leaderboard(Readable):
         return write_page(Path(path), "Settings compared", facts, self._body())
 
     def _body(self) -> str:
-        table = self.readable()
-        table["setting"] = table["setting"].map(self._names())
-        split = list(table.columns).index(_TO_BEST)
         parts: dict[str, Sequence[Any]] = {
             "In short": self.sentences(),
-            "How far below the best": [self.figure()],
+            "How far below the best": [
+                "Blue settings are not distinguishable from the best. The intervals are two-sided and the test asks "
+                "on one side, so that an orange interval may just cross zero.",
+                self.figure(),
+            ],
             "Quality against price": ["No setting is both better and cheaper than those on the line.", self.pareto()],
-            "All settings": [table[["setting", *table.columns[1:split]]], table[["setting", *table.columns[split:]]]],
+            "All settings": self._halves(),
             "The runs": [self.runs()],
             "For the methods section": [self.methods()],
         }
@@ -266,7 +267,14 @@ class Leaderboard(Readable):
 
     def shown(self) -> Parts:
         """Return what Jupyter shows: the findings, and all settings."""
-        return {"": self.sentences(), "Settings": [self.readable()]}
+        return {"": self.sentences(), "Settings": self._halves()}
+
+    def _halves(self) -> list[pd.DataFrame]:
+        """Return the readable table as two that fit on a page: the scores, and the differences with the prices."""
+        table = self.readable()
+        table["setting"] = table["setting"].map(self._names())
+        split = list(table.columns).index(_TO_BEST)
+        return [table[["setting", *columns]] for columns in (table.columns[1:split], table.columns[split:])]
 
 
 def leaderboard_of(

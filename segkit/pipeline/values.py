@@ -15,6 +15,7 @@ _WORDS |= {bool: "true or false"}
 _NUMBERS = (int, float, Decimal)
 #: What holds for a run wherever it is executed, beside the parameters that shape its result.
 CAPS = {"max_calls": int, "max_cost_usd": Decimal, "batch": bool}
+CHOICES = {"repeats": int, "halving": bool, "fresh": bool}
 
 
 def typed_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +34,11 @@ def typed_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 def typed_caps(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the caps of a run that were given (most calls, most dollars), and whether it is sent in batches."""
     return {name: _typed(name, value, CAPS[name]) for name, value in given.items() if value not in (None, "")}
+
+
+def typed_choices(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an experiment was asked to do, each in its type: repeats, halving, fresh."""
+    return {name: _typed(name, value, CHOICES[name]) for name, value in given.items()}
 
 
 def conditions(where: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:

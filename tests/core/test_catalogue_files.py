@@ -406,3 +406,49 @@ def test_a_condition_finds_an_amount_however_it_is_written(
     assert (
         load_catalogue(tmp_path / "p.csv", CatalogueOptions(where=condition)).products["product_id"].tolist() == ids
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('Report of May\n\nsku,name,price\nA1,Oak Desk,"1,50"\n', "line 3 may be the header (--header-row 3)"),
+        ("Report,,\n,,\nsku,name,price\nA1,Oak Desk,1\n", "line 3 may be the header (--header-row 3)"),
+        ("art;bez\nA1;Oak Desk\n", "columns are art, bez"),
+    ],
+)
+def test_a_header_below_the_first_line_is_named(tmp_path: Path, text: str, hint: str) -> None:
+    (tmp_path / "report.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ProductsError) as refused:
+        load_catalogue(tmp_path / "report.csv", CatalogueOptions())
+    assert hint in refused.value.hint
+    if "sku" in text:
+        options = CatalogueOptions(id_column="sku", title_column="name", header_row=3)
+        assert load_catalogue(tmp_path / "report.csv", options).products["title"].tolist() == ["Oak Desk"]
+
+
+@pytest.mark.parametrize(("one", "two"), [("SKU", "Name"), ("product-id", "Product_Title"), ("Asin", "item name")])
+def test_columns_with_usual_names_become_a_command(tmp_path: Path, one: str, two: str) -> None:
+    (tmp_path / "mine.csv").write_text(f"{one};{two}\nA1;Oak Desk\n", encoding="utf-8")
+    with pytest.raises(ProductsError) as refused:
+        load_catalogue(tmp_path / "mine.csv", CatalogueOptions())
+    words = shlex.split(refused.value.hint.split(": ", 1)[1])
+    assert words[words.index("--id-column") + 1] == one
+    assert words[words.index("--title-column") + 1] == two
+
+
+def test_a_list_of_products_is_found_at_any_depth_of_json(tmp_path: Path) -> None:
+    rows = [{"product_id": 1, "title": "Oak Desk"}]
+    (tmp_path / "deep.json").write_text(json.dumps({"meta": {"n": 1}, "data": {"page": {"items": rows}}}))
+    found = load_catalogue(tmp_path / "deep.json", CatalogueOptions())
+    assert found.products["title"].tolist() == ["Oak Desk"]
+    (tmp_path / "two.json").write_text(json.dumps({"a": {"x": rows}, "b": {"x": rows}}))
+    with pytest.raises(ProductsError, match=r"2 lists of objects: a\.x, b\.x"):
+        load_catalogue(tmp_path / "two.json", CatalogueOptions())
+
+
+def test_a_folder_without_parquet_names_a_file_in_it(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "part-0.csv").write_text("product_id,title\n1,Oak Desk\n")
+    with pytest.raises(ProductsError) as refused:
+        load_catalogue(tmp_path / "parts", CatalogueOptions())
+    assert refused.value.hint == f"give one file: {tmp_path / 'parts' / 'part-0.csv'}"

@@ -143,6 +143,8 @@ def test_halving_needs_labels_and_three_repeats(place: Path, endpoint: Endpoint)
         sweep(labelled(24), "Kitchen Things", **given)
     with pytest.raises(SettingsError, match="three repeats"):
         sweep(labelled(24), "Kitchen Things", repeats=2, label_column="kind", **given)
+    with pytest.raises(SettingsError, match="halving is 'perhaps'"):
+        sweep(labelled(24), "Kitchen Things", label_column="kind", **{**given, "halving": "perhaps"})
     with pytest.raises(SettingsError, match="by stability"):
         sweep(labelled(24), "Kitchen Things", by="stability", label_column="kind", **given)
     assert (endpoint.count(), run_ids(place / "runs")) == (0, [])

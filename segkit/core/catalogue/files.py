@@ -29,6 +29,10 @@ def read_file(path: Path, options: CatalogueOptions) -> Table:
     """
     if path.is_dir() and any(path.rglob("*.parquet")):
         return _read_parquet(path.name, path, options)
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if PurePath(p.name).suffix.lower() in _READERS)
+        hint = f"give one file: {path / inside[0]}" if inside else f"products are read from {READ}"
+        raise ProductsError(f"no such file: {path} is a folder without Parquet files", hint)
     if not path.is_file():
         near = get_close_matches(path.name, _neighbours(path), n=1, cutoff=0.8)
         raise ProductsError(f"no such file: {path}", f"did you mean {path.parent / near[0]}?" if near else "")
@@ -207,12 +211,22 @@ def _read_json(shown: str, data: bytes, options: CatalogueOptions) -> Table:
         raise ProductsError(f"{shown} is not JSON: {error}") from None
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return Table(_frame(shown, value), f"a JSON list, {encoding}")
-    lists = {key: inner for key, inner in value.items() if _is_table(inner)} if isinstance(value, dict) else {}
+    lists = dict(_lists(value))
     if len(lists) == 1:
         key, rows = next(iter(lists.items()))
         return Table(_frame(shown, rows), f"the JSON list {key!r}, {encoding}")
     found = f"{len(lists)} lists of objects: {shortened(lists)}" if lists else "no list of objects"
     raise ProductsError(f"{shown} holds {found}", "give a JSON list with an object for each product")
+
+
+def _lists(value: Any, path: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Find the lists of objects inside an object, at any depth, with the names that lead to each."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        name = f"{path}.{key}" if path else str(key)
+        if _is_table(inner):
+            yield name, inner
+        else:
+            yield from _lists(inner, name)
 
 
 def _is_table(value: Any) -> bool:

@@ -17,7 +17,7 @@ from segkit.core.catalogue.ids import number_of, numbers_of, read_ids
 from segkit.core.catalogue.lines import text_of
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.prices import decimal_sign, plain_price
-from segkit.core.catalogue.shapes import known_shape
+from segkit.core.catalogue.shapes import known_shape, usual_shape
 from segkit.core.catalogue.titles import title_of
 from segkit.core.text import shortened
 from segkit.errors import ProductsError
@@ -113,7 +113,8 @@ def _require(frame: pd.DataFrame, options: CatalogueOptions, source: str, elsewh
     for name in (*options.wanted, *(_column(name, columns) for name in options.where)):
         if name in columns:
             continue
-        if shape := known_shape(columns):
+        unnamed = options.wanted == CatalogueOptions().wanted and name in options.wanted
+        if shape := known_shape(columns) or (usual_shape(columns) if unnamed else None):
             raise ProductsError(f"no column {name!r}", f"this is {shape.name}: {shape.command(source, options)}")
         if len(columns) == 1 and (sign := re.search(r"[^\w\s.()-]", columns[0])):
             hint = f"if {sign[0]!r} separates the fields: --delimiter {shlex.quote(sign[0])}"

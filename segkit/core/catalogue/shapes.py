@@ -1,4 +1,4 @@
-"""Exports of shops and marketplaces, known by their columns."""
+"""Exports of shops and marketplaces, known by their columns; and tables whose columns have usual names."""
 
 from __future__ import annotations
 
@@ -47,11 +47,21 @@ SHAPES = [
     Shape("a Google feed", frozenset({"id", "title", "google_product_category"}), "id", "title"),
     Shape("a Google feed", frozenset({"id", "title", "availability"}), "id", "title"),
     Shape("an Amazon template", frozenset({"TemplateType"}), "item_sku", "item_name", ("--header-row", "3")),
-    Shape("a table with the columns id and title", frozenset({"id", "title"}), "id", "title"),
 ]
+# What columns with ids and with titles are usually called, in lower case and with spaces; the first that is there.
+_IDS = ("id", "product id", "item id", "sku", "product sku", "item sku", "asin", "article number", "item number")
+_TITLES = ("title", "product title", "name", "product name", "item name", "product", "article")
 
 
 def known_shape(columns: Iterable[str]) -> Shape | None:
     """Return the shape that some columns belong to, or None."""
     present = {name.partition("=")[0] for name in columns}  # the first cell of a template is `TemplateType=home`
     return next((shape for shape in SHAPES if shape.known_by <= present), None)
+
+
+def usual_shape(names: Iterable[str]) -> Shape | None:
+    """Return a shape made of the columns that bear usual names, or None where an id or a title has none."""
+    written = {" ".join(name.lower().replace("_", " ").replace("-", " ").split()): name for name in names}
+    one, two = (next((written[usual] for usual in each if usual in written), "") for each in (_IDS, _TITLES))
+    name = f"a table with the columns {one} and {two}"
+    return Shape(name, frozenset({one, two}), one, two) if one and two else None

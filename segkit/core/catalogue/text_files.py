@@ -75,12 +75,17 @@ def read_delimited(name: str, text: str, encoding: str, options: CatalogueOption
     delimiter, header = _header(text, delimiter, options, tabs=tabs)
     before, text = _split_lines(text, header)
     source = _Lines(name, text, delimiter, skipped + len(before))
-    names, rows, quoted = _rows(source, options)
+    hint = "" if options.header_row else _later_header(text, options.delimiter)
+    try:
+        names, rows, quoted = _rows(source, options)
+    except ProductsError as error:
+        error.hint = hint or error.hint
+        raise
     names, rows = _without_empty_ends(names, rows)
     _require_distinct(name, names, source.first + 1)
     frame = pd.DataFrame(rows, columns=names, dtype="str")
     words = [_NAMES.get(delimiter, repr(delimiter)), encoding, f"header in line {source.first + 1}"]
-    return Table(frame, ", ".join([*words, *([] if quoted else ["quotes are part of the text"])]))
+    return Table(frame, ", ".join([*words, *([] if quoted else ["quotes are part of the text"])]), hint)
 
 
 def delimited_rows(name: str, text: str) -> list[list[str]]:
@@ -190,6 +195,20 @@ def _header(text: str, delimiter: str, options: CatalogueOptions, *, tabs: bool)
     return max(candidates, key=lambda candidate: _agreement(rest, candidate)), first
 
 
+def _later_header(text: str, delimiter: str) -> str:
+    """Name a line behind the first that looks more like a header: the first of the lines with the most fields."""
+    found: list[tuple[int, int, list[str]]] = []
+    for number, line in enumerate(text[:_SAMPLE].splitlines()[:_HEADER_LINES]):
+        for candidate in [delimiter] if delimiter else list(",;\t|"):
+            names = [name.strip() for name in next(csv.reader([line], delimiter=candidate), []) if name.strip()]
+            found.append((len(names), -number, names))
+    most, number, names = max(found, default=(0, 0, []), key=lambda each: each[:2])
+    first = max((count for count, number, _ in found if number == 0), default=0)
+    if most <= max(1, first) or (most == first + 1 and first > 1):  # one name less is a column without a name
+        return ""
+    return f"line {1 - number} may be the header (--header-row {1 - number}): {shortened(names, 5)}"
+
+
 def _agreement(text: str, delimiter: str) -> tuple[float, int]:
     """Return the share of rows that have as many fields as the header, and that number; 0 for a single column."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -229,7 +248,8 @@ def _without_empty_ends(names: Sequence[str], rows: list[list[str]]) -> tuple[li
 def _require_distinct(name: str, names: Sequence[str], line: int) -> None:
     repeated = sorted(column for column, count in Counter(names).items() if count > 1)
     if repeated:
-        raise ProductsError(f"{name}, line {line}: columns named more than once: {shortened(repeated)}")
+        what = f"{name}, line {line}: columns named more than once: {shortened(repeated)}"
+        raise ProductsError(what, "give each its own name in the file")
 
 
 def _decoded_as(name: str, data: bytes, encoding: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ from segkit.pipeline.plan.estimate import plan_of, plan_run
 from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.prepare import make_run, open_catalogue
 from segkit.pipeline.segment import run_stages
-from segkit.pipeline.values import typed_caps
+from segkit.pipeline.values import typed_caps, typed_choices
 from segkit.runs.create import products_hash
 from segkit.runs.integrity import is_finished
 from segkit.runs.run import Run, open_run, run_ids
@@ -102,7 +102,7 @@ def prepare_sweep(
     `products` may be a run: its products are taken, and its parameters where none are given. Raises InputError for
     what cannot be used.
     """
-    settings = settings or load_settings()
+    settings, repeats = settings or load_settings(), typed_choices({"repeats": repeats})["repeats"]
     given = {name: _without_empty(value) for name, value in values.items()}
     given = {name: value for name, value in given.items() if value not in (None, "", [])}
     if isinstance(given.get("seed"), list | tuple):
@@ -306,6 +306,7 @@ def sweep(
     hold for all runs together.
     """
     caps = typed_caps({"max_calls": max_calls, "max_cost_usd": max_cost_usd})
+    halving = typed_choices({"halving": halving})["halving"]
     settings = settings or load_settings()
     settings = settings.model_copy(update={f"segkit_{name}": cap for name, cap in caps.items()})
     source = products if isinstance(products, Run | Catalogue) else open_catalogue(products, CatalogueOptions())
