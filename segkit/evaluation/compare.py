@@ -378,7 +378,15 @@ def _label_difference(one: Run, two: Run, placed: Sequence[Sequence[pd.Series]],
 
 
 def _share_taxonomy(one: Run, two: Run) -> bool:
-    """Report whether two runs have the same categories, so that they differ only in where products were put."""
+    """Report whether two runs have one taxonomy, so that they differ only in how products were put into it.
+
+    Both were given one, or both have the same answers up to the refinement. Equal names that two extractions came to
+    are no shared taxonomy.
+    """
+    if not (one.parameters.taxonomy and two.parameters.taxonomy):
+        before = [run.result("lineage").set_index("product_id")["category"] for run in (one, two)]
+        if not before[0].sort_index().equals(before[1].sort_index()):
+            return False
     names = [set(zip(t["category_name"], t["definition"], strict=True)) for t in map(_taxonomy, (one, two))]
     return names[0] == names[1]
 
