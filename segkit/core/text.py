@@ -53,6 +53,13 @@ def one_line(text: str, most: int = MAX_TITLE) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
+def without_surrogates(text: str) -> str:
+    """Return a text that UTF-8 can hold: two halves of a sign become the sign, a half alone becomes U+FFFD."""
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def clean_name(name: str) -> str:
     """Clean a category name as it is stored: NFC, nothing invisible but joiners, single spaces."""
     # First what is invisible: it may stand between two characters that NFC makes one.

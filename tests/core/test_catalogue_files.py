@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import shlex
+import uuid
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,39 @@ def test_a_good_frame_is_read_like_a_file(tmp_path: Path) -> None:
     assert untitled(products).sum() == 1
     assert "7" in products.columns
     assert list(frame.columns) == ["name", "kind", 7], "the frame of the caller stays as it is"
+
+
+ODD = {
+    "complex": [1 + 2j, 0j],
+    "mixed": [1, "one"],
+    "sets": [{1}, set()],
+    "half a sign": pd.Series(["a \ud800", "\ud83d\ude00"], dtype="object"),
+    "sparse": pd.arrays.SparseArray([0, 1]),
+    "periods": pd.period_range("2024", periods=2, freq="M"),
+    "intervals": pd.interval_range(0, 2),
+    "durations": pd.to_timedelta([1, None], unit="D"),
+    "big": pd.array([2**53 + 1, None], dtype="Int64"),
+    "categories": pd.Categorical(["x", None]),
+}
+
+
+@pytest.mark.parametrize("values", ODD.values(), ids=ODD)
+def test_a_column_of_any_kind_can_be_stored(tmp_path: Path, values: Any) -> None:
+    frame = pd.DataFrame({"product_id": [1, 2], "title": ["a lamp", "b lamp"], "odd": values})
+    products = load_catalogue(frame).products
+    products.to_parquet(tmp_path / "p.parquet")
+    again = pd.read_parquet(tmp_path / "p.parquet")
+    assert again["product_id"].tolist() == [1, 2]
+    if "Int64" in str(products["odd"].dtype):
+        assert pq.read_table(tmp_path / "p.parquet")["odd"].to_pylist() == [2**53 + 1, None]
+
+
+def test_ids_of_type_uuid_and_titles_with_half_a_sign_are_read() -> None:
+    ids = [uuid.UUID(int=7), uuid.UUID(int=8)]
+    titles = pd.Series(["a \ud800 lamp", "smile \ud83d\ude00"], dtype="object")
+    products = load_catalogue(pd.DataFrame({"product_id": ids, "title": titles})).products
+    assert sorted(products["source_id"]) == sorted(map(str, ids))
+    assert sorted(products["title"]) == ["a \ufffd lamp", "smile \U0001f600"]
 
 
 # --- refused rows -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.prices import decimal_sign, plain_price
 from segkit.core.catalogue.shapes import known_shape, usual_shape
 from segkit.core.catalogue.titles import title_of
-from segkit.core.text import shortened
+from segkit.core.text import shortened, without_surrogates
 from segkit.errors import ProductsError
 
 FIRST_RUN = "segkit_first_run"  # a column that only runs have which extend another
@@ -246,4 +246,30 @@ def _plain_columns(products: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             )
         except UnicodeDecodeError:
             left_out.append(name)
-    return products.drop(columns=left_out), left_out
+    products = products.drop(columns=left_out)
+    for name in products.columns:
+        if not _can_be_stored(products[name]):
+            products[name] = _storable(products[name])
+    return products, left_out
+
+
+def _can_be_stored(values: pd.Series) -> bool:
+    """Report whether Parquet can hold a column; not sparse or complex ones, mixed types, or what is no UTF-8."""
+    import pyarrow as pa
+
+    try:
+        pa.Array.from_pandas(values)
+    except (pa.ArrowException, TypeError, ValueError):  # of these kinds are pyarrow's errors
+        return False
+    return not isinstance(values.dtype, pd.SparseDtype)
+
+
+def _storable(values: pd.Series) -> pd.Series:
+    """Return a column as Parquet can hold it: a sparse one written out, others as texts."""
+    if isinstance(values.dtype, pd.SparseDtype):
+        return values.astype(values.dtype.subtype)
+    return values.map(_plain_text)
+
+
+def _plain_text(value: Any) -> str:
+    return without_surrogates(text_of(value))

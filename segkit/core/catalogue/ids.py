@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
+from uuid import UUID
 
 import pandas as pd
 
@@ -114,8 +115,8 @@ def _read(value: Any) -> tuple[str, str]:
         return "", "there is no id"
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
-    if isinstance(value, str):
-        return _read_text(value)
+    if isinstance(value, str | UUID):
+        return _read_text(str(value))
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(int(value)), ""
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():

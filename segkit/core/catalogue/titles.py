@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from segkit.core.catalogue.lines import is_missing
-from segkit.core.text import MAX_TITLE, one_line
+from segkit.core.text import MAX_TITLE, one_line, without_surrogates
 
 # fmt: off
 PLACEHOLDERS = frozenset([
@@ -56,7 +56,7 @@ def cut_titles(products: pd.DataFrame) -> int:
 def title_of(value: Any) -> tuple[str, str]:
     """Return a title as a text, and a reason if it cannot be used; numbers and bytes are written out."""
     if isinstance(value, str):
-        return value, ""
+        return without_surrogates(value), ""
     if is_missing(value):
         return "", ""
     if isinstance(value, bytes):
