@@ -12,10 +12,11 @@ import pandas as pd
 from segkit.analysis.frames import records
 from segkit.core.taxonomy.edits import ACTIONS
 from segkit.core.taxonomy.files import SHEET
-from segkit.core.taxonomy.sheet import WIDTHS, taxonomy_json, taxonomy_sheet
+from segkit.core.taxonomy.sheet import WIDTHS, edited_sheet, taxonomy_json, taxonomy_sheet
 from segkit.display import excel_value, json_text, plain, spreadsheet_text
 from segkit.errors import InputError, SettingsError
 from segkit.runs.run import Run
+from segkit.runs.taxonomy import Taxonomy
 from segkit.storage.disk import write_atomic
 
 BOM = b"\xef\xbb\xbf"  # without it, Excel takes the UTF-8 of a file that is opened by a double click for another code
@@ -38,17 +39,22 @@ def exported(run: Run, with_columns: bool = False) -> pd.DataFrame:
     return frame.merge(others, on="product_id", how="left", validate="1:1")
 
 
-def exported_taxonomy(run: Run) -> pd.DataFrame:
-    """Return the categories of a run as the sheet in which a person edits them (`core.taxonomy.sheet`)."""
-    return taxonomy_sheet(run.taxonomy().base, run.assignments, run.id, run.parameters.category)
+def exported_taxonomy(run: Run, taxonomy: Taxonomy | None = None) -> pd.DataFrame:
+    """Return the categories of a run as the sheet in which a person edits them (`core.taxonomy.sheet`).
+
+    The edits of `taxonomy`, if there are any, are filled in as a person would type them.
+    """
+    given = taxonomy or run.taxonomy()
+    sheet = taxonomy_sheet(given.base, run.assignments, run.id, run.parameters.category)
+    return edited_sheet(sheet, given.edits)
 
 
-def write_taxonomy(run: Run, path: str | Path) -> pd.DataFrame:
+def write_taxonomy(run: Run, path: str | Path, taxonomy: Taxonomy | None = None) -> pd.DataFrame:
     """Write the categories of a finished run as a sheet (.xlsx, .csv or .json) to edit them, and return the sheet.
 
     Raises InputError for another suffix and for a file that cannot be written.
     """
-    path, sheet = Path(path), exported_taxonomy(run)
+    path, sheet = Path(path), exported_taxonomy(run, taxonomy)
     write = TAXONOMY_WRITERS.get(path.suffix.lower().removeprefix("."))
     if write is None:
         suffixes = ", ".join(f".{form}" for form in TAXONOMY_WRITERS)

@@ -79,14 +79,14 @@ def choose_way(
     """Report what each way to add products takes, and return whether the taxonomy is kept.
 
     `keep` is what was typed. In a terminal the question is asked where nothing was; elsewhere the taxonomy is then
-    extracted anew, as the more thorough of both.
+    extracted anew, as the more thorough of both, unless the finished run was given its own: that has only one way.
     """
     ways = {"--keep-taxonomy": assign_run, "--new-taxonomy": extend_run}
     for name, make in ways.items():
         typer.echo(f"{_WAYS[name]} ({name}): {_cost_of(make, finished, catalogue, settings)}", err=True)
     if keep is None and not yes and not options.as_json and sys.stdin.isatty():
         return typer.confirm("Keep the taxonomy?", default=True, err=True)
-    return bool(keep)
+    return bool(finished.parameters.taxonomy) if keep is None else keep
 
 
 _WAYS = {"--keep-taxonomy": "keep the categories and assign", "--new-taxonomy": "extract the categories anew"}

@@ -104,16 +104,27 @@ def assign(
 def export(
     name: RunName = "latest",
     out: Annotated[Path, typer.Option(help="The file to write: .xlsx, .csv or .json.")] = Path("taxonomy.xlsx"),
+    edits_of: Annotated[
+        str, typer.Option("--edits-of", metavar="RUN", help="Fill in the edits that another run has, to repeat them.")
+    ] = "",
     runs_dir: RunsDir = None,
 ) -> None:
     """Write the categories of a run to a file in which a person edits them.
+
+    For a run that found its categories anew, --edits-of fills in the edits of an earlier one: by names, former names
+    and the products that both have. What cannot be repeated is listed.
 
     Example: segkit taxonomy export latest --out taxonomy.xlsx
     """
     from segkit.analysis.export import write_taxonomy
 
     run = opened_run(name, runs_dir)
-    sheet = write_taxonomy(run, out)
+    taxonomy = run.taxonomy().replay(opened_run(edits_of, runs_dir)) if edits_of else run.taxonomy()
+    sheet = write_taxonomy(run, out, taxonomy)
+    for remark in taxonomy.remarks:
+        typer.echo(f"not repeated: {remark}", err=True)
+    if edits_of:
+        typer.echo(f"{len(taxonomy.edits):,} edits are filled in, {len(taxonomy.remarks):,} are not", err=True)
     new_console().print(
         f"{len(sheet):,} categories of {run.id} are in {out}; edit it, then: segkit taxonomy check {out}"
     )

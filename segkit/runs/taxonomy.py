@@ -21,7 +21,8 @@ from segkit.core.taxonomy.files import (
     read_taxonomy_file,
     taxonomy_document,
 )
-from segkit.core.taxonomy.keys import choices, completed, of_results, open_splits
+from segkit.core.taxonomy.keys import choices, completed, numbers_kept, of_results, open_splits
+from segkit.core.taxonomy.replay import replayed
 from segkit.display import PLAIN_TEXT, html_table, html_text
 from segkit.errors import RunError, TaxonomyError
 from segkit.runs.run import Run, open_run
@@ -115,6 +116,26 @@ class Taxonomy:
     def accept(self, key: str, note: str = "") -> Taxonomy:
         """Make a proposed category one into which products are put."""
         return self._with(Edit("accept", key, note=note))
+
+    def replay(self, edited_run: Run) -> Taxonomy:
+        """Repeat the edits of another run on these categories, which their run found anew.
+
+        Categories are taken for the same ones by their names, also by former ones, and by the products that both runs
+        have placed. Nothing is resolved silently: `remarks` name each edit that cannot be repeated, with the reason.
+        """
+        if self.run is None:
+            raise TaxonomyError(f"{self.name} is of no run, so no edits can be repeated on it", "segkit run")
+        earlier = taxonomy_of_run(edited_run).base
+        same = numbers_kept(earlier, edited_run.result("lineage"), self.run.result("lineage")).kept
+        found = replayed(self.base, earlier, edits_so_far(edited_run), same)
+        taxonomy, waiting, refused = self, list(found.edits), dict[Edit, str]()
+        for edit in [*waiting, *waiting]:  # twice: a name may become free by a later edit
+            try:
+                taxonomy = taxonomy._with(edit)
+                refused.pop(edit, None)
+            except TaxonomyError as error:
+                refused[edit] = error.message
+        return replace(taxonomy, remarks=(*self.remarks, *found.unplaced, *refused.values()))
 
     def _with(self, edit: Edit) -> Taxonomy:
         """Add an edit; one of the same kind for the same key is replaced. Raises TaxonomyError at once."""

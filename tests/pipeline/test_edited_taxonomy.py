@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from endpoint import Endpoint
 
 from segkit.analysis import tables
+from segkit.analysis.export import write_taxonomy
 from segkit.analysis.report import report_page
 from segkit.pipeline.plan.estimate import plan_of
 from segkit.pipeline.replay import replay
@@ -19,7 +21,7 @@ from segkit.pipeline.taxonomy.report import assign_report
 from segkit.pipeline.taxonomy.stage import assign_products
 from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run
-from segkit.runs.taxonomy import Taxonomy, edits_so_far
+from segkit.runs.taxonomy import Taxonomy, edits_so_far, open_taxonomy
 from segkit.settings import load_settings
 
 NewRun = Callable[..., Run]
@@ -203,6 +205,44 @@ def test_what_a_model_proposes_against_an_edit_is_shown(finished: Run) -> None:
     page = report_page(run)
     assert all(f"For a person to decide: {each['conflict']}" in page for each in conflicts.values())
     assert categories(run)[1] == "Tea Kettles", "the edits hold"
+
+
+def test_edits_are_repeated_on_categories_that_were_found_anew(
+    finished: Run, new_run: NewRun, endpoint: Endpoint, place: Path
+) -> None:
+    """A later run of its own: what was renamed, merged, deleted, added and locked is so again; the rest is named."""
+    keys = finished.taxonomy().frame.set_index("category_name")["key"].to_dict()
+    edited = (
+        finished.taxonomy()
+        .rename(keys["Kettles"], "Tea Kettles")
+        .merge(keys["Whisks"], into=keys["Ladles"])
+        .delete(keys["Toasters"])
+        .add("Teapots", "For tea at the table.")
+        .lock(keys["Ladles"])
+    )
+    run = worked(assign_run(edited))
+    later = new_run(titles((*KINDS, "grater"), 100, 1), products_per_prompt=40, seed=5)
+    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
+        stage(later)
+    again = later.taxonomy().replay(run)
+    assert again.remarks == ()
+    names = again.frame[again.frame["state"] == "active"]["category_name"]
+    assert set(names) == {"Tea Kettles", "Ladles", "Graters", "Teapots"}
+    counts = taxonomy_check(again)
+    assert [counts[name] for name in ("renamed", "merged", "deleted", "added", "locked")] == [1, 1, 1, 1, 1]
+    assert counts["products_to_ask"] == 20
+
+    write_taxonomy(later, place / "again.xlsx", again)
+    given = open_taxonomy(place / "again.xlsx", later.folder.parent, load_settings())
+    pd.testing.assert_frame_equal(given.frame, again.frame)
+    assert set(categories(worked(assign_run(given))).values()) == {"Tea Kettles", "Ladles", "Graters", ""}
+
+    other = new_run(titles(("ladle", "grater"), 40, 5000), products_per_prompt=40)
+    for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
+        stage(other)
+    assert other.taxonomy().replay(run).remarks == (
+        f"{keys['Kettles']} (Tea Kettles) has rename, and no category is like it",
+    )
 
 
 PLANTED = (

@@ -112,6 +112,8 @@ def test_a_run_without_a_taxonomy_of_its_own_is_assigned_to_not_extended(finishe
     with pytest.raises(RunError, match="none of its own") as raised:
         extend_run(more, added(4, start=6000))
     assert raised.value.hint == f"segkit assign PRODUCTS --taxonomy {more.id}"
+    new = load_catalogue(added(4, start=6000))
+    assert choose_way(more, new, None, RunOptions(as_json=True), yes=True, settings=load_settings()) is True
 
 
 def test_what_cannot_be_extended_is_told(new_run: Callable[..., Run], endpoint: Endpoint) -> None:

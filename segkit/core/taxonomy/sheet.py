@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.taxonomy.edits import Edit
 from segkit.core.taxonomy.keys import completed
 
 EXAMPLES = 5
@@ -62,6 +64,25 @@ def _row(row: dict[Any, Any], titles: dict[str, list[str]], count: int) -> dict[
         "includes": row["includes"], "excludes": row["excludes"], "action": "", "into": "", "note": gone,
         "state": state, "products": products, "share": round(products / count, 4) if count else 0.0, **examples,
     }  # fmt: skip
+
+
+def edited_sheet(sheet: pd.DataFrame, edits: Sequence[Edit]) -> pd.DataFrame:
+    """Return a sheet into which edits are filled, as a person would type them."""
+    rows: dict[str, dict[Any, Any]] = {row["key"]: row for row in sheet.to_dict("records")}
+    added = []
+    for edit in edits:
+        texts = {"definition": edit.definition, "includes": edit.includes, "excludes": edit.excludes}
+        cells: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
+        cells |= {"name": edit.name} if edit.name else {}
+        if edit.action == "add":
+            empty = {name: "" if sheet[name].dtype == "str" else 0 for name in sheet.columns}
+            added.append({**empty, **cells, "action": "add", "note": edit.note})
+            continue
+        if edit.action not in ("rename", "redefine"):
+            cells |= {"action": edit.action, "into": "; ".join(edit.into)}
+        rows[edit.key] |= {**cells, "note": edit.note}
+    heads = {name: sheet[name].iloc[0] for name in ("run", "product_category")} if len(sheet) else {}
+    return pd.DataFrame([*rows.values(), *({**row, **heads} for row in added)], columns=sheet.columns)
 
 
 def taxonomy_json(sheet: pd.DataFrame) -> dict[str, Any]:
