@@ -31,12 +31,16 @@ class Metrics:
         labels = ("method", "route", "status")
         name, text = "segkit_http_request_seconds", "How long answers took, whole."
         self._requests = Histogram(name, text, labels, buckets=_BUCKETS, registry=self._registry)
+        self._answers: dict[tuple[str, str, int], Histogram] = {}  # finding one by its labels takes longer
         self._lock = threading.Lock()
         self._bytes, self._counted = 0, 0.0
         self._ended: dict[str, tuple[int, Status]] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, route, str(status)).observe(seconds)
+        key = (method, route, status)
+        if key not in self._answers:
+            self._answers[key] = self._requests.labels(method, route, str(status))
+        self._answers[key].observe(seconds)
 
     def page(self, run_states: Iterable[tuple[str, str]], *, whole: bool) -> bytes:
         """Write the figures of some runs, given with their states; of the machine and all requests too if `whole`."""

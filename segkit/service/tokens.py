@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
-import hmac
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +70,10 @@ class TokenStore:
     def __init__(self, path: Path | None) -> None:
         self.path, self.fault = path, ""
         self._stamp = _stamp(path)
-        self._tokens = read_tokens(path) if path else (LOCAL,)
+        self._use(read_tokens(path) if path else (LOCAL,))
+
+    def _use(self, tokens: tuple[Token, ...]) -> None:
+        self._tokens, self._by_hash = tokens, {token.sha256: token for token in tokens}
 
     def reload(self) -> None:
         """Read the file again if it changed; raises SettingsError, once a change, and keeps the tokens it has.
@@ -82,21 +84,19 @@ class TokenStore:
         if self.path and (stamp := _stamp(self.path)) != self._stamp:
             self._stamp = stamp
             if stamp is None:
-                self._tokens, self.fault = (), f"{self.path} is gone; nobody is let in until it is back"
+                self._use(())
+                self.fault = f"{self.path} is gone; nobody is let in until it is back"
                 return
             try:
-                self._tokens = read_tokens(self.path, may_be_empty=True)
+                self._use(read_tokens(self.path, may_be_empty=True))
                 self.fault = ""
             except SettingsError as error:
                 self.fault = f"{error.message}; the tokens it held before stay valid"
                 raise
 
     def find(self, secret: str) -> Token | None:
-        """Return the valid token a client sent; all hashes are compared, so that the time reveals nothing."""
-        digest, found = _hash(secret), None
-        for token in self._tokens:
-            if hmac.compare_digest(token.sha256, digest):
-                found = token
+        """Return the valid token a client sent, found by its hash: the time reveals nothing about any token."""
+        found = self._by_hash.get(_hash(secret))
         return None if found is None or found.is_expired else found
 
     def named(self, name: str) -> Token | None:

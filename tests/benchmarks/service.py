@@ -1,10 +1,9 @@
-"""How the REST service answers while a run works: requests a second, the slowest of them, and what it costs the run.
+"""How the REST service answers, beside a bare FastAPI route, large wrong bodies and downloads that nobody reads.
 
     python tests/benchmarks/service.py            # the table of this machine
-    python tests/benchmarks/service.py --quick    # a smaller run; nothing is written
+    python tests/benchmarks/service.py --quick    # shorter; nothing is written
 
-The service and its client share one core, the run has another one to itself, with requests and without. Where
-other work goes on, start it with `nice -n -15`, or compare the CPU a request.
+Servers and clients have a core each. Where other work goes on, start it with `nice -n -15`: ratios are of one run.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from results import write_section
@@ -63,32 +64,111 @@ def ask(address: str, path: str, secret: str, rate: float, seconds: float) -> di
     return {"rate": len(took) / seconds, "p50": took[len(took) // 2], "p99": took[int(len(took) * 0.99)]}
 
 
-def work(service: Service, products: int, rate: str = "", cores: str = "0") -> tuple[float, list[dict[str, float]]]:
-    """Let a run work on a core of its own, while a client asks at a rate; gives its seconds and what was measured."""
-    from catalogues import catalogue
-    from rest_service import COMMAND
+def asked(address: str, path: str, secret: str, rate: float, seconds: float) -> dict[str, float]:
+    """Ask from a process on a core of its own."""
+    words = ["taskset", "-c", "1", sys.executable, __file__, "--ask", address, path, secret, str(rate), str(seconds)]
+    found: dict[str, float] = json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return found
 
-    from segkit.pipeline.prepare import prepare_run
-    from segkit.settings import load_settings
 
-    os.environ["SEGKIT_HOME"] = str(service.place / "home")
-    runs = service.place / "runs"
-    run = prepare_run(catalogue(products), "Kitchen Things", runs_dir=runs, model="offline", settings=load_settings())
-    environment = service.environment | {"SEGKIT_CACHE": "false"}
-    command = ["taskset", "-c", "1", *COMMAND, "resume", run.id, "--no-sync", "--json"]
-    began, told = time.perf_counter(), []
-    process = subprocess.Popen(
-        command, cwd=service.place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    path = f"/api/segmentation/{run.id}/status"
-    script = [sys.executable, __file__, "--ask", service.url, path, next(iter(service.secrets.values()))]
-    while rate and process.poll() is None:
-        before = cpu_seconds(service.process.pid)
-        asking = ["taskset", "-c", cores, *script, rate, "3"]
-        told.append(json.loads(subprocess.run(asking, stdout=subprocess.PIPE, text=True, check=True).stdout))
-        told[-1]["cpu"] = 1000 * (cpu_seconds(service.process.pid) - before) / (3 * told[-1]["rate"])
-    assert process.wait() == 0
-    return time.perf_counter() - began, told
+def serve_bare(port: int, body: str) -> None:
+    """Serve one JSON document with FastAPI on the protocol that segkit uses, and nothing else."""
+    import uvicorn
+    from fastapi import FastAPI
+
+    app, document = FastAPI(), json.loads(body)
+
+    @app.get("/{run_id}/status")
+    async def status(run_id: str) -> dict[str, object]:
+        return dict(document)
+
+    uvicorn.run(app, port=port, http="h11", loop="asyncio", log_level="warning", access_log=False)
+
+
+def compare(service: Service, rounds: int, seconds: float) -> list[tuple[str, str, str]]:
+    """Ask for a status and for a bare route in turns, as fast as they are answered."""
+    from rest_service import finished
+
+    run = finished(service.place / "runs", 100)
+    with service.client() as client:
+        document = client.get(f"/api/segmentation/{run.id}/status").text
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    bare = subprocess.Popen(["taskset", "-c", "0", sys.executable, __file__, "--bare", str(port), document])
+    address, secret = f"http://127.0.0.1:{port}", service.secrets["bench"]
+    try:
+        while not _listens(port):
+            time.sleep(0.1)
+        found: list[tuple[dict[str, float], dict[str, float]]] = []
+        for _ in range(rounds):
+            pids = (service.process.pid, bare.pid)
+            before = [cpu_seconds(pid) for pid in pids]
+            own = asked(service.url, f"/api/segmentation/{run.id}/status", secret, 0, seconds)
+            other = asked(address, f"/{run.id}/status", secret, 0, seconds)
+            found.append((own, other))
+            for each, pid, start in zip((own, other), pids, before, strict=True):
+                each["cpu"] = 1000 * (cpu_seconds(pid) - start) / (seconds * each["rate"])
+    finally:
+        bare.terminate()
+        bare.wait()
+    ratios = [own["rate"] / other["rate"] for own, other in found]
+    cpu = [(own["cpu"], other["cpu"]) for own, other in found]
+    own, other = median(each for each, _ in cpu), median(each for _, each in cpu)
+    return [
+        ("status, requests a second ÷ those of a bare FastAPI route", f"{median(ratios):.2f}", "≥ 0.9"),
+        ("… processor time a request, of one and of the other", f"{own:.2f} ms, {other:.2f} ms", ""),
+    ]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as door:
+        return door.connect_ex(("127.0.0.1", port)) == 0
+
+
+def disturb(service: Service, seconds: float) -> list[tuple[str, str, str]]:
+    """Ask 100 times a second for a status, alone and while another client sends 2 MB of wrong ids each second."""
+    from rest_service import finished
+
+    run = finished(service.place / "runs", 100)
+    path, secret = f"/api/segmentation/{run.id}/status", service.secrets["bench"]
+    alone = asked(service.url, path, secret, 100, seconds)
+    ids = [*(f"B{number:015d}" for number in range(99_999)), 7.5]
+    body, over = json.dumps({"product_ids": ids, "category": "x"}).encode(), threading.Event()
+
+    def send() -> None:
+        with service.client("other") as client:
+            while not over.wait(1):
+                client.post("/api/segmentation/start", content=body, headers={"content-type": "application/json"})
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    disturbed = asked(service.url, path, secret, 100, seconds)
+    over.set()
+    sender.join()
+    what = f"p99 of a client while another sends {len(body) / 1e6:.1f} MB of wrong ids each second (alone)"
+    return [(what, f"{disturbed['p99']:.1f} ms ({alone['p99']:.1f} ms)", "< 50 ms")]
+
+
+def hold(service: Service, run_id: str) -> list[tuple[str, str, str]]:
+    """Open 200 downloads of a run by 25 tokens, and read none of them."""
+    host, port = service.url.removeprefix("http://").split(":")
+    doors = []
+    with service.client() as client:
+        for _ in range(3):
+            client.get(f"/api/segmentation/{run_id}/results")
+    before = resident(service.process.pid, "VmRSS")
+    for number in range(25):
+        secret = service.secrets[f"t{number}"]
+        head = f"GET /api/segmentation/{run_id}/results HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n\r\n"
+        for _ in range(8):
+            doors.append(socket.create_connection((host, int(port))))
+            doors[-1].sendall(head.encode())
+            assert doors[-1].recv(64).split()[1] == b"200"
+    time.sleep(3)
+    grown = resident(service.process.pid, "VmRSS") - before
+    for door in doors:
+        door.close()
+    return [("memory that 200 unread downloads of 100,000 products take", f"{grown:+.1f} MB", "± 20 MB")]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -96,8 +176,8 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def stream(service: Service, products: int) -> tuple[float, float, float]:
-    """Read the results of a run: milliseconds to the first byte, seconds to the last, and MB above what was held."""
+def stream(service: Service, products: int) -> tuple[str, float, float, float]:
+    """Read the results of a run: its id, milliseconds to the first byte, seconds to the last, MB above idle."""
     from rest_service import finished
 
     run = finished(service.place / "runs", products)
@@ -112,7 +192,7 @@ def stream(service: Service, products: int) -> tuple[float, float, float]:
             first = 1000 * (time.perf_counter() - began)
             size += sum(map(len, pieces))
     assert size > 40 * products
-    return first, time.perf_counter() - began, resident(pid, "VmHWM") - before
+    return run.id, first, time.perf_counter() - began, resident(pid, "VmHWM") - before
 
 
 def resident(pid: int, which: str) -> float:
@@ -126,33 +206,18 @@ def table(place: Path, share: int) -> list[tuple[str, str, str]]:
 
     service = Service(place)
     service.token("bench", all_runs=True, requests_per_second=1_000_000)
+    service.token("other", max_products=100_000)
+    for number in range(25):
+        service.token(f"t{number}", all_runs=True)
     with service:
         os.sched_setaffinity(service.process.pid, {0})
-        alone, polled, paced = [], [], []
-        for _ in range(1 if share > 1 else 3):
-            alone.append(work(service, 4000 // share)[0])
-            seconds, measured = work(service, 4000 // share, "1000")
-            polled.append(seconds)
-            paced += measured
-        fastest = max(work(service, 4000 // share, "0", "0,1")[1], key=lambda each: each["rate"])
+        rows = compare(service, 3 if share > 1 else 7, 3) + disturb(service, 10 / share)
         stream(service, 1000)  # what is imported once is no part of an answer
-        _, _, few = stream(service, 10_000)
-        first, last, many = stream(service, 100_000)
+        _, _, _, few = stream(service, 10_000)
+        run_id, first, last, many = stream(service, 100_000)
+        rows += hold(service, run_id)
     return [
-        ("status requests a second on one core, a run at work", f"{fastest['rate']:,.0f}", "≥ 1,000"),
-        ("… CPU of the service a request", f"{fastest['cpu']:.2f} ms", "≤ 1 ms"),
-        ("… at 1,000 a second: p50", f"{sorted(each['p50'] for each in paced)[len(paced) // 2]:.1f} ms", ""),
-        (
-            "… p99, the median of 3 s each",
-            f"{sorted(each['p99'] for each in paced)[len(paced) // 2]:.1f} ms",
-            "≤ 50 ms",
-        ),
-        (
-            "… requests a second that were answered, the worst of 3 s each",
-            f"{min(each['rate'] for each in paced):,.0f}",
-            "1,000",
-        ),
-        ("… seconds of the run ÷ the same without requests", f"{min(polled) / min(alone):.3f}", "≤ 1.05"),
+        *rows,
         ("results of 100,000 products: first byte", f"{first:.0f} ms", "≤ 200 ms"),
         ("… last byte", f"{last:.2f} s", ""),
         ("… memory above idle, 10,000 and 100,000 products", f"{few:.1f} MB, {many:.1f} MB", "flat"),
@@ -162,9 +227,13 @@ def table(place: Path, share: int) -> list[tuple[str, str, str]]:
 def main() -> None:
     """Print the table, and put it below the others of `results.md` when it is the whole one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a smaller run; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="shorter; nothing is written")
     parser.add_argument("--ask", nargs=5, metavar=("ADDRESS", "PATH", "TOKEN", "RATE", "SECONDS"))
+    parser.add_argument("--bare", nargs=2, metavar=("PORT", "BODY"))
     given = parser.parse_args()
+    if given.bare:
+        serve_bare(int(given.bare[0]), given.bare[1])
+        return
     if given.ask:
         address, path, secret, rate, seconds = given.ask
         print(json.dumps(ask(address, path, secret, float(rate), float(seconds))))

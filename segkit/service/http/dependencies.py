@@ -62,6 +62,8 @@ class JsonRoute(APIRoute):
 
     def get_route_handler(self) -> Any:
         handle = super().get_route_handler()
+        if "POST" not in (self.methods or ()):
+            return handle
 
         async def handler(request: Request) -> Response:
             read = _JsonRequest(request.scope, request.receive)

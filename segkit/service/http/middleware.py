@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import ipaddress
+import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -49,12 +50,13 @@ class ApiMiddleware:
     ) -> None:
         self._app, self._service, self._links = app, service, links
         self._buckets: dict[str, tuple[float, float]] = {}
+        self._prefix, self._numbers = secrets.token_hex(4), itertools.count(1)  # of ids of requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, request_id, status = time.perf_counter(), secrets.token_hex(8), 0
+        began, request_id, status = time.perf_counter(), f"{self._prefix}{next(self._numbers):08x}", 0
         scope["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime, BeforeValidator
 
@@ -79,6 +79,23 @@ def _utc(moment: datetime | None) -> str | None:
         raise RequestError("invalid-request", "the time is out of range") from None
 
 
+def add_status(app: FastAPI) -> None:
+    """Add the route that is asked far more often than all others: before them, and outside of a router."""
+    app.get(
+        "/api/segmentation/{run_id}/status",
+        operation_id="status",
+        responses=_OF_RUN,
+        response_model=schemas.RunStatus,
+    )(status)
+
+
+async def status(run_id: RunId, request: Request) -> Response:
+    """Return how far a run is."""
+    service: Service = request.app.state.service  # dependencies would be solved for each request
+    current = await service.status(run_id, request.scope["token"])
+    return Response(orjson.dumps(current.shown_to(request.scope["token"])), media_type="application/json")
+
+
 @router.post("/start", operation_id="start", responses=_STARTED | _OF_BODY, response_model=schemas.Started)
 async def start(body: schemas.StartBody, service: TheService, client: TheClient, key: Key = None) -> Response:
     """Start a run over products of `amazon_products`. The same Idempotency-Key returns the same run again."""
@@ -111,12 +128,6 @@ async def runs(
         return _page(service, rows, token, limit, state)
 
     return JSONResponse(await asyncio.to_thread(find))
-
-
-@router.get("/{run_id}/status", operation_id="status", responses=_OF_RUN, response_model=schemas.RunStatus)
-async def status(current: TheStatus, token: TheToken) -> Response:
-    """Return how far a run is."""
-    return JSONResponse(current.shown_to(token))
 
 
 @router.post(
