@@ -11,10 +11,10 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from segkit.errors import ProductsError, RequestError, RunError
+from segkit.errors import ProductsError, RequestError
 from segkit.runs.run import open_run
 from segkit.service.http import schemas
-from segkit.service.http.dependencies import JsonRoute, RunId, TheService, TheSpools, TheStatus, TheToken
+from segkit.service.http.dependencies import JsonRoute, TheService, TheSpools, TheStatus, TheToken
 from segkit.service.http.problems import Responses, responses
 from segkit.service.http.results import accepts_gzip, explanation, exported_file, gzipped, results_json
 from segkit.service.http.spools import Spools
@@ -27,8 +27,8 @@ router = APIRouter(prefix="/api/segmentation/{run_id}", route_class=JsonRoute)
 
 LastEvent = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event received.")]
 Encodings = Annotated[str, Header(alias="Accept-Encoding", include_in_schema=False)]
-_OF_RUN = responses(404, 503)
-OF_RESULTS = _OF_RUN | responses(409, 429)
+_OF_RUN = responses(404, 409, 503)
+OF_RESULTS = _OF_RUN | responses(429)
 _TEXT = {"schema": {"type": "string"}}
 _HTML: Responses = {200: {"content": {"text/html": _TEXT}}}
 CSV: Responses = {200: {"content": {"text/csv": _TEXT}}}
@@ -88,7 +88,7 @@ async def download(
 @router.get(
     "/products/{product_id}",
     operation_id="explain",
-    responses=_OF_RUN | responses(409),
+    responses=_OF_RUN,
     response_model=schemas.Explanation,
 )
 async def explain(
@@ -116,14 +116,10 @@ async def events(current: TheStatus, service: TheService, token: TheToken, last:
 
 
 @router.get("/report.html", operation_id="report", responses=_OF_RUN | _HTML, response_class=HTMLResponse)
-async def report(run_id: RunId, service: TheService, token: TheToken) -> Response:
+async def report(current: TheStatus, service: TheService) -> Response:
     """Return the report of a run: one page that loads nothing and runs nothing."""
-    service.check_visible(run_id, token)
-    try:
-        run = await asyncio.to_thread(open_run, run_id, service.runs_dir, service.settings)
-        path = await asyncio.to_thread(run.file, "report.html")
-    except RunError:
-        raise RequestError("no-report", f"{run_id} has no report yet") from None
+    run_id = current.run_id
+    path = await asyncio.to_thread(lambda: open_run(run_id, service.runs_dir, service.settings).file("report.html"))
     if path.is_symlink() or not path.is_file():  # segkit writes no link: one leads out of the folder
         raise RequestError("no-report", f"{run_id} has no report yet")
     return FileResponse(path, headers={"content-security-policy": "sandbox"}, media_type="text/html")

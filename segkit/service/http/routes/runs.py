@@ -31,7 +31,7 @@ Key = Annotated[
     str | None, Header(alias="Idempotency-Key", pattern=schemas.KEY, description="One key makes one run.")
 ]
 _SAME_TERMS = schemas.ResumeBody()
-_OF_RUN = responses(404, 503)
+_OF_RUN = responses(404, 409, 503)
 _OF_BODY = responses(400, 402, 408, 409, 413, 415, 422, 503)
 _LINKS = {
     name: {"operationId": name, "parameters": {"run_id": "$response.body#/run_id"}}
@@ -133,7 +133,7 @@ async def runs(
 @router.post(
     "/{run_id}/cancel",
     operation_id="cancel",
-    responses=_OF_RUN | responses(409, 413, 415, 422),
+    responses=_OF_RUN | responses(413, 415, 422),
     response_model=schemas.Accepted,
 )
 async def cancel(run_id: RunId, current: TheStatus, service: TheService, client: TheClient) -> Response:
