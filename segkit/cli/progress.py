@@ -74,12 +74,19 @@ def _cells(stage: StageFigures, working: bool) -> list[str]:
     ]
 
 
+def _batches(status: Status) -> str:
+    """Say how far the provider's batches are while the run waits for them."""
+    progress = str(status.document.get("batches") or "")
+    return f"waiting for {progress}" if progress else ""
+
+
 def _follow_live(run: Run, done: threading.Event) -> None:
     began = time.monotonic()
     with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
         while not done.wait(0.2):
-            title = _STOPPING if is_stopping(run) else ""
-            live.update(progress_table(read_status(run.folder), time.monotonic() - began, title), refresh=True)
+            status = read_status(run.folder)
+            title = _STOPPING if is_stopping(run) else _batches(status)
+            live.update(progress_table(status, time.monotonic() - began, title), refresh=True)
 
 
 def _follow_lines(run: Run, done: threading.Event) -> None:
@@ -87,7 +94,7 @@ def _follow_lines(run: Run, done: threading.Event) -> None:
     shown = ""
     while not done.wait(0.2):
         status, now = read_status(run.folder), time.monotonic()
-        line = _STOPPING if is_stopping(run) else status.notebook
+        line = _STOPPING if is_stopping(run) else _batches(status) or status.notebook
         if not line or (line == shown and now - last < _LINE_EVERY):
             continue
         figures = status.stages.get(status.stage)

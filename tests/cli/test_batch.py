@@ -69,6 +69,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_batches(
     assert process.returncode == 3, said
     assert "stopped waiting, the provider goes on with 1 batch of segmentation" in said
     assert "--cancel" in said
+    assert "waiting for 1 batch of segmentation: 0 of 3 requests are done" in said
     assert endpoint.batches()[0]["status"] == "validating"
     assert "cancelling" in segkit("batches", "latest", "--cancel").stdout
     segkit("resume", "latest", "--no-batch")

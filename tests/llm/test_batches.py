@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogues import catalogue
+from catalogues import KEY, catalogue
 from endpoint import Endpoint
 from s3_server import S3Server
 from victim import results
@@ -352,6 +352,17 @@ def test_an_answer_counts_though_its_question_is_worded_anew(batched: Endpoint, 
     assert batched.count() == BATCHES
     assert changed.status.calls == BATCHES
     assert float(changed.status.cost_usd) == pytest.approx(batched.dollars())
+
+
+def test_no_secret_of_a_provider_is_kept(batched: Endpoint, small_run: NewRun) -> None:
+    """It repeats the key in an error line, and in the answer to another call."""
+    batched.rule("reply", body={"error": {"message": f"an error about {KEY}", "code": "odd"}}, status=500, above=0)
+    run = small_run()
+    with pytest.raises(EndpointError, match="brought no answer") as error:
+        extract_taxonomy(run)
+    assert KEY not in str(error.value)
+    assert "an error about" in str(error.value)
+    assert not [path for path in run.folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 def test_caps_hold_for_what_is_submitted(batched: Endpoint, small_run: NewRun) -> None:

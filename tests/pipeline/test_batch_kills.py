@@ -6,6 +6,7 @@ lost or changed, and the results are those of a run that asked one by one and th
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections import Counter
@@ -71,6 +72,15 @@ def resumed(scene: Scene, undisturbed: Undisturbed) -> None:
 def test_killed_at_a_named_point(action: str, label: str, at: int, scene: Scene, undisturbed: Undisturbed) -> None:
     """At each step from the intent to the logs, and in the middle of a write."""
     assert scene.life(trap={"action": action, "label": label, "at": at}).end().killed, f"{label} has gone"
+    resumed(scene, undisturbed)
+
+
+@pytest.mark.parametrize("label", ["fsync RUN/segmentation/*.intent", "write RUN/segmentation/*.intent"])
+def test_the_disk_fails_while_answers_are_logged(label: str, scene: Scene, undisturbed: Undisturbed) -> None:
+    """The answers stay where they were downloaded until each is in the logs."""
+    life = scene.life(trap={"action": "fail", "errno": errno.EIO, "label": label, "at": 3}).end()
+    assert life.code == 1, life.noise
+    assert "the disk fails" in life.told["error"]
     resumed(scene, undisturbed)
 
 

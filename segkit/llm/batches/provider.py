@@ -23,7 +23,7 @@ from segkit.llm.transports.choose import require_key
 from segkit.llm.transports.openai_sdk import mapped_error, open_client
 from segkit.runs.run import Run
 from segkit.settings import Settings
-from segkit.storage.redaction import safe_text
+from segkit.storage.redaction import redactor, safe_text
 
 _ABSENT = (404, 405, 501)
 _A_DAY = 86_400.0
@@ -120,9 +120,17 @@ class BatchProvider:
 
         try:
             await self._until_done(f"GET /files/{file_id}/content", once, bool)
+            await asyncio.to_thread(self._remove_secrets, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _remove_secrets(self, path: Path) -> None:
+        """Take out the key where a provider repeats it in an error."""
+        data = path.read_bytes()
+        clean = redactor(self._settings.secrets)(data)
+        if clean != data:
+            path.write_bytes(clean)
 
     async def close(self) -> None:
         await self._client.close()
@@ -165,11 +173,11 @@ class BatchProvider:
     def _lost(self, error: openai.APIConnectionError) -> _NotYetError:
         lost = mapped_error(error, self._settings.segkit_timeout_seconds, used=True)
         sent = not isinstance(lost, NotSentError)
-        why = f"{self.host}: {self._text(lost)}"
+        why = f"{self.host}: {self.text(lost)}"
         return _NotYetError(NextStep("again", why, money="unknown" if sent else "not_paid"))
 
     def _again(self, why: str) -> NextStep:
-        return NextStep("again", f"{self.host}: {self._text(why)}", money="unknown")
+        return NextStep("again", f"{self.host}: {self.text(why)}", money="unknown")
 
     def _refused(self, call: str, error: openai.APIStatusError) -> Exception:
         step, status = self._step(error), error.status_code
@@ -189,9 +197,10 @@ class BatchProvider:
             body = b""
         response = Response(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, body)
         step = classify_response(response, self._run.parameters.model, self.host)
-        return NextStep(step.step, self._text(step.why), step.hint, step.wait, money=step.money)
+        return NextStep(step.step, self.text(step.why), step.hint, step.wait, money=step.money)
 
-    def _text(self, error: object) -> str:
+    def text(self, error: object) -> str:
+        """Word what a provider says, without secrets."""
         return safe_text(str(error), self._settings.secrets)
 
     def _gave_up(self, call: str, failed: _NotYetError, tries: int, waited: float) -> EndpointError:

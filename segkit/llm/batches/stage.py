@@ -33,6 +33,7 @@ from segkit.llm.batches.records import (
 from segkit.llm.prices import BATCH_PRICE, largest_cost_usd
 from segkit.runs.events import log_event
 from segkit.runs.run import Run, is_stopping
+from segkit.runs.status import update_status
 from segkit.settings import Settings
 from segkit.storage.disk import write_atomic
 
@@ -79,9 +80,11 @@ class StageBatches:
             self._write_files(found.open)
 
     async def close(self) -> None:
-        """Close the connections, if there are any."""
+        """Close the connections, if there are any, and show no more how far the batches are."""
         if self._opened:
             await self._opened.close()
+        if self._run.status.document.get("batches"):
+            update_status(self._run.folder, batches="")
 
     @property
     def _provider(self) -> BatchProvider:
@@ -179,7 +182,7 @@ class StageBatches:
             requests=record.requests or (counts.total if counts else 0),
             output_file_id=batch.output_file_id or "",
             error_file_id=batch.error_file_id or "",
-            problem="; ".join(str(error.message) for error in errors[:3]),
+            problem=self._provider.text("; ".join(str(error.message) for error in errors[:3])),
         )
         if event or noted.status != record.status:
             facts = {"name": record.name, "batch_id": batch.id, "status": batch.status}
@@ -196,6 +199,7 @@ class StageBatches:
             if not self._settings.segkit_batch_wait:
                 raise self._waiting()
             polls += 1
+            update_status(self._run.folder, batches=self._progress())
             await self._pause(self._provider.backoff(polls))
         for record in self._records():
             for path, file_id in answer_files(self._run, record).items():
@@ -221,17 +225,23 @@ class StageBatches:
 
     def _waiting(self, *, stopped: bool = False) -> SegkitError:
         """Return the error that ends a process whose batches go on."""
+        progress = self._progress()
+        if not progress:
+            return StoppedError("stopped on request; all answers are kept", self._resume)
+        commands = f"{self._resume}; to stop it: segkit batches {self._run.id} --cancel"
+        if stopped:
+            return WaitingError(f"stopped waiting, the provider goes on with {progress}", commands)
+        return WaitingError(f"the provider works on {progress}", f"later, or with --wait: {commands}")
+
+    def _progress(self) -> str:
+        """Say how far the batches at work are; empty where there is none."""
         under_way = [record for record in self._records() if record.batch_id and not record.ended]
         if not under_way:
-            return StoppedError("stopped on request; all answers are kept", self._resume)
+            return ""
         batches = "1 batch" if len(under_way) == 1 else f"{len(under_way)} batches"
         done = sum(record.completed + record.failed for record in under_way)
         requests = sum(record.requests for record in under_way)
-        what = f"{batches} of {STAGES[self._stage]}: {done:,} of {requests:,} requests are done"
-        commands = f"{self._resume}; to stop it: segkit batches {self._run.id} --cancel"
-        if stopped:
-            return WaitingError(f"stopped waiting, the provider goes on with {what}", commands)
-        return WaitingError(f"the provider works on {what}", f"later, or with --wait: {commands}")
+        return f"{batches} of {STAGES[self._stage]}: {done:,} of {requests:,} requests are done"
 
     async def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -258,6 +268,8 @@ class StageBatches:
 
         given = self._run, self._stage, self._questions, self._settings
         found = await distribute(*given, answers, bodies, *self._counts)
+        if isinstance(found.error, StoppedError):  # the disk fails: what is not logged is read again
+            raise found.error
         for record in records:
             mark_taken(self._run, record, answers.brought[record.batch_id])
         if found.error:
