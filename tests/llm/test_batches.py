@@ -16,9 +16,9 @@ from s3_server import S3Server
 from victim import results
 
 from segkit.errors import BudgetError, EndpointError, RefusedError, SegkitError, SettingsError, WaitingError
-from segkit.llm.batches.answers import MOST_BYTES, MOST_REQUESTS, parted
 from segkit.llm.batches.overview import batches_of
 from segkit.llm.batches.records import read_records
+from segkit.llm.batches.requests import MOST_BYTES, MOST_REQUESTS, parted
 from segkit.pipeline.costs import recount
 from segkit.pipeline.parameters import change_requests
 from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence

@@ -1,14 +1,14 @@
-"""The lines of a batch's files: requests as they are sent, answers as they come, each found by its request."""
+"""The answers of batches, in the files that were downloaded: each is found by its request."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -17,22 +17,7 @@ from segkit.llm.cache import cache_key
 from segkit.llm.responses import classify_response
 from segkit.llm.transports.base import NotSentError, Response
 
-#: The address of a request within a batch.
-CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-#: What a provider takes in one file.
-MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 _ID = re.compile(r"b(\d{1,12})_a(\d{1,4})_([0-9a-f]{32})_(\d{1,9})", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """A request without an answer yet: its key, its place in the logs, its body, the most tokens of its answer."""
-
-    key: str
-    batch: int
-    attempt: int
-    data: bytes
-    output_limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +41,6 @@ class _Place:
     batch_id: str
     custom_id: str
     good: bool
-
-
-def request_lines(requests: Sequence[OpenRequest]) -> list[bytes]:
-    """Return the lines of a file of requests; equal requests are told apart by a number."""
-    seen: Counter[str] = Counter()
-    lines = []
-    for request in requests:
-        seen[request.key] += 1
-        custom_id = f"b{request.batch}_a{request.attempt}_{request.key}_{seen[request.key]}"
-        body = {name: value for name, value in orjson.loads(request.data).items() if name != "stream"}
-        line = {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}
-        lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-    return lines
-
-
-def parted(lines: Sequence[bytes]) -> list[list[bytes]]:
-    """Cut lines into files that a provider takes."""
-    parts: list[list[bytes]] = [[]]
-    size = 0
-    for line in lines:
-        if len(parts[-1]) >= MOST_REQUESTS or size + len(line) > MOST_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(line)
-        size += len(line)
-    return parts
-
-
-def bodies_of(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the bodies of a file of requests by their custom ids; none where the file is on another machine."""
-    if not path.exists():
-        return {}
-    with path.open("rb") as file:
-        lines = [orjson.loads(line) for line in file]
-    return {str(line["custom_id"]): line["body"] for line in lines}
 
 
 class Answers:

@@ -14,7 +14,9 @@ from typing import Any
 
 from segkit.core.models import FOLDERS, Question
 from segkit.errors import SegkitError
-from segkit.llm.batches.answers import Answers, OpenRequest
+from segkit.llm.batches.answers import Answers
+from segkit.llm.batches.records import FOLDER
+from segkit.llm.batches.requests import OpenRequests
 from segkit.llm.breaker import Breaker
 from segkit.llm.completions import shape_for
 from segkit.llm.event_loop import await_all
@@ -51,7 +53,7 @@ class Distribution:
     `error` is what ends the run: something that only the user can mend.
     """
 
-    open: list[OpenRequest]
+    open: OpenRequests
     proven: bool
     error: SegkitError | None
 
@@ -63,9 +65,8 @@ class BatchClient(RetryingClient):
         # What was answered is paid, whatever the limits are now.
         free = settings.model_copy(update=_NO_LIMITS)
         super().__init__(run, stage, answers, free, progress, threading.Event())
-        self._answers, self._once_each = answers, settings.segkit_cache
-        self.open: list[OpenRequest] = []
-        self._keys: set[str] = set()
+        self._answers = answers
+        self.open = OpenRequests(run.folder / FOLDER, once=settings.segkit_cache)
 
     @property
     def error(self) -> SegkitError | None:
@@ -74,7 +75,7 @@ class BatchClient(RetryingClient):
     async def send(self, request: ModelRequest) -> ModelReply:
         key = request.facts["cache_key"]
         if not self._answers.has(key):
-            self._keep_open(request)
+            self.open.add(request)
             raise OpenError
         origin = self._answers.origin_of(key)
         request.facts.update(origin)
@@ -87,15 +88,8 @@ class BatchClient(RetryingClient):
 
     async def _pause(self, request: ModelRequest, step: NextStep, tries: int, waited: float) -> float:
         """Ask again in the next batch."""
-        self._keep_open(request)
+        self.open.add(request)
         raise OpenError
-
-    def _keep_open(self, request: ModelRequest) -> None:
-        key = str(request.facts["cache_key"])
-        if self._once_each and key in self._keys:
-            return  # the cache answers the second of two equal requests
-        self._keys.add(key)
-        self.open.append(OpenRequest(key, request.batch, request.attempt, request.data, request.output_limit))
 
 
 class _Asker(QuestionAsker):

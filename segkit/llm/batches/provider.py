@@ -15,7 +15,7 @@ import openai
 from openai.types import Batch, FileObject
 
 from segkit.errors import EndpointError, RefusedError
-from segkit.llm.batches.answers import CHAT
+from segkit.llm.batches.requests import CHAT
 from segkit.llm.responses import NextStep, classify_response
 from segkit.llm.send import LONGEST_BACKOFF
 from segkit.llm.transports.base import NotSentError, Response
@@ -58,10 +58,11 @@ class BatchProvider:
 
     async def upload(self, path: Path, name: str) -> str:
         """Upload a file of requests and return its id; an upload that is cut is repeated, since it costs nothing."""
-        data = await asyncio.to_thread(path.read_bytes)
 
         async def once() -> FileObject:
-            return await self._client.files.create(file=(name, data), purpose="batch")
+            file = await asyncio.to_thread(path.open, "rb")  # read as it is sent: it may have 200 MB
+            with file:
+                return await self._client.files.create(file=(name, file), purpose="batch")
 
         uploaded = await self._until_done("POST /files", once, FileObject)
         return uploaded.id

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import accumulate
 from typing import Any
 
 from openai.types import Batch
 
 from segkit.core.models import STAGES, Question
 from segkit.errors import BudgetError, EndpointError, RefusedError, SegkitError, StoppedError, WaitingError
-from segkit.llm.batches.answers import Answers, OpenRequest, bodies_of, parted, request_lines
+from segkit.llm.batches.answers import Answers
 from segkit.llm.batches.distribution import Distribution, distribute
 from segkit.llm.batches.provider import BatchProvider, UnsureError
 from segkit.llm.batches.records import (
@@ -30,6 +31,7 @@ from segkit.llm.batches.records import (
     sweep,
     write_record,
 )
+from segkit.llm.batches.requests import OpenRequests, bodies_of, parted
 from segkit.llm.prices import BATCH_PRICE, largest_cost_usd
 from segkit.runs.events import log_event
 from segkit.runs.run import Run, is_stopping
@@ -78,6 +80,7 @@ class StageBatches:
             if self._is_for_online(found):
                 return
             self._write_files(found.open)
+            del found, answers  # they take much memory, and the next batch much time
 
     async def close(self) -> None:
         """Close the connections, if there are any, and show no more how far the batches are."""
@@ -308,47 +311,39 @@ class StageBatches:
         made_with = self._run.document.get("caps", {})
         return f"segkit resume {self._run.id}" + ("" if made_with.get("batch") else " --batch")
 
-    def _affordable(self, requests: Sequence[OpenRequest]) -> Sequence[OpenRequest]:
-        """Return as many requests as surely fit under the caps; raise BudgetError where not even one does."""
+    def _affordable(self, requests: OpenRequests) -> int:
+        """Return how many requests surely fit under the caps; raise BudgetError where not even one does."""
         total = self._run.status.total
         most_calls, most_cost = self._settings.segkit_max_calls, self._settings.segkit_max_cost_usd
-        fitting, cost = requests, Decimal(0)
-        if most_calls is not None:
-            fitting = requests[: max(0, most_calls - total.calls)]
+        count = len(requests) if most_calls is None else min(len(requests), most_calls - total.calls)
         if most_cost is not None:
-            costs = [self._largest(request) for request in fitting]
-            for number, largest in enumerate(costs):
-                cost += largest
-                if total.cost_usd + cost > most_cost:
-                    fitting = fitting[:number]
-                    break
-        if not fitting:
+            costs = accumulate((self._largest(*size) for size in requests.sizes[: max(count, 0)]), initial=Decimal(0))
+            count = sum(total.cost_usd + cost <= most_cost for cost in costs) - 1
+        if count <= 0:
             calls = most_calls is not None and total.calls >= most_calls
             spent = f"{total.calls} of {most_calls} calls are made" if calls else f"${total.cost_usd:.4f} are spent"
             option = "--max-calls" if calls else "--max-cost-usd"
             raise BudgetError(
                 f"budget: {spent}", f"all answers are kept; more: segkit resume {self._run.id} {option} N"
             )
-        return fitting
+        return count
 
-    def _largest(self, request: OpenRequest) -> Decimal:
+    def _largest(self, size: int, output_limit: int) -> Decimal:
         p = self._run.parameters
-        cost = largest_cost_usd(len(request.data) // 2, request.output_limit, p.model, p.endpoint, self._settings)
+        cost = largest_cost_usd(size // 2, output_limit, p.model, p.endpoint, self._settings)
         if cost is None:
             raise StoppedError(f"the price of {p.model} is not known, so no cap can be kept", "set SEGKIT_PRICES")
         return cost * BATCH_PRICE
 
-    def _write_files(self, requests: Sequence[OpenRequest]) -> None:
+    def _write_files(self, requests: OpenRequests) -> None:
         """Write the files of requests that the caps allow, and for each the intent to send it."""
-        sent = self._affordable(requests)
-        capped, round_ = len(sent) < len(requests), max((record.round for record in self._group()), default=0) + 1
-        for part, lines in enumerate(parted(request_lines(sent)), start=1):
+        count = self._affordable(requests)
+        capped, round_ = count < len(requests), max((record.round for record in self._group()), default=0) + 1
+        for part, lines in enumerate(parted(requests.lines(count)), start=1):
             data = b"".join(lines)
             name = name_of(self._stage, self._first, round_, part)
             record = BatchRecord(name, hashlib.sha256(data).hexdigest(), len(lines), capped=capped)
-            path = requests_file(self._run, record)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            write_atomic(path, data)
+            write_atomic(requests_file(self._run, record), data)
             write_record(self._run, record)
 
 
