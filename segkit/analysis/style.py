@@ -58,8 +58,9 @@ def _use_fonts(figure: Figure) -> None:
     for text in texts:
         text.set_fontfamily(families)
     if lacking := _lacking(lacking, families):
-        package = "fonts-noto-cjk" if any(_is_cjk(letter) for letter in lacking) else "fonts-noto-core"
-        note = f"{len(lacking)} letters have no font on this computer: install the package {package}"
+        packages = sorted({"fonts-noto-cjk" if _is_cjk(letter) else "fonts-noto-core" for letter in lacking})
+        words = f"package{'s' * (len(packages) > 1)} {' and '.join(packages)}"
+        note = f"{len(lacking)} letters have no font on this computer: install the {words}"
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=ORANGE)
 
 

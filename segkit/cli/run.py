@@ -206,7 +206,11 @@ def costs(
 
 
 @app.command(rich_help_panel=SEGMENT)
-def rm(name: RunName, runs_dir: RunsDir = None, yes: Yes = False) -> None:
+def rm(
+    name: RunName,
+    runs_dir: RunsDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the folder is removed.")] = False,
+) -> None:
     """Remove the folder of a run for good, with all its logs; its rows in Postgres stay.
 
     Answers in the cache stay too, so the same questions cost nothing.

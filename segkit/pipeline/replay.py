@@ -14,9 +14,10 @@ import orjson
 import pandas as pd
 
 from segkit.core.models import STAGES
-from segkit.errors import RunError, SegkitError
+from segkit.errors import BudgetError, RunError, SegkitError
 from segkit.pipeline.segment import STAGE_FUNCTIONS
 from segkit.runs import mirror
+from segkit.runs.integrity import changed_files
 from segkit.runs.interactions import scan
 from segkit.runs.run import Run, open_run
 from segkit.settings import Settings, load_settings
@@ -60,6 +61,8 @@ def replay(run: Run) -> Replay:
     if damaged:
         path = damaged[0].relative_to(run.folder).as_posix()
         return Replay(run.id, False, 0, 0, "a log is damaged: it does not match the checksum in it", path)
+    if lost := _lost_logs(run):
+        return Replay(run.id, False, 0, 0, "a log is missing", lost[0])
     with tempfile.TemporaryDirectory(prefix="segkit-replay-") as folder:
         copy = Path(folder) / run.id
         shutil.copytree(run.folder, copy, ignore=shutil.ignore_patterns(*_LEFT_BEHIND))
@@ -68,6 +71,12 @@ def replay(run: Run) -> Replay:
         if failure:
             return Replay(run.id, False, 0, 0, failure)
         return _compared(run, open_run(run.id, folder))
+
+
+def _lost_logs(run: Run) -> list[str]:
+    """Name the logs that the checksums of a finished run list and the folder lacks."""
+    logs = [each.file for each in changed_files(run) if each.file.split("/")[0] in STAGES.values()]
+    return [name for name in logs if not (run.folder / name).exists()]
 
 
 def _in_a_process_without_network(copy: Path) -> str:
@@ -147,8 +156,10 @@ def _work(folder: Path) -> str:
     for stage in run.parameters.stages:
         try:
             STAGE_FUNCTIONS[stage](run, settings)
+        except BudgetError:
+            return f"{stage} has a question that no log answers"
         except SegkitError as error:
-            return f"{stage} has a question that no log answers: {error.message}"
+            return f"{stage} cannot be made again: {error.message}"
     return ""
 
 

@@ -235,6 +235,13 @@ def open_run(name: str, runs_dir: str | Path = "runs", settings: Settings | None
     return Run(place / run_id, _document(place / run_id))
 
 
+def is_run_name(text: str) -> bool:
+    """Report whether a text names a run as `open_run` takes it; where a file has that name, it does not."""
+    if text in ("latest", "latest-completed") or RUN_ID.fullmatch(text):
+        return True
+    return _END_OF_ID.fullmatch(text) is not None and not Path(text).exists()
+
+
 def is_stopping(run: Run) -> bool:
     """Report whether somebody asked the process that works on a run to stop."""
     return (run.folder / "stop").exists()

@@ -140,16 +140,23 @@ def test_figures_need_no_pyplot(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize(("name", "package"), [("日本語のポット", "fonts-noto-cjk"), ("กาต้มน้ำ", "fonts-noto-core")])
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("日本語のポット", "package fonts-noto-cjk"),
+        ("กาต้มน้ำ", "package fonts-noto-core"),
+        ("दीपक 照明", "packages fonts-noto-cjk and fonts-noto-core"),
+    ],
+)
 def test_letters_without_a_font_are_said_with_what_brings_it(
-    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+    monkeypatch: pytest.MonkeyPatch, name: str, packages: str
 ) -> None:
     """As on a computer that has no fonts but those of matplotlib."""
     monkeypatch.setattr(style, "_FALLBACKS", ())
     figure, axes = style.plain_figure(2.0, "Sizes")
     style.label_rows(axes, [name])
     figure._repr_png_()
-    assert f"install the package {package}" in figure.get_supxlabel()
+    assert f"install the {packages}" in figure.get_supxlabel()
     usual, axes = style.plain_figure(2.0, "Größe: Émail — Ж")
     usual._repr_png_()
     assert usual.get_supxlabel() == ""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from catalogues import catalogue
 from endpoint import Endpoint
 
 from segkit.errors import RunError, SettingsError
 from segkit.pipeline.experiments.repeats import make_repeats
 from segkit.pipeline.replay import replay
+from segkit.pipeline.segment import segment
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.taxonomy.stage import assign_products
 from segkit.pipeline.taxonomy.start import assign_run
@@ -112,3 +115,12 @@ def test_a_run_with_a_given_taxonomy_replays_too(run: Run, endpoint: Endpoint) -
     assert endpoint.count() == asked
     with pytest.raises(SettingsError, match="taxonomy of another run"):
         make_repeats(more, 2, load_settings())
+
+
+def test_a_lost_log_of_a_finished_run_is_named(place: Path) -> None:
+    run = segment(catalogue(12), "Kitchen Things", model="offline", runs_dir=place / "runs")
+    log = next(run.stage_folder("extract_taxonomy").glob("*.json*"))
+    log.unlink()
+    outcome = replay(run)
+    assert (outcome.identical, outcome.difference) == (False, "a log is missing")
+    assert outcome.log == log.relative_to(run.folder).as_posix()

@@ -17,7 +17,7 @@ from segkit.errors import InputError, RunError, SettingsError
 from segkit.pipeline.parameters import choose_parameters
 from segkit.pipeline.prepare import prepare_run
 from segkit.runs.create import create_run
-from segkit.runs.run import Run, current_state, list_runs, open_run, run_ids
+from segkit.runs.run import Run, current_state, is_run_name, list_runs, open_run, run_ids
 from segkit.runs.status import read_status, update_status
 from segkit.settings import load_settings
 from segkit.storage.disk import write_atomic
@@ -57,6 +57,14 @@ def test_names_that_are_no_run_ids_are_refused(name: str, new_run: NewRun, place
     with pytest.raises(RunError) as error:
         open_run(name, place / "runs")
     assert len(str(error.value)) < 300
+
+
+def test_what_names_a_run_and_what_names_a_file(new_run: NewRun, place: Path) -> None:
+    run = new_run(6)
+    assert all(is_run_name(name) for name in (run.id, run.id[-4:], "latest", "latest-completed"))
+    assert not any(is_run_name(name) for name in ("sample", "products.csv", ""))
+    (place / run.id[-4:]).mkdir()
+    assert not is_run_name(run.id[-4:])
 
 
 def test_latest_is_the_newest(new_run: NewRun, place: Path) -> None:

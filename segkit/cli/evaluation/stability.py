@@ -79,10 +79,10 @@ def _first(source: ProductSource, parameters: RunParameters, options: RunOptions
     from segkit.cli.launch import read_catalogue
     from segkit.errors import SettingsError
     from segkit.pipeline.experiments.repeats import first_run
-    from segkit.runs.run import RUN_ID, open_run
+    from segkit.runs.run import is_run_name, open_run
 
     folder = options.runs_dir or settings.storage_root
-    if source.products == "latest" or RUN_ID.fullmatch(source.products):
+    if is_run_name(source.products):
         return open_run(source.products, folder)
     if not parameters.category.strip():
         raise SettingsError("--category is missing", 'say what the products are: --category "Dimmer Switches"')

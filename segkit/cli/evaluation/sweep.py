@@ -122,11 +122,11 @@ def _prepared(
     from segkit.cli.launch import read_catalogue
     from segkit.errors import SettingsError
     from segkit.pipeline.experiments.sweeps import prepare_sweep
-    from segkit.runs.run import RUN_ID, open_run
+    from segkit.runs.run import is_run_name, open_run
 
     folder, values = options.runs_dir or settings.storage_root, parameters.lists()
     given = {"repeats": repeats, "runs_dir": folder, "settings": settings, **values}
-    if source.products in ("latest", "latest-completed") or RUN_ID.fullmatch(source.products):
+    if is_run_name(source.products):
         run = open_run(source.products, folder)
         return prepare_sweep(run, parameters["category"], **given)
     if not parameters["category"].strip():
