@@ -60,7 +60,7 @@ def test_names_that_are_no_run_ids_are_refused(name: str, new_run: NewRun, place
 
 
 def test_what_names_a_run_and_what_names_a_file(new_run: NewRun, place: Path) -> None:
-    run = new_run(6)
+    run = new_run(6, model="offline")
     assert all(is_run_name(name) for name in (run.id, run.id[-4:], "latest", "latest-completed"))
     assert not any(is_run_name(name) for name in ("sample", "products.csv", ""))
     (place / run.id[-4:]).mkdir()
