@@ -23,6 +23,7 @@ from segkit.pipeline.costs import recount
 from segkit.pipeline.parameters import change_requests
 from segkit.pipeline.plan.estimate import plan_of, readable_plan, sentence
 from segkit.pipeline.prepare import prepare_run
+from segkit.pipeline.replay import replay
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.events import read_events
@@ -106,6 +107,7 @@ def test_a_run_in_batches_has_the_same_results_at_half_the_price(
     assert {log["outcome"] for log in logs} == {"valid"}
     assert all(log["provider_batch"].startswith("batch_") for log in logs)
     assert recount(run, load_settings()).after == run.status.stages
+    assert replay(run).identical
     assert not list((run.folder / "batches").glob("*.jsonl")), "what is in the logs is not kept twice"
 
 
@@ -206,12 +208,13 @@ def test_a_batch_that_no_record_knows_is_found(batched: Endpoint, small_run: New
     settings = load_settings().model_copy(update={"segkit_batch_wait": False})
     with pytest.raises(WaitingError):
         extract_taxonomy(run, settings)
-    shutil.rmtree(run.folder / "batches")
-    batched.configure(batch_polls=0)
     batched.control("finish_batches")
+    for number in range(120):  # more than a page
+        batched.control("forge_batch", {"run_id": f"RUN_{number}"})
+    shutil.rmtree(run.folder / "batches")
     extract_taxonomy(run)
-    assert len(batched.batches()) == 1
-    assert batched.count() == BATCHES
+    assert len(batched.batches()) == 121
+    assert sum(paid_prompts(batched).values()) == BATCHES
 
 
 def test_what_an_expired_batch_did_not_answer_is_in_the_next_one(batched: Endpoint, new_run: NewRun) -> None:

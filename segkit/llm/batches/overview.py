@@ -22,7 +22,7 @@ def batches_of(run: Run, settings: Settings, *, cancel: bool = False) -> list[di
     The folder of the run is only read: another process may be waiting for the batches. Raises RefusedError or
     EndpointError where the provider does not answer.
     """
-    return asyncio.run(_batches(run, settings, cancel))
+    return [] if run.parameters.model == "offline" else asyncio.run(_batches(run, settings, cancel))
 
 
 async def _batches(run: Run, settings: Settings, cancel: bool) -> list[dict[str, Any]]:

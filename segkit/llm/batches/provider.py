@@ -26,7 +26,7 @@ from segkit.settings import Settings
 from segkit.storage.redaction import redactor, safe_text
 
 _ABSENT = (404, 405, 501)
-_A_DAY = 86_400.0
+_A_DAY, _PAGE = 86_400.0, 100
 T = TypeVar("T")
 
 
@@ -86,8 +86,10 @@ class BatchProvider:
 
         async def once() -> list[Batch]:
             found: list[Batch] = []
-            async for batch in self._client.batches.list(limit=100):  # the newest first
-                if batch.created_at < since:
+            older = 0
+            async for batch in self._client.batches.list(limit=_PAGE):  # the newest first, as far as is known
+                older = older + 1 if (batch.created_at or since) < since else 0
+                if older > _PAGE:
                     break
                 if (batch.metadata or {}).get("run_id") == self._run.id:
                     found.append(batch)
