@@ -17,7 +17,7 @@ from endpoint import Endpoint
 from victim import QUESTIONS, Nursery, Scene, Undisturbed, in_the_long_suite, results
 
 from segkit.core.models import STAGES
-from segkit.runs.interactions import intents, scan
+from segkit.runs.interactions import intents, recover, scan
 from segkit.runs.status import read_status
 
 #: Extraction, two rounds of consolidation, refinement: each is one batch.
@@ -63,7 +63,8 @@ def resumed(scene: Scene, undisturbed: Undisturbed) -> None:
     paid = Counter(entry["sha256"] for entry in scene.endpoint.ledger() if entry["status"] == 200)
     assert set(paid.values()) == {1}
     assert len(paid) == len(after) == QUESTIONS
-    assert [path for name in STAGES.values() for path in intents(scene.run / name)] == []
+    # Of an intent that was never written nothing can be told; whatever else is left names its batch, and goes.
+    assert [found for name in STAGES.values() for path in intents(scene.run / name) if (found := recover(path))] == []
     assert float(read_status(scene.run).cost_usd) == pytest.approx(scene.endpoint.dollars())
     assert not list((scene.run / "batches").glob("*.jsonl"))
 
