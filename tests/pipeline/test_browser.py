@@ -30,6 +30,7 @@ NOTEBOOKS = (
     "20_consolidate_taxonomy",
     "30_refine_assignments",
     "40_review_run",
+    "80_edit_taxonomy",
 )
 PANEL = "[...jupyterapp.shell.widgets('main')].find(w => w.content && w.content.widgets)"
 CELLS = f"({PANEL}).content.widgets.filter(c => c.model.type == 'code')"
@@ -143,3 +144,4 @@ def test_run_all_in_jupyterlab_leaves_a_finished_run(tmp_path: Path) -> None:
     run = open_run("latest", place / "runs")
     assert (is_finished(run), differences(run)) == (True, [])
     assert (run.folder / "report.html").exists()
+    assert run.archived("edits")["action"].tolist() == ["merge_into", "rename", "split"]
