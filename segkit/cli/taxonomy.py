@@ -119,7 +119,7 @@ def export(
     from segkit.analysis.export import write_taxonomy
 
     run = opened_run(name, runs_dir)
-    taxonomy = run.taxonomy().replay(opened_run(edits_of, runs_dir)) if edits_of else run.taxonomy()
+    taxonomy = run.taxonomy().repeat(opened_run(edits_of, runs_dir)) if edits_of else run.taxonomy()
     sheet = write_taxonomy(run, out, taxonomy)
     for remark in taxonomy.remarks:
         typer.echo(f"not repeated: {remark}", err=True)

@@ -22,7 +22,7 @@ from segkit.core.taxonomy.files import (
     taxonomy_document,
 )
 from segkit.core.taxonomy.keys import choices, completed, numbers_kept, of_results, open_splits
-from segkit.core.taxonomy.replay import replayed
+from segkit.core.taxonomy.repeat import repeated_edits
 from segkit.display import PLAIN_TEXT, html_table, html_text
 from segkit.errors import RunError, TaxonomyError
 from segkit.runs.run import Run, open_run
@@ -117,7 +117,7 @@ class Taxonomy:
         """Make a proposed category one into which products are put."""
         return self._with(Edit("accept", key, note=note))
 
-    def replay(self, edited_run: Run) -> Taxonomy:
+    def repeat(self, edited_run: Run) -> Taxonomy:
         """Repeat the edits of another run on these categories, which their run found anew.
 
         Categories are taken for the same ones by their names, also by former ones, and by the products that both runs
@@ -127,7 +127,7 @@ class Taxonomy:
             raise TaxonomyError(f"{self.name} is of no run, so no edits can be repeated on it", "segkit run")
         earlier = taxonomy_of_run(edited_run).base
         same = numbers_kept(earlier, edited_run.result("lineage"), self.run.result("lineage")).kept
-        found = replayed(self.base, earlier, edits_so_far(edited_run), same)
+        found = repeated_edits(self.base, earlier, edits_so_far(edited_run), same)
         taxonomy, waiting, refused = self, list(found.edits), dict[Edit, str]()
         for edit in [*waiting, *waiting]:  # twice: a name may become free by a later edit
             try:

@@ -224,7 +224,7 @@ def test_edits_are_repeated_on_categories_that_were_found_anew(
     later = new_run(titles((*KINDS, "grater"), 100, 1), products_per_prompt=40, seed=5)
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
         stage(later)
-    again = later.taxonomy().replay(run)
+    again = later.taxonomy().repeat(run)
     assert again.remarks == ()
     names = again.frame[again.frame["state"] == "active"]["category_name"]
     assert set(names) == {"Tea Kettles", "Ladles", "Graters", "Teapots"}
@@ -240,7 +240,7 @@ def test_edits_are_repeated_on_categories_that_were_found_anew(
     other = new_run(titles(("ladle", "grater"), 40, 5000), products_per_prompt=40)
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
         stage(other)
-    assert other.taxonomy().replay(run).remarks == (
+    assert other.taxonomy().repeat(run).remarks == (
         f"{keys['Kettles']} (Tea Kettles) has rename, and no category is like it",
     )
 

@@ -17,14 +17,16 @@ _HELD = ("rename", "redefine", "lock")  # what these say holds of a category as 
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class RepeatedEdits:
     """Edits for categories that were found anew, and in sentences those that no category was found for."""
 
     edits: tuple[Edit, ...]
     unplaced: tuple[str, ...]
 
 
-def replayed(found: pd.DataFrame, register: pd.DataFrame, history: pd.DataFrame, same: Mapping[str, int]) -> Replay:
+def repeated_edits(
+    found: pd.DataFrame, register: pd.DataFrame, history: pd.DataFrame, same: Mapping[str, int]
+) -> RepeatedEdits:
     """Return the edits of an earlier taxonomy as edits of one that was found anew.
 
     `found` is the new taxonomy; `register` the edited one, with its retired categories, and `history` its edits.
@@ -32,10 +34,10 @@ def replayed(found: pd.DataFrame, register: pd.DataFrame, history: pd.DataFrame,
     A new category with a name that an edit took away is taken for what had that name: it is renamed, merged, split or
     deleted as that was. Categories that a person added are added again.
     """
-    return _Replaying(found, register, history, same).replay()
+    return _Pairs(found, register, history, same).edits()
 
 
-class _Replaying:
+class _Pairs:
     """The pairs of new and edited categories, and what follows from each."""
 
     def __init__(
@@ -52,9 +54,9 @@ class _Replaying:
         }
         self._new = {old: key for key, old in self._old.items() if old and self._rows[old]["state"] == "active"}
 
-    def replay(self) -> Replay:
+    def edits(self) -> RepeatedEdits:
         edits = [edit for key, old in self._old.items() if old for edit in self._edits_of(key, self._rows[old])]
-        return Replay((*edits, *self._added()), tuple(self._unplaced(edits)))
+        return RepeatedEdits((*edits, *self._added()), tuple(self._unplaced(edits)))
 
     def _edits_of(self, key: str, old: Mapping[str, Any]) -> Iterator[Edit]:
         """Return the edits of a new category that is the same as an edited one, living or retired."""
