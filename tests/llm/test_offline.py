@@ -20,7 +20,7 @@ from segkit.core.text import fold_name, name_fault, one_line
 from segkit.core.validation import check_consolidate
 from segkit.errors import SettingsError
 from segkit.llm.offline.model import answer
-from segkit.llm.offline.words import plural
+from segkit.llm.offline.words import plural, read_title
 from segkit.llm.transports.offline import OfflineTransport
 from segkit.pipeline.parameters import choose_parameters
 from segkit.settings import load_settings
@@ -217,6 +217,12 @@ def test_a_participle_or_an_adjective_names_no_kind(word: str) -> None:
 )
 def test_plurals(one: str, many: str) -> None:
     assert plural(one) == many
+
+
+@pytest.mark.parametrize("title", ["कॉफी मेकर एस्प्रेसो", "เครื่องชงกาแฟ ดริป"])
+def test_a_word_keeps_its_vowel_signs(title: str) -> None:
+    """Signs of Hindi and Thai are no letters for a regular expression, and yet a part of the word."""
+    assert [word.text for clause in read_title(title) for word in clause] == title.split()
 
 
 def test_no_category_is_called_as_all_of_them() -> None:

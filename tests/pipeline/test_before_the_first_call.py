@@ -38,7 +38,7 @@ NewRun = Callable[..., Run]
         ("https://api.openai.com.example.org/v1", False),
         ("https://llm.example.org/v1", False),
         ("http://127.0.0.1:8000/v1", False),
-        ("offline@3", False),
+        ("offline@4", False),
     ],
 )
 def test_hosts_that_need_a_key(endpoint: str, needed: bool) -> None:

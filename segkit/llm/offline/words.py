@@ -94,7 +94,10 @@ _GLUED = re.compile(
 )
 _PACK_OF = re.compile(r"\b(?:pack|set|box|case|lot|pair|bag|piece|count)s?\s+of\s+(?=\d)", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[,;|:()\[\]{}<>•·—…!?\"“”„*→=]+|\s[-–~/+]+\s|(?<=[^\W_]{5})\.\s|\s-|-\s")
-_TOKEN = re.compile(r"\d+(?:\.\d+)+\w*|[^\W_]+(?:['’‘\-‐‑][^\W_]+)*")
+# Vowel signs of Hindi, Thai and their relatives are no letters for `re`, and yet a part of a word.
+_MARKS = "".join(chr(c) for c in range(0x300, 0x1B00) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
+_LETTERS = rf"[^\W_](?:[^\W_]|[{_MARKS}])*"
+_TOKEN = re.compile(rf"\d+(?:\.\d+)+\w*|{_LETTERS}(?:['’‘\-‐‑]{_LETTERS})*")
 _NUMBER_WORD = re.compile(r"\d{1,2}-[a-z]{3,}$")
 
 
