@@ -24,6 +24,7 @@ from segkit.analysis.style import (
     style,
 )
 from segkit.core.models import OUT_OF_SCOPE, STAGES
+from segkit.core.text import quantity
 from segkit.runs.run import Run
 
 _UNASSIGNED = "unassigned"
@@ -74,7 +75,7 @@ def moves(run: Run, most: int = 25) -> Figure:
         for before, after in zip(moved["category"], moved["refined_category"], strict=True)
     ]
     counts = pd.Series(names, dtype="str").value_counts()
-    title = f"Moved by refinement: {len(moved):,} of {len(lineage):,} products"
+    title = f"Moved by refinement: {len(moved):,} of {quantity(len(lineage), 'product')}"
     bars, unit = _limited(counts, most, "moves")
     return _bars(title, unit, bars, "refinement moved no product")
 

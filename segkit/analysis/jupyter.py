@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from segkit.core.text import quantity
 from segkit.display import html_table, visible
 from segkit.errors import SettingsError
 
@@ -101,5 +102,5 @@ def show(frame: pd.DataFrame, rows: int = 100, once: str = "") -> Table:
     shown = frame.head(rows).reset_index(drop=True)
     if once:
         shown[once] = shown[once].where(shown[once] != shown[once].shift(), "")
-    rest = f"the first {rows:,} of {len(frame):,} rows" if len(frame) else "none"
+    rest = f"the first {rows:,} of {quantity(len(frame), 'row')}" if len(frame) else "none"
     return Table(shown, rest if frame.empty or len(frame) > rows else "")

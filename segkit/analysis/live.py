@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from segkit.core.text import quantity
 from segkit.display import html_text
 from segkit.runs.run import Run
 from segkit.runs.status import StageFigures, read_status
@@ -43,7 +44,7 @@ def live_progress(run: Run, stage: str) -> Iterator[None]:
 
 def progress_line(figures: StageFigures, seconds: float) -> str:
     """Write how far a stage is: questions answered of those planned, retries, dollars, time spent and left."""
-    parts = [f"{figures.done:,} of {figures.planned:,} questions answered"]
+    parts = [f"{figures.done:,} of {quantity(figures.planned, 'question')} answered"]
     if figures.cached:
         parts.append(f"{figures.cached:,} from the cache")
     if figures.retries:

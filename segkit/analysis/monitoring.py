@@ -11,6 +11,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from segkit.analysis.logs import query
 from segkit.analysis.style import BLUE, GRID, INK, ORANGE, QUIET, height, label_rows, nothing, plain_figure
+from segkit.core.text import quantity
 from segkit.runs.run import run_ids
 
 _DAYS = 60
@@ -55,7 +56,9 @@ def storage_by_run(runs_dir: str | Path, most: int = 20) -> Figure:
     place = Path(runs_dir)
     sizes = pd.Series({run_id: _bytes(place / run_id) / 1e6 for run_id in run_ids(place)}, dtype="float64")
     largest = sizes.sort_values(ascending=False).head(most)
-    figure, axes = plain_figure(height(len(largest)), f"Storage: {sizes.sum():,.1f} MB in {len(sizes):,} runs")
+    figure, axes = plain_figure(
+        height(len(largest)), f"Storage: {sizes.sum():,.1f} MB in {quantity(len(sizes), 'run')}"
+    )
     if largest.empty:
         return nothing(figure, axes, "there are no runs")
     axes.barh(range(len(largest)), largest, color=BLUE, height=0.7)

@@ -20,6 +20,7 @@ from segkit.analysis.tables import (
     typical_products,
 )
 from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.text import quantity
 from segkit.display import html_table, html_text, is_missing
 from segkit.runs.run import Run
 from segkit.storage.disk import write_atomic
@@ -89,10 +90,6 @@ def _name(category: str) -> str:
     return {OUT_OF_SCOPE: "Out of scope", "": "Without a category"}.get(category, category)
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def _share(count: int, total: int) -> str:
     """Return a share in per cent; a small one is never written as none."""
     share = 100 * count / total if total else 0.0
@@ -104,11 +101,10 @@ def _first_screen(run: Run, table: pd.DataFrame, sizes: pd.Series, trust: Sequen
     largest = ", ".join(f"{name} ({_share(int(n), len(table))})" for name, n in named.head(3).items())
     placed = int(named.sum())
     some = "all" if placed == len(table) else f"{placed:,}"
-    lede = (
-        f"{_count(len(table), 'product')}, {some} of them in {_count(len(named), 'segment')}. The largest: {largest}."
-    )
+    products, found = quantity(len(table), "product"), quantity(len(named), "segment")
+    lede = f"{products}, {some} of them in {found}. The largest: {largest}."
     if not len(named):
-        lede = f"{_count(len(table), 'product')}; no segment of {run.parameters.category} was found."
+        lede = f"{products}; no segment of {run.parameters.category} was found."
     points = "".join(f"<li>{html_text(text, len(text))}</li>" for text in _trust(run, table, trust))
     return (
         f'<p class="lede" dir="auto">{html_text(lede, len(lede))}</p><div class="first">'
@@ -126,11 +122,11 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
         yield UNMEASURED
     out = int(states.get("out_of_scope", 0))
     warning = " That is much: the category may not fit the products." if total and out / total > _MANY_OUT else ""
-    yield f"Out of scope, no {run.parameters.category}: {_count(out, 'product')} ({_share(out, total)}).{warning}"
+    yield f"Out of scope, no {run.parameters.category}: {quantity(out, 'product')} ({_share(out, total)}).{warning}"
     if left := int(states.get("unassigned", 0)):
         reasons = table.loc[table["state"] == "unassigned", "reason"].value_counts().head(3)
         why = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.items())
-        yield f"Without a category: {_count(left, 'product')} ({why})."
+        yield f"Without a category: {quantity(left, 'product')} ({why})."
     else:
         yield "Every product was read and has its place."
     yield from _about_confidence(table)
@@ -148,7 +144,7 @@ def _about_reading(run: Run, table: pd.DataFrame) -> Iterable[str]:
     if "refine_assignments" not in run.parameters.stages:
         return
     moved = int((table["first_category"] != table["category"])[table["first_category"].notna()].sum())
-    yield f"The second reading moved {_count(moved, 'product')} ({_share(moved, len(table))}) to another segment."
+    yield f"The second reading moved {quantity(moved, 'product')} ({_share(moved, len(table))}) to another segment."
 
 
 def _about_edits(run: Run) -> Iterable[str]:
@@ -163,7 +159,7 @@ def _about_confidence(table: pd.DataFrame) -> Iterable[str]:
         yield "The model stated no confidence."
         return
     unsure = int((known < _UNSURE).sum())
-    low = f"below {_UNSURE} for {_count(unsure, 'product')}" if unsure else f"never below {_UNSURE}"
+    low = f"below {_UNSURE} for {quantity(unsure, 'product')}" if unsure else f"never below {_UNSURE}"
     yield f"The model's own confidence: median {known.median():.2f}, {low}. It is not a measured accuracy."
 
 

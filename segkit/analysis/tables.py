@@ -17,7 +17,7 @@ from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, STAGES
 from segkit.core.taxonomy.unseen import sentence
-from segkit.core.text import fold_name, shortened
+from segkit.core.text import fold_name, quantity, shortened
 from segkit.runs.run import Run
 from segkit.runs.status import StageFigures
 from segkit.runs.taxonomy import starting_point
@@ -135,7 +135,7 @@ def cascade_sentence(run: Run) -> str:
     stage = run.status.stages.get(STAGES["assign_products"])
     known = stage and stage.calls and not stage.unpriced
     dollars = f" (about ${stage.cost_usd / stage.calls * facts['calls_saved']:,.2f})" if stage and known else ""
-    return f"{text}; {facts['calls_saved']:,} calls saved{dollars}"
+    return f"{text}; {quantity(facts['calls_saved'], 'call')} saved{dollars}"
 
 
 def _percent(facts: Mapping[str, Any], name: str) -> str:
@@ -320,7 +320,7 @@ def repeatability_sentence(run: Run) -> str:
         return ""
     low, high = round(100 * found["share_low"]), round(100 * found["share_high"])
     return (
-        f"{found['products']:,} products were asked about a second time, among other products: "
+        f"{quantity(found['products'], 'product', 'were')} asked about a second time, among other products: "
         f"{found['differently']:,} of them ({found['share']:.0%}) came into another segment. Asked again, {low} to "
         f"{high} % of all products would; such a range is right in 95 of 100 cases."
     )
@@ -328,8 +328,8 @@ def repeatability_sentence(run: Run) -> str:
 
 def spending(total: StageFigures) -> dict[str, Any]:
     """Describe the calls, tokens and money of all stages, and where a server did not report them."""
-    unmetered = f" (not reported for {total.unmetered:,} calls)" if total.unmetered else ""
-    unpriced = f" (unknown for {total.unpriced:,} calls)" if total.unpriced else ""
+    unmetered = f" (not reported for {quantity(total.unmetered, 'call')})" if total.unmetered else ""
+    unpriced = f" (unknown for {quantity(total.unpriced, 'call')})" if total.unpriced else ""
     return {
         "calls": total.calls,
         "answers from the cache": total.cached,

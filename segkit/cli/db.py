@@ -9,7 +9,7 @@ import typer
 
 from segkit.cli.options import COPY, Json, Missing, ProductSource, RunName, RunsDir, RunsOrAll, grouped, opened_run
 from segkit.cli.terminal import CommandGroup, GroupedCommand, new_console, pairs, print_table, write_json
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.errors import RunError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def db_load(source: ProductSource, as_json: Json = False) -> None:
     if as_json:
         write_json({"products": len(products), "added": added})
         return
-    new_console().print(f"{database_name(settings)}: {added:,} of {len(products):,} products are new")
+    new_console().print(f"{database_name(settings)}: {added:,} of {quantity(len(products), 'product', 'are')} new")
 
 
 @db.command("migrate")
@@ -119,7 +119,7 @@ def db_status(runs_dir: RunsDir = None, as_json: Json = False) -> None:
         command = "segkit db migrate" if name in required else "optional: segkit db migrate --partitioned"
         console.print(pairs({"applied": name} if is_applied else {"pending": f"{name} ({command})"}))
     console.print(pairs({"assignments": "partitioned by run" if status["partitioned"] else "not partitioned"}))
-    console.print(pairs({name: f"{rows:,} rows" for name, rows in status["rows"].items()}))
+    console.print(pairs({name: quantity(rows, "row") for name, rows in status["rows"].items()}))
     console.print(pairs({f"runs {where}": str(len(ids)) for where, ids in status["runs"].items()}))
     for run_id in status["runs"]["only in the runs folder"]:
         console.print(pairs({"not in the database": f"segkit sync {run_id}"}))
@@ -164,7 +164,7 @@ def db_reindex(name: RunsOrAll = "all", runs_dir: RunsDir = None, as_json: Json 
         return
     absent = "not in the database: segkit sync {}"
     new_console().print(
-        pairs({id_: absent.format(id_) if count is None else f"{count:,} rows" for id_, count in rows.items()})
+        pairs({id_: absent.format(id_) if count is None else quantity(count, "row") for id_, count in rows.items()})
     )
 
 
@@ -172,7 +172,7 @@ def left_out(skipped: list[int]) -> dict[str, str]:
     """Return a row for `pairs` with the products of a run that Postgres lacks; no row if it holds all."""
     if not skipped:
         return {}
-    return {"left out": f"{len(skipped):,} products that amazon_products lacks: {shortened(skipped)}"}
+    return {"left out": f"{quantity(len(skipped), 'product')} that amazon_products lacks: {shortened(skipped)}"}
 
 
 def chosen_runs(name: str, runs_dir: Path | None, settings: Settings) -> list[Run]:

@@ -29,7 +29,7 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompt_sets import shown_name
 from segkit.core.prompts import DEFAULT_SET, prompt_hash
-from segkit.core.text import one_line, shortened
+from segkit.core.text import one_line, quantity, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, WaitingError
 from segkit.pipeline.extend import extend_run
@@ -241,13 +241,13 @@ def _report_input(facts: Mapping[str, Any], products: pd.DataFrame, line: str, s
     if understood := facts.get("understood"):
         typer.echo(f"{facts['source']}: {understood}", err=True)
     if refused := facts.get("refused"):
-        typer.echo(f"{_counted(refused, 'row')} left out; see {refused_file(settings)}", err=True)
+        typer.echo(f"{quantity(refused, 'row')} left out; see {refused_file(settings)}", err=True)
     if unread := unread_prices(products):
-        typer.echo(f"{_counted(len(unread), 'price')} cannot be read: {shortened(unread, 5)}", err=True)
+        typer.echo(f"{quantity(len(unread), 'price')} cannot be read: {shortened(unread, 5)}", err=True)
     if cut := facts.get("cut_titles"):
-        typer.echo(f"{_counted(cut, 'title')} of more than 1,000 characters; a model sees the first 1,000", err=True)
+        typer.echo(f"{quantity(cut, 'title')} of more than 1,000 characters; a model sees the first 1,000", err=True)
     for name, count in cut_columns(products, line).items() if line != "$title" else ():
-        what = f"{name} of {_counted(count, 'product')} is cut: a product line has 1,000 characters"
+        what = f"{name} of {quantity(count, 'product')} is cut: a product line has 1,000 characters"
         typer.echo(f"{what}, shared by its columns", err=True)
 
 
@@ -323,19 +323,19 @@ def _conflict(conflict: Mapping[str, Any]) -> str:
 
 
 def _proposal(proposal: Mapping[str, Any]) -> str:
-    return f"{proposal['category_name']} ({_counted(proposal['products'], 'product')})"
+    return f"{proposal['category_name']} ({quantity(proposal['products'], 'product')})"
 
 
 def _report_shared(run: Run) -> None:
     if shared := len(shared_entries(product_entries(run.new_products, run.parameters))):
-        what = f"{_counted(shared, 'product')} with the line of another, whose answer is used"
+        what = f"{quantity(shared, 'product')} with the line of another, whose answer is used"
         typer.echo(f"{what} (--ask-duplicates asks about each)", err=True)
 
 
 def _report_untitled(run: Run) -> None:
     if count := run.document["input"]["untitled"]:
         listed = shortened(given_ids(run.products)[untitled(run.products)], most=5)
-        typer.echo(f"{_counted(count, 'product')} without a title ({listed}): not sent, and unassigned", err=True)
+        typer.echo(f"{quantity(count, 'product')} without a title ({listed}): not sent, and unassigned", err=True)
 
 
 def _report_open_calls(run: Run) -> None:
@@ -343,7 +343,7 @@ def _report_open_calls(run: Run) -> None:
     paths = [path for stage in STAGES for path in intents(run.stage_folder(stage))]
     if paths and not is_finished(run):
         typer.echo(
-            f"{_counted(len(paths), 'call')} in flight when the run ended; they may have been charged:", err=True
+            f"{quantity(len(paths), 'call')} in flight when the run ended; they may have been charged:", err=True
         )
         for path in paths[:_LISTED]:
             typer.echo(f"  {path.relative_to(run.folder)}", err=True)
@@ -353,12 +353,8 @@ def _report_lost_logs(run: Run) -> None:
     """List the logs that a finished run has lost: their answers come from the cache, or are asked again."""
     lost = lost_logs(run)
     if lost:
-        heading = f"{run.id} has lost {_counted(len(lost), 'log')}; what the cache does not hold is asked again:"
+        heading = f"{run.id} has lost {quantity(len(lost), 'log')}; what the cache does not hold is asked again:"
         typer.echo("\n  ".join([heading, *lost[:_LISTED]]), err=True)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, synced: bool) -> Text:

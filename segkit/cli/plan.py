@@ -15,7 +15,7 @@ from segkit.core.catalogue.gate import Catalogue
 from segkit.core.catalogue.ids import given_ids
 from segkit.core.catalogue.titles import lacks_titles, untitled
 from segkit.core.models import Parameters
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.errors import ProductsError, RunError, StoppedError
 from segkit.llm.prices import price_note
 from segkit.llm.transports.models import remembered
@@ -64,7 +64,9 @@ def confirm_titles(products: pd.DataFrame, allowed: int, options: RunOptions, ye
     if yes or not lacks_titles(products, allowed):
         return
     missing = given_ids(products)[untitled(products)]
-    share = f"{len(missing):,} of {len(products):,} products have no title ({shortened(missing, most=5)})"
+    share = (
+        f"{len(missing):,} of {quantity(len(products), 'product', 'have')} no title ({shortened(missing, most=5)})"
+    )
     if options.as_json or not sys.stdin.isatty():
         raise ProductsError(
             share, "see whether --title-column names the titles; --yes goes on without these products"

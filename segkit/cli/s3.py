@@ -11,6 +11,7 @@ import typer
 
 from segkit.cli.options import CHECK, COPY, Json, RunName, RunsDir, TakeOver, opened_run
 from segkit.cli.terminal import write_json
+from segkit.core.text import quantity
 from segkit.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ def verify(
         write_json({"run_id": run.id, "differences": found})
     else:
         away = [name for name in mirror.stored(run.folder) if not (run.folder / name).exists()]
-        unread = f"; {len(away)} files in S3 were not read: --remote reads them" if away and not remote else ""
+        unread = (
+            f"; {quantity(len(away), 'file', 'were')} not read in S3: --remote reads all"
+            if away and not remote
+            else ""
+        )
         count = f"{len(found)} difference{'s' * (len(found) > 1)}" if found else "no differences"
         _print(*found, f"{run.id}: {count}{unread}")
     raise typer.Exit(1 if found else 0)
@@ -84,10 +89,9 @@ def migrate_to_s3(
     if as_json:
         write_json({"run_id": run.id, "uri": uri, **moved})
         return
-    _print(f"{uri}: {moved['files']:,} files, {moved['bytes'] / 1e6:.1f} MB, all read back and equal")
-    _print(
-        f"{moved['index_rows']:,} rows of the index in Postgres point there, {moved['removed']:,} local files removed"
-    )
+    _print(f"{uri}: {quantity(moved['files'], 'file')}, {moved['bytes'] / 1e6:.1f} MB, all read back and equal")
+    rows, files = quantity(moved["index_rows"], "row", "point"), quantity(moved["removed"], "local file")
+    _print(f"in Postgres, {rows} there; {files} removed")
 
 
 @app.command("rollback-s3", rich_help_panel=COPY)
@@ -108,8 +112,8 @@ def rollback_s3(
     if as_json:
         write_json({"run_id": run.id, "folder": str(run.folder), **moved})
     else:
-        _print(f"{run.folder}: {moved['fetched']:,} files fetched, every file is as it was stored")
-        _print(f"{moved['index_rows']:,} rows of the index in Postgres point here again")
+        _print(f"{run.folder}: {quantity(moved['fetched'], 'file')} fetched, every file is as it was stored")
+        _print(f"in Postgres, {quantity(moved['index_rows'], 'row', 'point')} here again")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import typer
 
 from segkit.cli.options import READ, Json, RunName, RunsDir, opened_run
 from segkit.cli.terminal import columns_of, new_console, pairs, print_table, write_bytes, write_json
+from segkit.core.text import quantity
 from segkit.display import terminal_text
 from segkit.errors import InputError
 
@@ -141,7 +142,7 @@ def export(
         write_atomic(out, data)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
-    new_console().print(f"{len(frame):,} products of {run.id} are in {out}")
+    new_console().print(f"{quantity(len(frame), 'product')} of {run.id} written to {out}")
 
 
 @app.command(rich_help_panel=READ)
@@ -157,7 +158,7 @@ def logs(
     Example: segkit logs "FROM spend_by_stage"
 
     The views are interactions, spend_by_stage, time_by_stage, retries, failures, cache_hits, storage_used and
-    prompt_slots; over whole runs there are run_states, run_outcomes, run_times and token_use; events
+    prompt_slots; over whole runs there are categories, run_states, run_outcomes, run_times and token_use; events
     holds the events of runs and of the service. The table damaged_logs names the logs that could not be read.
     """
     from segkit.analysis.export import as_csv as csv_of

@@ -21,6 +21,7 @@ from segkit.cli.options import (
     opened_run,
 )
 from segkit.cli.terminal import GroupedCommand, new_console, print_table, write_json
+from segkit.core.text import quantity
 
 app = typer.Typer()
 taxonomy_app = typer.Typer(
@@ -126,7 +127,7 @@ def export(
     if edits_of:
         typer.echo(f"{len(taxonomy.edits):,} edits are filled in, {len(taxonomy.remarks):,} are not", err=True)
     new_console().print(
-        f"{len(sheet):,} categories of {run.id} are in {out}; edit it, then: segkit taxonomy check {out}"
+        f"{quantity(len(sheet), 'category')} of {run.id} written to {out}; edit it, then: segkit taxonomy check {out}"
     )
 
 

@@ -32,6 +32,7 @@ _STRAY_JOINERS = re.compile(rf"(?<!{_LETTER})[\u200c\u200d]+|[\u200c\u200d]++(?!
 # Marks come with Hebrew and Arabic text and are harmless; these show a name in another order than it is stored.
 _REORDERING = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 _CONTROL_IN_NAME = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_SINGULAR_VERBS = {"are": "is", "were": "was", "have": "has"}
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -40,6 +41,15 @@ def shortened(items: Iterable[object], most: int = 10, separator: str = ", ") ->
     texts = [str(item) for item in items]
     rest = len(texts) - most
     return separator.join(texts[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def quantity(count: int, noun: str, verb: str = "") -> str:
+    """Return a count with its noun, and a verb in the plural if one is given: "1 row is", "2,000 rows are"."""
+    if count == 1:
+        return f"1 {noun}" + (f" {_SINGULAR_VERBS.get(verb, f'{verb}s')}" if verb else "")
+    plural = re.sub(r"([^aeiou])y$", r"\1ie", noun)
+    plural += "es" if re.search(r"(s|x|ch|sh)$", plural) else "s"
+    return f"{count:,} {plural}" + (f" {verb}" if verb else "")
 
 
 def one_line(text: str, most: int = MAX_TITLE) -> str:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from psycopg.sql import SQL, Identifier, Literal
 from psycopg.types.json import Jsonb
 
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.database.binary_format import binary_rows, holds_numbers, stored_sums, table_sums
 from segkit.database.connection import Connection, column_list, connect, translated_errors
 from segkit.database.products import key_differences, present_products
@@ -50,9 +50,12 @@ def check(folder: Path, url: str, interactions: pd.DataFrame) -> list[str]:
         skipped = skipped_products(marker)
         found = differences(connection, run, without_products(content, skipped))
         if keys := key_differences(connection, folder):
-            found.append(f"product_keys: {len(keys)} ids are missing or differ: {shortened(keys)}")
+            found.append(
+                f"product_keys: {quantity(len(keys), 'id', 'are')} missing or of another product: {shortened(keys)}"
+            )
         if arrived := present_products(connection, skipped):
-            found.append(f"amazon_products: has {len(arrived)} products that were left out: {shortened(arrived)}")
+            count = quantity(len(arrived), "product", "were")
+            found.append(f"amazon_products: {count} left out of the last sync: {shortened(arrived)}")
         return found
 
 
@@ -196,4 +199,5 @@ def _difference(name: str, ours: Iterable[Row], theirs: Iterable[Row]) -> str:
     if (first := next(pairs, None)) is None:
         return ""
     count = 1 + sum(1 for _ in pairs)
-    return f"{name}: {count} rows differ; the first is {first[0]} in the run and {first[1]} in the database"
+    rows = quantity(count, "row", "differ")
+    return f"{name}: {rows}; the first is {first[0]} in the run and {first[1]} in the database"

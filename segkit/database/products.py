@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 
 from segkit.core.catalogue.ids import is_integer, number_of
 from segkit.core.catalogue.prices import PRICE, decimal_sign, plain_price
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.database.binary_format import binary_rows
 from segkit.database.connection import Connection, column_list, connect, frame_from, translated_errors
 from segkit.database.run_tables import Row
@@ -62,7 +62,7 @@ def _add_missing(connection: Connection, path: Path, *, skip: bool) -> list[int]
     elif missing and skip:
         return missing
     elif missing:
-        what = f"{len(missing)} products of the run are not in amazon_products: {shortened(missing)}"
+        what = f"the run has {quantity(len(missing), 'product')} that amazon_products lacks: {shortened(missing)}"
         hint = "put them into amazon_products, then run `segkit sync RUN` again; `--missing skip` leaves them out"
         raise DatabaseError(what, hint)
     return []
@@ -134,7 +134,7 @@ def _number(given: int | str) -> int:
 
 def _require_all(missing: Sequence[int | str]) -> None:
     if missing:
-        count = "1 product is" if len(missing) == 1 else f"{len(missing)} products are"
+        count = quantity(len(missing), "product", "are")
         what = f"{count} not in amazon_products: {shortened(sorted(missing, key=str))}"
         raise ProductsError(what, "check the ids")
 
@@ -202,7 +202,7 @@ def _add_keys(connection: Connection, path: Path) -> None:
     keys = _keys(path)
     connection.execute(_ADD_KEYS, keys)
     if others := _differing_keys(connection, keys):
-        what = f"{len(others)} ids belong to other products in product_keys: {shortened(others)}"
+        what = f"{quantity(len(others), 'id', 'belong')} to other products in product_keys: {shortened(others)}"
         raise DatabaseError(what, "compare the rows of product_keys with the run's products.parquet")
 
 

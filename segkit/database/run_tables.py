@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from segkit.core.text import quantity
 from segkit.errors import RunError
 from segkit.runs.status import read_status
 
@@ -127,7 +128,7 @@ def _parquet(path: Path, name: str) -> pa.Table:
             return schema.empty_table()  # of a run that did not keep them yet
         table = _columns(path, schema)
     if table[0].null_count:
-        raise RunError(f"{path} has {table[0].null_count} rows without an id", "the run is damaged")
+        raise RunError(f"{path} has {quantity(table[0].null_count, 'row')} without an id", "the run is damaged")
     table = _sorted(table, schema.names[0])
     if twice := _repeated(table[0].to_numpy()):
         raise RunError(f"{path} has ids more than once: {twice[:10]}", "the run is damaged")

@@ -18,7 +18,7 @@ from segkit.core.catalogue.lines import cut_columns, product_lines
 from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE
-from segkit.core.text import MAX_TITLE, fold_name, shortened
+from segkit.core.text import MAX_TITLE, fold_name, quantity, shortened
 from segkit.evaluation import agreement, figures
 from segkit.evaluation.pages import Parts, Readable, sections, write_page
 from segkit.evaluation.statistics import Numbers, correlation_test, holm, permute_within
@@ -167,7 +167,8 @@ def _position(found: PositionTest, outcome: str) -> Flag:
 def _batch_size(found: SizeTest | None) -> Flag:
     if found is None:
         return Flag("batch size", False, "all batches have about the same size")
-    text = f"correlation of size and outcome {found.rank:+.2f} over {found.batches} batches (p = {found.p_value:.2g})"
+    batches = quantity(found.batches, "batch")
+    text = f"correlation of size and outcome {found.rank:+.2f} over {batches} (p = {found.p_value:.2g})"
     return Flag("batch size", found.p_value <= ALPHA, text, found.p_value)
 
 
@@ -256,7 +257,7 @@ def _cut_lines(run: Run) -> Flag:
     """Count the products whose line was too long for a prompt, by the columns that lost text."""
     cut = cut_columns(run.products[~untitled(run.products)], run.parameters.product_line)
     left_out = run.document["input"].get("left_out") or []
-    found = [f"{name} of {count:,} products" for name, count in cut.items() if name != "title"]
+    found = [f"{name} of {quantity(count, 'product')}" for name, count in cut.items() if name != "title"]
     found += [f"{name} was left out (no text)" for name in left_out]
     return _listed("cut columns", found, "no column of the product line was cut")
 

@@ -14,6 +14,7 @@ import pandas as pd
 from segkit.analysis.logs import query
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.prompt_sets import abridged, word_diff
+from segkit.core.text import quantity
 from segkit.evaluation import agreement, figures
 from segkit.evaluation.labels import Labels, labels_of
 from segkit.evaluation.pages import Html, Parts, Readable, sections, write_page
@@ -100,21 +101,22 @@ class Comparison(Readable):
             return [f"This is {self.first.id} on both sides: nothing differs."]
         lines = [f"The two runs agree at an AMI of {self.ami:.2f} (1 is the same grouping, 0 is chance)."]
         lines.append(self._about_noise())
-        total = len(self.placements[0])
+        total = quantity(len(self.placements[0]), "product")
+        moved = f"{len(self.moved):,} of {total} moved"
         if len(self.moved) == 0:
-            lines.append(f"None of {total:,} products moved.")
+            lines.append(f"None of {total} moved.")
         elif self.noise_floor and not self.same_settings and not self.stable_movers:
             lines.append(
-                f"{len(self.moved):,} of {total:,} products moved; all of them move between repeats too, so that no "
+                f"{moved}; all of them move between repeats too, so that no "
                 "single move is due to the settings for sure."
             )
         elif self.noise_floor and not self.same_settings:
             lines.append(
-                f"{len(self.moved):,} of {total:,} products moved; {self.stable_movers:,} of them never move between "
+                f"{moved}; {self.stable_movers:,} of them never move between "
                 "repeats, so their move is due to the settings."
             )
         else:
-            lines.append(f"{len(self.moved):,} of {total:,} products moved.")
+            lines.append(f"{moved}.")
         if self.label_difference:
             lines.append(self._about_labels(self.label_difference))
         return lines
@@ -154,7 +156,7 @@ class Comparison(Readable):
 
     def write_html(self, path: str | Path) -> Path:
         """Write the comparison as one page that needs nothing else."""
-        facts = [self.first.id, self.second.id, f"{len(self.placements[0]):,} products"]
+        facts = [self.first.id, self.second.id, quantity(len(self.placements[0]), "product")]
         return write_page(Path(path), "Two runs compared", facts, self._body())
 
     def _body(self) -> str:
@@ -413,8 +415,8 @@ def _number(value: Any) -> Any:
 
 def _with_interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f} ({estimate.count} runs)"
-    return f"{estimate.value:.2f} ± {(estimate.high - estimate.low) / 2:.2f} ({estimate.count} runs)"
+        return f"{estimate.value:.2f} ({quantity(estimate.count, 'run')})"
+    return f"{estimate.value:.2f} ± {(estimate.high - estimate.low) / 2:.2f} ({quantity(estimate.count, 'run')})"
 
 
 def _escaped(text: str) -> str:

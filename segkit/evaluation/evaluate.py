@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.text import quantity
 from segkit.display import html_text
 from segkit.errors import ProductsError
 from segkit.evaluation import figures, scores
@@ -76,7 +77,7 @@ class Evaluation(Readable):
         ]
         for name, estimate in (("precision", self.out_of_scope_precision), ("recall", self.out_of_scope_recall)):
             if estimate:
-                lines.append(f"Out of scope: {name} {_percent(estimate)} of {estimate.count:,} products.")
+                lines.append(f"Out of scope: {name} {_percent(estimate)} of {quantity(estimate.count, 'product')}.")
         if len(self.labels.names) == self.products:
             lines.append(
                 "Every product is labelled: the shares are exact for these products, and their intervals are for "
@@ -97,8 +98,9 @@ class Evaluation(Readable):
         what = (
             "segments of the run" if self.labels.own else "labels, to which categories were mapped on the other half"
         )
+        labelled = f"{drawn:,} of {quantity(self.products, 'product', 'were')} labelled"
         return (
-            f"{drawn:,} of {self.products:,} products were labelled ({self.labels.source}). Clustering scores have "
+            f"{labelled} ({self.labels.source}). Clustering scores have "
             f"95 % jackknife intervals over batches ({self.scores['ami'].count}); shares of the {what} were "
             "estimated by prediction-powered inference (PPI++; Angelopoulos et al., 2023) and by Wilson's interval "
             "below ten labelled products, which assumes that these were drawn at random; weight of a product: "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.errors import InputError, RunError
 from segkit.evaluation import figures
 from segkit.evaluation.pages import Parts, Readable, sections, write_page
@@ -179,7 +179,7 @@ class Leaderboard(Readable):
         return [f"The cheapest of these is {cheapest['setting']}: {prices}."]
 
     def _price(self, row: pd.Series) -> str:
-        return f"${row['cost_usd']:.4f}" if self.price == "cost_usd" else f"{row['calls']:.0f} calls"
+        return f"${row['cost_usd']:.4f}" if self.price == "cost_usd" else quantity(round(row["calls"]), "call")
 
     def readable(self) -> pd.DataFrame:
         """Return the table for people: a figure and its interval in one cell."""
@@ -246,7 +246,10 @@ class Leaderboard(Readable):
 
     def write_html(self, path: str | Path) -> Path:
         """Write the leaderboard as one page that needs nothing else."""
-        facts = [f"{len(self.settings)} settings", f"{len(self.runs())} runs", f"{self.products:,} products"]
+        facts = [
+            quantity(len(self.settings), "setting"), quantity(len(self.runs()), "run"),
+            quantity(self.products, "product"),
+        ]  # fmt: skip
         facts += [f"labels: {self.label_source}"] if self.label_source else []
         return write_page(Path(path), "Settings compared", facts, self._body())
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE, Category
-from segkit.core.text import fold_name
+from segkit.core.text import fold_name, quantity
 from segkit.errors import RunError
 from segkit.evaluation import agreement
 from segkit.evaluation.pages import Parts, Readable, sections, write_page
@@ -70,9 +70,9 @@ class Stability(Readable):
         if self.ami.low is not None and self.ami.high is not None:
             interval = f" ± {(self.ami.high - self.ami.low) / 2:.2f}"
         lines = [
-            f"AMI between runs {self.ami.value:.2f}{interval} ({len(self.runs)} runs): {word}.",
+            f"AMI between runs {self.ami.value:.2f}{interval} ({quantity(len(self.runs), 'run')}): {word}.",
             f"{self.flip_rate:.0%} of products change category from one run to another.",
-            f"{self.holding} of {len(self.categories)} categories hold (Jaccard of {HOLDS} or more).",
+            f"{self.holding} of {quantity(len(self.categories), 'category')} hold (Jaccard of {HOLDS} or more).",
         ]
         if len(self.runs) < 5:
             lines.append("Fewer than five runs give a wide interval or none: --repeats 5, or 8 for a decision.")
@@ -86,7 +86,7 @@ class Stability(Readable):
 
     def write_html(self, path: str | Path) -> Path:
         """Write the stability as one page that needs nothing else."""
-        facts = [f"{len(self.runs)} runs", f"from {self.runs[0].id}", f"{len(self.products):,} products"]
+        facts = [quantity(len(self.runs), "run"), f"from {self.runs[0].id}", quantity(len(self.products), "product")]
         parts: dict[str, Sequence[Any]] = {
             "In short": self.sentences(),
             "Which categories hold": [self.categories_figure(), self.categories],

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from segkit.core.models import FOLDERS, STAGES, Answer, Question
+from segkit.core.text import quantity
 from segkit.errors import EndpointError, SegkitError, StoppedError
 from segkit.llm.batches.records import FOLDER as BATCHES
 from segkit.llm.breaker import Breaker
@@ -163,7 +164,8 @@ class StageAsker:
         if len(unreached) == len(questions) or (nothing and self._progress.counts.failed):
             raise self._breaker.unusable(self._breaker.last_reason)
         if down:
+            count = f"{len(down)} of {quantity(len(questions), 'question')}"
             raise EndpointError(
-                f"{len(down)} of {len(questions)} questions had no answer from the endpoint; the last: {down[-1]}",
+                f"{count} had no answer from the endpoint; the last: {down[-1]}",
                 f"all other answers are kept; when it is mended: segkit resume {self._run.id}",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from segkit.core.text import quantity
 from segkit.errors import EndpointError
 
 #: So many questions in a row, each with all its attempts, end a stage that had valid items before.
@@ -74,7 +75,7 @@ class Breaker:
     def unusable(self, reason: str) -> EndpointError:
         """Return the error that ends a stage."""
         count = self._in_a_row
-        questions = "1 question" if count == 1 else f"{count} questions in a row"
+        questions = quantity(count, "question") + (" in a row" if count > 1 else "")
         return EndpointError(
             f"{questions} had no usable answer; the last: {reason}",
             f"nothing is lost; when it is mended: segkit resume {self._run_id}",

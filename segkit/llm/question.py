@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from segkit.core.models import FOLDERS, NO_ANSWER, Answer, CheckedAnswer, Fault, Prompt, Question
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.errors import EndpointError
 from segkit.llm.breaker import Breaker
 from segkit.llm.cache import cache_key
@@ -107,7 +107,9 @@ class QuestionAsker:
     async def _answer(self, question: Question, urgent: bool) -> list[Answer]:
         checked, prompt, outcome, why = None, question.prompt, None, ""
         if self._is_too_large(question):
-            return await self._split(question, None, "too_long", f"more than {self._most_products} products")
+            return await self._split(
+                question, None, "too_long", f"more than {quantity(self._most_products, 'product')}"
+            )
         if self.shape.has_too_many_properties(question.prompt, self.parameters) and self._parts(question):
             why = f"its schema has more properties than the {self.shape.most_properties:,} that the provider takes"
             return await self._split(question, None, "too_long", why)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.database.interaction_index import move_paths
 from segkit.database.sync import known_database
 from segkit.errors import RunError, StorageError
@@ -167,7 +167,9 @@ def _copy_all(folder: Path, storage: S3Storage, hashes: Mapping[str, str], tell:
             threads.shutdown(cancel_futures=True)
             raise
     if troubles:
-        told = _with_lines(f"{len(troubles)} of {len(hashes)} files are not in S3 as they are here", troubles)
+        told = _with_lines(
+            f"{len(troubles)} of {quantity(len(hashes), 'file', 'are')} not in S3 as they are here", troubles
+        )
         raise StorageError(told, "nothing was switched or removed; remove those objects, then the same command again")
     return size
 

@@ -14,6 +14,7 @@ import orjson
 import pandas as pd
 
 from segkit.core.models import STAGES
+from segkit.core.text import quantity
 from segkit.errors import BudgetError, RunError, SegkitError
 from segkit.pipeline.segment import STAGE_FUNCTIONS
 from segkit.runs import mirror
@@ -43,7 +44,7 @@ class Replay:
 
     def __str__(self) -> str:
         if self.identical:
-            return f"identical: {self.tables} tables, {self.answers} answers"
+            return f"identical: {quantity(self.tables, 'table')}, {quantity(self.answers, 'answer')}"
         return f"not identical: {self.difference}" + (f" ({self.log})" if self.log else "")
 
 
@@ -121,7 +122,7 @@ def _first_difference(run: Run, name: str, old: pd.DataFrame, new: pd.DataFrame)
     if list(old.columns) != list(new.columns):
         return f"{table} has other columns", ""
     if len(old) != len(new):
-        return f"{table} has {len(old):,} rows, made again {len(new):,}", ""
+        return f"{table} has {quantity(len(old), 'row')}, made again {len(new):,}", ""
     differs = (old != new) & ~(old.isna() & new.isna())
     if not differs.to_numpy().any():
         return f"{table} has the same rows in other bytes (another version of pyarrow?)", ""

@@ -10,6 +10,7 @@ from segkit.analysis.report import REPORT, write_report
 from segkit.analysis.tables import cascade_sentence, sample_sentence
 from segkit.core.extract import NO_TITLE
 from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
+from segkit.core.text import quantity
 from segkit.errors import RunError
 from segkit.evaluation.agreement import repeats_of
 from segkit.evaluation.stability import stability_of
@@ -34,7 +35,7 @@ def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
     if unassigned > allowed:
         reasons = left["reason"].value_counts()
         told = "; ".join(f"{count} × {why}" for why, count in reasons.head(3).items())
-        reason = f"{unassigned} products are unassigned, {allowed} are allowed ({told})"
+        reason = f"{quantity(unassigned, 'product', 'are')} unassigned, {allowed} allowed ({told})"
     state = "failed" if reason else "completed"
     summary = summarise(run, state, reason)
     changes = {"state": state, "reason": reason, "error": "Unassigned" if reason else "", "summary": summary}

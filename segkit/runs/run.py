@@ -17,6 +17,7 @@ import orjson
 from segkit.core.models import FOLDERS, Parameters
 from segkit.core.prompt_sets import shown_name
 from segkit.core.prompts import prompt_hash
+from segkit.core.text import quantity
 from segkit.display import PLAIN_TEXT, html_table, html_text, visible
 from segkit.errors import RunError
 from segkit.runs.discovery import register_all, register_run
@@ -210,7 +211,7 @@ def _as_bool(text: str) -> bool:
 
 
 def _facts(run: Run) -> str:
-    products = f"{run.document['input']['products']:,} products"
+    products = quantity(run.document["input"]["products"], "product")
     return " · ".join([run.id, products, f"model {run.parameters.model}", run.status.state])
 
 

@@ -23,6 +23,7 @@ from segkit.core.taxonomy.files import (
 )
 from segkit.core.taxonomy.keys import choices, completed, numbers_kept, of_results, open_splits
 from segkit.core.taxonomy.repeat import repeated_edits
+from segkit.core.text import quantity
 from segkit.display import PLAIN_TEXT, html_table, html_text
 from segkit.errors import RunError, TaxonomyError
 from segkit.runs.run import Run, open_run
@@ -146,12 +147,13 @@ class Taxonomy:
     def _repr_html_(self) -> str:
         changes = self.changes
         shown = html_table(self.frame[_SHOWN].to_dict("list"))
-        count = f"{len(changes)} edits" if len(changes) != 1 else "1 edit"
+        count = quantity(len(changes), "edit")
         head = f"<p class='{PLAIN_TEXT}'><b>{html_text(self.origin)}</b> · {count}</p>"
         return head + shown + (html_table(changes.to_dict("list")) if len(changes) else "")
 
     def __repr__(self) -> str:
-        return f"<Taxonomy of {self.origin}, {len(self.frame)} categories, {len(self.edits)} edits>"
+        size, edits = quantity(len(self.frame), "category"), quantity(len(self.edits), "edit")
+        return f"<Taxonomy of {self.origin}, {size}, {edits}>"
 
     @property
     def origin(self) -> str:

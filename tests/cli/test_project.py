@@ -28,7 +28,7 @@ def test_a_folder_of_ones_own(segkit: Segkit, place: Path) -> None:
     (place / "mine" / "README.md").write_text("my own words")
     (place / "mine" / "sample.csv").unlink()
     _, printed, _ = segkit("init", "mine")
-    assert "1 files made" in printed
+    assert "1 file made" in printed
     assert (place / "mine" / "README.md").read_text() == "my own words"
 
 

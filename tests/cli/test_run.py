@@ -194,7 +194,7 @@ def test_a_run_is_verified_exported_and_asked(finished: NotebookRun, at_once: Ca
     shown = at_once("logs", "FROM spend_by_stage", "--run", "latest", cwd=place)
     assert "refine_assignments" in shown.stdout, shown.stderr
     wrong = at_once("logs", "FROM nothing", cwd=place)
-    assert "the views are cache_hits, events, failures, interactions" in wrong.stderr
+    assert "the views are cache_hits, categories, events, failures, interactions" in wrong.stderr
     assert len(wrong.stderr.splitlines()) <= 2
 
 

@@ -123,7 +123,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "one column": ("product_id\n1\n", "no column 'title'"),
     "no header": ("1,Rotary dimmer\n2,Slide\n", "no column 'product_id'"),
     "a field too many": ("product_id,title\n1,a\n2,b,c\n", "line 3: 3 fields where the header has 2"),
-    "a field too few": ('product_id,title\n1,"a\nb"\n2\n', "line 4: 1 fields where the header has 2"),
+    "a field too few": ('product_id,title\n1,"a\nb"\n2\n', "line 4: 1 field where the header has 2"),
     "open quote": ('product_id,title\n1,"a\n2,b\n', "line 3"),
     "text behind a quote": ('product_id,title\n1,"a"b\n', "line 2"),
     "repeated column": ("product_id,title,title\n1,a,b\n", "columns named more than once: title"),
@@ -213,7 +213,7 @@ BAD_IDS = {
 def test_an_id_that_is_none_is_refused(tmp_path: Path, value: str, why: str) -> None:
     """Nothing goes through float, nothing is guessed; the row is named, and what helps."""
     error = refused(write(tmp_path, f"product_id,title\n1,a\n{value},b\n"))
-    assert "1 rows cannot be used: row 2: " in error.message
+    assert "1 row cannot be used: row 2: " in error.message
     assert why in error.message
     assert "--skip-refused" in error.hint
 

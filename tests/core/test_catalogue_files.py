@@ -190,7 +190,7 @@ def test_a_known_export_is_read_by_the_command_of_its_refusal(
 
 def test_rows_of_one_shopify_handle_are_one_product(tmp_path: Path) -> None:
     catalogue = read(tmp_path, "p.csv", SHOPIFY, id_column="Handle", title_column="Title")
-    assert "a Shopify export whose 4 rows are 2 products" in catalogue.understood
+    assert "a Shopify export with 4 rows for 2 products" in catalogue.understood
     assert catalogue.products.set_index("source_id").loc["oak-desk", "Variant SKU"] == "OD-120"
 
 

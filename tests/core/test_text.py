@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from segkit.core.text import MAX_NAME, clean_definition, clean_name, fold_name, name_fault, one_line
+from segkit.core.text import MAX_NAME, clean_definition, clean_name, fold_name, name_fault, one_line, quantity
 
 # Half a surrogate pair is what JSON can say and UTF-8 cannot: st.text() alone never makes one.
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text()
@@ -252,3 +252,20 @@ def test_invisible_text_does_not_reach_the_model() -> None:
 def test_the_reserved_category_cannot_be_named_again(name: str) -> None:
     """OUT_OF_SCOPE is the contract's own; a category that means the same is none."""
     assert name_fault(name)
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "verb", "text"),
+    [
+        (1, "row", "", "1 row"),
+        (2, "row", "", "2 rows"),
+        (0, "category", "are", "0 categories are"),
+        (1, "category", "are", "1 category is"),
+        (1, "product", "have", "1 product has"),
+        (1200, "batch", "differ", "1,200 batches differ"),
+        (1, "id", "belong", "1 id belongs"),
+        (3, "key", "", "3 keys"),
+    ],
+)
+def test_a_quantity_agrees_with_its_count(count: int, noun: str, verb: str, text: str) -> None:
+    assert quantity(count, noun, verb) == text

@@ -181,7 +181,7 @@ def test_ids_as_people_have_them_are_in_the_database(one_url: str, tmp_path: Pat
     assert compare.check(folder, one_url, interactions()) == []
     execute(one_url, "DELETE FROM product_keys WHERE product_id = 7")
     (line,) = compare.check(folder, one_url, interactions())
-    assert line == "product_keys: 1 ids are missing or differ: SKU-7"
+    assert line == "product_keys: 1 id is missing or of another product: SKU-7"
 
 
 def test_an_id_of_another_product_stops_the_sync(one_url: str, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_keys_of_categories_are_in_the_database(one_url: str, tmp_path: Path) ->
     assert compare.check(run, one_url, interactions()) == []
     execute(one_url, "UPDATE product_taxonomies SET category_key = 'C-8' WHERE category_key = 'C-2'")
     (line,) = compare.check(run, one_url, interactions())
-    assert line.startswith("product_taxonomies: 1 rows differ"), line
+    assert line.startswith("product_taxonomies: 1 row differs"), line
     load_run(run, one_url, interactions())
     assert execute(one_url, keys.format(RUN_ID)) == named
 

@@ -327,7 +327,7 @@ def test_products_missing_from_a_users_own_table_are_found_before_loading(
     execute(url, "INSERT INTO amazon_products SELECT n, 'mine', 'B0' FROM generate_series(1, 57) AS n")
     migrate(url)
     make_run(tmp_path)
-    with pytest.raises(DatabaseError, match="2 products of the run are not in amazon_products: 58, 59"):
+    with pytest.raises(DatabaseError, match="the run has 2 products that amazon_products lacks: 58, 59"):
         load_run(tmp_path, url, interactions())
     assert rows(url) == 0
     execute(url, "INSERT INTO amazon_products VALUES (58, 'mine', 'B0'), (59, 'mine', 'B0')")
@@ -358,12 +358,12 @@ def test_missing_products_are_left_out_where_that_is_wished(short_url: str, tmp_
     before = execute(short_url, "SELECT xmin FROM segmentation_runs")
     assert load_run(tmp_path, short_url, interactions(), skip=True)["run_products"] == 57
     assert execute(short_url, "SELECT xmin FROM segmentation_runs") == before, "an unchanged run sends no row"
-    with pytest.raises(DatabaseError, match="2 products of the run are not in amazon_products: 58, 59"):
+    with pytest.raises(DatabaseError, match="the run has 2 products that amazon_products lacks: 58, 59"):
         load_run(tmp_path, short_url, interactions())
     assert changes(short_url) == 0, "what was loaded without them stays"
     execute(short_url, "INSERT INTO amazon_products VALUES (58, 'mine')")
     assert compare.check(tmp_path, short_url, interactions()) == [
-        "amazon_products: has 1 products that were left out: 58"
+        "amazon_products: 1 product was left out of the last sync: 58"
     ]
     assert load_run(tmp_path, short_url, interactions(), skip=True)["run_products"] == 58
     assert compare.skipped(short_url, RUN_ID) == [59]
@@ -552,7 +552,7 @@ def test_check_names_the_tables_that_differ(url: str, tmp_path: Path) -> None:
         "product_segments",
         "llm_interaction_index",
     ]
-    assert "1 rows differ" in found[1]
+    assert "1 row differs" in found[1]
     load_run(tmp_path, url, interactions())
     assert compare.check(tmp_path, url, interactions()) == []
 

@@ -58,7 +58,7 @@ def test_a_run_of_text_ids(as_file: bool, place: Path) -> None:
 def test_what_is_refused_leaves_no_folder(place: Path) -> None:
     """The rows go to a file; on request the run is made of the others, and their number is kept."""
     frame = pd.DataFrame({"product_id": [1, 1, 3], "title": ["A b", "C d", "E f"]})
-    with pytest.raises(ProductsError, match=r"1 product ids stand more than once: 1 \(rows 1, 2\)") as error:
+    with pytest.raises(ProductsError, match=r"1 product id stands more than once: 1 \(rows 1, 2\)") as error:
         prepare_run(frame, "Lamps", model="offline")
     assert not Path("runs").exists()
     file = load_settings().segkit_home / "refused_rows.csv"
@@ -114,7 +114,7 @@ def test_texts_are_not_added_to_numbers(place: Path) -> None:
     with pytest.raises(ProductsError, match="are numbers, those of the added products are texts: 'A1'"):
         extend_run(numbers, texts)
     twice = pd.DataFrame({"product_id": [5, 5], "title": ["Kettle", "Pot"]})
-    with pytest.raises(ProductsError, match="stand more than once"):
+    with pytest.raises(ProductsError, match="stands more than once"):
         extend_run(numbers, twice)
 
 

@@ -358,7 +358,7 @@ def test_a_run_without_a_known_price_is_resumed_on_the_terms_of_a_start(quiet: S
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"product_ids": [1, False]}, "#/product_ids/1"),
-    ({"product_ids": ["1"]}, "#/product_ids/0"),
+    ({"product_ids": ["-1"]}, "#/product_ids/0"),
     ({"product_ids": [1.5]}, "#/product_ids/0"),
     ({"product_ids": [1.0]}, "#/product_ids/0"),
     ({"product_ids": [0]}, "#/product_ids/0"),

@@ -9,6 +9,7 @@ import typer
 
 from segkit.cli.evaluation.options import Html, LabelColumn, LabelFile
 from segkit.cli.options import CHECK, Json, RunName, RunsDir, opened_run
+from segkit.core.text import quantity
 
 if TYPE_CHECKING:
     from segkit.evaluation.evaluate import Evaluation
@@ -45,7 +46,7 @@ def label(
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}", "choose another --out") from None
     new_console().print(
-        f"{len(sheet)} rows of {run.id} are in {out}; fill in its column `label`, then:", markup=False
+        f"{quantity(len(sheet), 'row')} of {run.id} in {out}; fill in its column `label`, then:", markup=False
     )
     new_console().print(f"  segkit evaluate {run.id} --labels {out}", markup=False)
 

@@ -11,6 +11,7 @@ import typer
 from segkit.cli.evaluation.options import Html
 from segkit.cli.options import CHECK, ProductSource, RunOptions, RunParameters, Yes, grouped
 from segkit.cli.terminal import GroupedCommand
+from segkit.core.text import quantity
 
 if TYPE_CHECKING:
     from segkit.runs.run import Run
@@ -106,7 +107,7 @@ def confirm(runs: list[Run], settings: Settings, options: RunOptions, yes: bool)
     row = plan_of(runs, settings).iloc[0]
     if not row["runs"]:
         return
-    text = f"{row['runs']} runs, {row['calls']:,} calls, {dollars(row)}"
+    text = f"{quantity(row['runs'], 'run')}, {quantity(row['calls'], 'call')}, {dollars(row)}"
     options.console.print(text)
     offline = all(run.parameters.model == "offline" for run in runs)
     if offline or yes or options.as_json or not sys.stdin.isatty():

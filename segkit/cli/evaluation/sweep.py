@@ -11,6 +11,7 @@ import typer
 from segkit.cli.evaluation.options import Html, LabelColumn, LabelFile
 from segkit.cli.options import CHECK, ProductSource, RunOptions, RunParameters, Yes, grouped, options_of
 from segkit.cli.terminal import GroupedCommand
+from segkit.core.text import quantity
 
 if TYPE_CHECKING:
     from segkit.evaluation.leaderboard import Leaderboard
@@ -148,9 +149,10 @@ def _ask_for_consent(sweep: Sweep, settings: Settings, options: RunOptions, yes:
         return
     where = sorted({t.parameters.endpoint for t in sweep.left if t.parameters.model != "offline"})
     total, titles = plan.iloc[-1], len(sweep.catalogue.products)
+    runs = quantity(len(sweep.left), "run")
     question = (
-        f"Send {titles} product titles to {', '.join(asked)} at {', '.join(where)}, {len(sweep.left)} runs: at most "
-        f"{total['calls']:,} calls if every answer is valid, {dollars(total)}?"
+        f"Send {titles} product titles to {', '.join(asked)} at {', '.join(where)}, {runs}: at most "
+        f"{quantity(total['calls'], 'call')} if every answer is valid, {dollars(total)}?"
     )
     if not typer.confirm(question, default=True, err=True):
         raise StoppedError("nothing was sent, and no run was made")

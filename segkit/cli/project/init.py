@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from segkit.cli.options import PROJECT
+from segkit.core.text import quantity
 from segkit.errors import InputError
 
 app = typer.Typer()
@@ -67,7 +68,7 @@ def init(
     }
     made = [path for path, data in sorted(files.items()) if _write_new(path, data)]
     kept = len(files) - len(made)
-    typer.echo(f"{folder}: {len(made)} files made" + (f", {kept} were there already" if kept else ""))
+    typer.echo(f"{folder}: {quantity(len(made), 'file')} made" + (f", {kept} there already" if kept else ""))
     typer.echo(f"next: cd {folder} && segkit run sample.csv --category 'Coffee Makers' --model offline")
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.text_files import Table, decoded, read_delimited
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.errors import ProductsError
 
 READ = ".csv, .tsv, .txt, .parquet, .jsonl, .json, .xlsx or .xml, also packed as .gz or .zip"
@@ -70,7 +70,9 @@ def _unpacked(shown: str, name: str, data: bytes) -> tuple[str, bytes]:
                 return inside[0], archive.read(inside[0])
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         raise ProductsError(f"{shown} cannot be unpacked: {error}") from None
-    raise ProductsError(f"{shown} holds {len(inside)} files: {shortened(inside)}", "unpack it and give one of them")
+    raise ProductsError(
+        f"{shown} holds {quantity(len(inside), 'file')}: {shortened(inside)}", "unpack it and give one of them"
+    )
 
 
 def _is_hidden(name: str) -> bool:
@@ -135,7 +137,9 @@ def _under_header(shown: str, rows: list[list[Any]], options: CatalogueOptions) 
     fits = [i for i in filled[:20] if set(options.wanted) <= {str(value) for value in rows[i]}]
     header = options.header_row - 1 if options.header_row else (fits or filled)[0]
     if header >= len(rows):
-        raise ProductsError(f"{shown} has {len(rows)} rows", f"--header-row {options.header_row} is not one of them")
+        raise ProductsError(
+            f"{shown} has {quantity(len(rows), 'row')}", f"--header-row {options.header_row} is not one of them"
+        )
     width = max(map(len, rows))
     rows = [[*row, *[None] * (width - len(row))] for row in rows]
     names = ["" if value is None else str(value).strip() for value in rows[header]]
@@ -152,7 +156,7 @@ def _require_exact(shown: str, frame: pd.DataFrame, options: CatalogueOptions) -
     values = frame.get(options.id_column, pd.Series(dtype=object))
     lost = [v for v in values if isinstance(v, int | float) and abs(v) >= 10**_EXCEL_DIGITS]
     if lost:
-        what = f"{shown}: {len(lost)} ids are numbers of more than {_EXCEL_DIGITS} digits, which Excel rounds"
+        what = f"{shown}: {quantity(len(lost), 'id', 'have')} more than {_EXCEL_DIGITS} digits, which Excel rounds"
         raise ProductsError(
             f"{what}: {shortened(lost)}", "format the column as text in Excel and enter the ids again"
         )
@@ -215,7 +219,7 @@ def _read_json(shown: str, data: bytes, options: CatalogueOptions) -> Table:
     if len(lists) == 1:
         key, rows = next(iter(lists.items()))
         return Table(_frame(shown, rows), f"the JSON list {key!r}, {encoding}")
-    found = f"{len(lists)} lists of objects: {shortened(lists)}" if lists else "no list of objects"
+    found = f"{quantity(len(lists), 'list')} of objects: {shortened(lists)}" if lists else "no list of objects"
     raise ProductsError(f"{shown} holds {found}", "give a JSON list with an object for each product")
 
 

@@ -19,7 +19,7 @@ from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.prices import decimal_sign, plain_price
 from segkit.core.catalogue.shapes import known_shape, usual_shape
 from segkit.core.catalogue.titles import title_of
-from segkit.core.text import shortened, without_surrogates
+from segkit.core.text import quantity, shortened, without_surrogates
 from segkit.errors import ProductsError
 
 FIRST_RUN = "segkit_first_run"  # a column that only runs have which extend another
@@ -193,12 +193,14 @@ def _refusal(refused: pd.DataFrame, repeated: Mapping[int, list[int]], options: 
     if others.empty:
         texts = dict(zip(refused["row"], refused["id"], strict=True))
         named = [f"{texts[rows[1] + 1]} (rows {shortened([r + 1 for r in rows])})" for rows in repeated.values()]
-        return ProductsError(f"{len(repeated)} product ids stand more than once: {shortened(named)}", skip)
+        return ProductsError(
+            f"{quantity(len(repeated), 'product id', 'stand')} more than once: {shortened(named)}", skip
+        )
     rows = [f"row {row}: {reason}" for row, reason in zip(others["row"], others["reason"], strict=True)]
     cure = ""
     if others["reason"].str.endswith(" is a decimal number").all():
         cure = "write the ids as integers (pandas: .astype('Int64')), or take them as texts: --ids-as-text; "
-    return ProductsError(f"{len(rows):,} rows cannot be used: {shortened(rows)}", cure + skip)
+    return ProductsError(f"{quantity(len(rows), 'row')} cannot be used: {shortened(rows)}", cure + skip)
 
 
 def _named(

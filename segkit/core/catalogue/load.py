@@ -15,6 +15,7 @@ from segkit.core.catalogue.lines import text_of
 from segkit.core.catalogue.options import CatalogueOptions
 from segkit.core.catalogue.shapes import known_shape
 from segkit.core.catalogue.text_files import Table
+from segkit.core.text import quantity
 
 
 def load_products(
@@ -57,7 +58,7 @@ def _joined(table: Table, options: CatalogueOptions) -> Table:
     texts = table.frame.map(text_of)
     first = texts.mask(texts == "").groupby(shape.id_column, sort=False).first().reset_index()
     joined = first[table.frame.columns].fillna("").astype("str")
-    what = f"{shape.name} whose {len(table.frame):,} rows are {len(joined):,} products"
+    what = f"{shape.name} with {quantity(len(table.frame), 'row')} for {quantity(len(joined), 'product')}"
     return Table(joined, f"{table.understood}, {what}", table.hint)
 
 
@@ -65,11 +66,11 @@ def _understood(table: Table, catalogue: Catalogue, options: CatalogueOptions) -
     """Say in one line how a file was read: `semicolons, UTF-8, header in line 1, 512 rows; id: asin (text), …`."""
     kind = " (text)" if "source_id" in catalogue.products else ""
     words = [
-        f"{table.understood}, {len(table.frame):,} rows",
+        f"{table.understood}, {quantity(len(table.frame), 'row')}",
         f"id: {options.id_column}{kind}, title: {options.title_column}",
     ]
     if len(catalogue.refused):
-        words.append(f"{len(catalogue.refused):,} rows refused")
+        words.append(f"{quantity(len(catalogue.refused), 'row')} refused")
     if catalogue.left_out:
         words.append(f"left out: {', '.join(catalogue.left_out)}")
     return "; ".join(words)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from segkit.core.catalogue.ids import is_integer
 from segkit.core.catalogue.options import CatalogueOptions
-from segkit.core.text import shortened
+from segkit.core.text import quantity, shortened
 from segkit.errors import ProductsError
 
 _FIELD_LIMIT = 1_000_000
@@ -147,7 +147,7 @@ def _table(source: _Lines, *, quoted: bool) -> tuple[list[str], list[list[str]]]
         if not any(row):
             continue
         if any(row[len(names) :]) or len(row) < len(names):
-            what = f"{source.name}, line {line}: {len(row)} fields where the header has {len(names)}"
+            what = f"{source.name}, line {line}: {quantity(len(row), 'field')} where the header has {len(names)}"
             raise ProductsError(what, "" if len(names) > 1 else "name the separator: --delimiter ';'")
         rows.append(row[: len(names)])
     return names, rows

@@ -15,7 +15,7 @@ import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.taxonomy.keys import completed, key_of, next_number, taxonomy_frame
-from segkit.core.text import clean_definition, clean_name, fold_name, name_fault, shortened
+from segkit.core.text import clean_definition, clean_name, fold_name, name_fault, quantity, shortened
 from segkit.errors import TaxonomyError
 
 ACTIONS = ("rename", "redefine", "merge_into", "split", "delete", "lock", "unlock", "add", "accept")
@@ -303,7 +303,7 @@ def _at(edit: Edit, fault: str) -> str:
 
 
 def _refused(faults: Sequence[str]) -> TaxonomyError:
-    count = "an edit" if len(faults) == 1 else f"{len(faults)} edits"
+    count = "an edit" if len(faults) == 1 else quantity(len(faults), "edit")
     return TaxonomyError(
         f"{count} cannot be applied: {shortened(faults, 20, '; ')}", "correct the list; nothing was asked", faults
     )

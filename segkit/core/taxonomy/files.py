@@ -16,7 +16,7 @@ from segkit.core.catalogue.text_files import decoded, delimited_rows
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.taxonomy.edits import ACTIONS, Edit
 from segkit.core.taxonomy.keys import key_of, taxonomy_frame
-from segkit.core.text import clean_definition, clean_name, fold_name, name_fault, shortened
+from segkit.core.text import clean_definition, clean_name, fold_name, name_fault, quantity, shortened
 from segkit.display import excel_value, plain, spreadsheet_text, typed_text
 from segkit.errors import ProductsError, TaxonomyError
 
@@ -83,7 +83,7 @@ def taxonomy_file(name: str, rows: Sequence[Mapping[str, Any]], where: Sequence[
     if not rows:
         raise TaxonomyError(f"{name} holds no categories", "each row needs a name, and should have a definition")
     if len(rows) > _MOST_ROWS:
-        raise TaxonomyError(f"{name} has {len(rows):,} rows; a taxonomy has at most {_MOST_ROWS:,}")
+        raise TaxonomyError(f"{name} has {quantity(len(rows), 'row')}; a taxonomy has at most {_MOST_ROWS:,}")
     known = [{**_known(row), "where": at} for row, at in zip(rows, where, strict=True)]
     if not any("name" in row or row.get("key") for row in known):
         found = shortened(dict.fromkeys(key for row in rows for key in row))

@@ -9,6 +9,7 @@ from scipy import special
 
 from segkit.core.batching import reading_ends
 from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.text import quantity
 
 #: The bound holds for this share of all samples.
 CONFIDENCE = 0.95
@@ -80,11 +81,11 @@ def sentence(readings: pd.DataFrame, total: int) -> str:
     if readings.empty:
         return "no product was read"
     last = readings.iloc[-1]
-    batches = f"{int(last['batches']):,} batch{'' if last['batches'] == 1 else 'es'}"
+    batches = quantity(int(last["batches"]), "batch")
     if last["products"] >= total:
-        return f"read all {total:,} products ({batches})"
+        return f"read all {quantity(total, 'product')} ({batches})"
     most = f"{math.ceil(last['bound'] * 1000 - 1e-9) / 10:.1f} %"
     return (
-        f"read {int(last['products']):,} of {total:,} products ({batches}): "
+        f"read {int(last['products']):,} of {quantity(total, 'product')} ({batches}): "
         f"at most {most} belong to a kind not met ({100 * CONFIDENCE:.0f} %)"
     )

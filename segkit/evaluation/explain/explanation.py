@@ -14,7 +14,7 @@ from segkit.analysis.jupyter import show
 from segkit.analysis.lineage import asked_product, merge_steps, product_path
 from segkit.core.catalogue.ids import numbers_of
 from segkit.core.models import OUT_OF_SCOPE
-from segkit.core.text import fold_name, shortened
+from segkit.core.text import fold_name, quantity, shortened
 from segkit.evaluation import agreement
 from segkit.evaluation.explain.evidence import (
     answer_items,
@@ -157,7 +157,7 @@ def _company(run: Run, number: int) -> str:
     own = stated[stated["product_id"] == number].iloc[0]
     batch = stated[stated["batch"] == own["batch"]]
     alike = int((batch["category"].map(fold_name) == fold_name(own["category"])).sum())
-    return f", one of {alike} there among {len(batch)} products"
+    return f", one of {alike} there among {quantity(len(batch), 'product')}"
 
 
 def _merge(run: Run, step: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from segkit.analysis.logs import COMPACTED
 from segkit.core.models import STAGES, Parameters
+from segkit.core.text import quantity
 from segkit.errors import SegkitError
 from segkit.runs.interactions import scan
 from segkit.runs.run import Run, open_run, run_ids
@@ -32,7 +33,8 @@ class Durations:
         if not self.calls:
             return "time: assumed, since no run has asked this model at this endpoint yet"
         others = f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else ""
-        return f"time: measured, {self.calls:,} calls of {self.runs[0]}{others} with this model at this endpoint"
+        calls = quantity(self.calls, "call")
+        return f"time: measured, {calls} of {self.runs[0]}{others} with this model at this endpoint"
 
 
 NOTHING_MEASURED = Durations()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from segkit.core.models import Parameters, Usage
 from segkit.core.taxonomy.assign import StartingPoint
+from segkit.core.text import quantity
 from segkit.llm.prices import BATCH_PRICE, call_cost_usd
 from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations, measured_durations
 from segkit.pipeline.plan.known import KnownAnswers, nothing_known
@@ -105,12 +106,12 @@ def sentence(total: pd.Series) -> str:
     """Write the last row of a plan as a sentence: what is answered, what will be asked, and what it costs."""
     answered, calls, questions = int(total["answered"]), int(total["calls"]), int(total["questions"])
     if not calls:
-        return f"all {questions:,} questions are answered already; nothing is sent{_saved(total)}"
+        return f"{quantity(questions, 'question', 'are')} answered already; nothing is sent{_saved(total)}"
     known = f"{answered:,} answered already, " if answered else ""
     price = dollars(total)
     if _batch_column(total.to_frame().T):
         price += f" ({dollars(total, 'batch_cost_usd')} with --batch)"
-    return f"{questions:,} questions, {known}{_calls(total)} calls to make, {price}{_saved(total)}"
+    return f"{quantity(questions, 'question')}, {known}{_calls(total)} calls to make, {price}{_saved(total)}"
 
 
 def _saved(total: pd.Series) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import orjson
 from fastapi.exceptions import RequestValidationError
 
+from segkit.core.text import quantity
 from segkit.errors import RequestError
 from segkit.service.http.schemas import LISTED_TWICE, ProductIds, given_id
 from segkit.service.tokens import Token
@@ -105,7 +106,7 @@ def _check_size(body: dict[str, Any], token: Token) -> None:
         raise RequestError("invalid-request", f"the body has {len(body):,} fields, {_FIELDS} are allowed")
     ids = body.get("product_ids")
     if isinstance(ids, list) and len(ids) > token.max_products:
-        what = f"{len(ids):,} products are too many, {token.max_products:,} are allowed a run"
+        what = f"{quantity(len(ids), 'product', 'are')} too many, {token.max_products:,} are allowed a run"
         raise RequestError("too-many-products", what, "send fewer products", allowed=token.max_products)
 
 

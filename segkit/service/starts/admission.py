@@ -9,6 +9,7 @@ import pandas as pd
 
 from segkit.core.catalogue.titles import lacks_titles, untitled
 from segkit.core.models import Usage
+from segkit.core.text import quantity
 from segkit.errors import RequestError
 from segkit.llm.prices import call_cost_usd
 from segkit.pipeline.plan.estimate import plan_of
@@ -40,9 +41,13 @@ class InUse:
 def check_caps(in_use: InUse, wanted_usd: Decimal | None, caps: Caps) -> None:
     """Raise RequestError 429 where no further run may be active, 402 where the owner's money does not suffice."""
     if in_use.active >= caps.active:
-        raise RequestError("queue-full", f"the queue is full: {in_use.active} runs are active", retry_after=30)
+        raise RequestError(
+            "queue-full", f"the queue is full: {quantity(in_use.active, 'run', 'are')} active", retry_after=30
+        )
     if in_use.active_of_owner >= caps.active_of_owner:
-        what = f"{in_use.active_of_owner} runs of this token are active, {caps.active_of_owner} are allowed"
+        what = (
+            f"{quantity(in_use.active_of_owner, 'run', 'are')} active with this token, {caps.active_of_owner} allowed"
+        )
         raise RequestError("too-many-runs", what, "wait until one has ended", retry_after=30)
     if caps.total_usd is not None and wanted_usd and in_use.usd + wanted_usd > caps.total_usd:
         what = f"${in_use.usd:.2f} of ${caps.total_usd} are spent or reserved, this run may take ${wanted_usd}"
@@ -54,7 +59,7 @@ def check_caps(in_use: InUse, wanted_usd: Decimal | None, caps: Caps) -> None:
 def check_token(model: str, products: int, token: Token) -> None:
     """Raise RequestError 422 for more products than a token may have, or a model that is not one of its own."""
     if products > token.max_products:
-        what = f"{products:,} products are too many, {token.max_products:,} are allowed a run"
+        what = f"{quantity(products, 'product', 'are')} too many, {token.max_products:,} are allowed a run"
         raise RequestError("too-many-products", what, "send fewer products", allowed=token.max_products)
     if token.models is not None and model not in token.models:
         what = f"the model {model} is not allowed for this token"
@@ -68,7 +73,9 @@ def check_titles(products: pd.DataFrame, allowed: int) -> None:
     if lacks_titles(products, allowed):
         missing = products.loc[untitled(products), "product_id"]
         ids = [int(product_id) for product_id in missing.head(_NAMED)]
-        what = f"{len(missing)} products have no title, {allowed} are allowed: {', '.join(map(str, ids[:5]))}"
+        what = (
+            f"{quantity(len(missing), 'product', 'have')} no title, {allowed} allowed: {', '.join(map(str, ids[:5]))}"
+        )
         hint = f"leave them out, or allow them with max_unassigned = {len(missing)}"
         raise RequestError("untitled-products", what, hint, product_ids=ids)
 
