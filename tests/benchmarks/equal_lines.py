@@ -17,7 +17,7 @@ from segkit.core.catalogue.load import load_products
 from segkit.core.models import Parameters
 
 CATALOGUE = DATA / "fashion_catalogue.csv"
-ONCE = Parameters("Fashion", "offline", 0.2, "offline@3", ask_duplicates=False)
+ONCE = Parameters("Fashion", "offline", 0.2, "offline@4", ask_duplicates=False)
 
 
 def main() -> None:

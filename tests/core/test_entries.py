@@ -17,7 +17,7 @@ from segkit.core.refine import refine_questions, refined
 from segkit.core.taxonomy.assign import assign_questions, assigned
 
 PROMPTS = load_prompts("v0", keys=tuple({*EXTRACTING, *ASSIGNING}))
-PARAMETERS = Parameters("Tools", "offline", 0.2, "offline@3", products_per_prompt=4, ask_duplicates=False)
+PARAMETERS = Parameters("Tools", "offline", 0.2, "offline@4", products_per_prompt=4, ask_duplicates=False)
 
 
 def products(titles: Sequence[str], first: int = 10, **columns: Sequence[str]) -> pd.DataFrame:
@@ -29,7 +29,7 @@ TITLES = ["saw", "saw ", " saw\n", "Saw", "axe", "awl", "", "N/A"]
 
 @given(st.lists(st.sampled_from(TITLES), max_size=30), st.booleans())
 def test_every_titled_product_stands_in_one_entry(titles: list[str], ask_duplicates: bool) -> None:
-    parameters = Parameters("Tools", "offline", 0.2, "offline@3", ask_duplicates=ask_duplicates)
+    parameters = Parameters("Tools", "offline", 0.2, "offline@4", ask_duplicates=ask_duplicates)
     entries = product_entries(products(titles), parameters)
     ids = [product for entry in entries for product in entry.products]
     assert sorted(ids) == [i for i, title in enumerate(titles, 10) if title not in ("", "N/A")]
@@ -42,7 +42,7 @@ def test_lines_are_compared_as_a_model_sees_them() -> None:
     """Of two brands with one title, the line decides: with the brand in it they are two entries."""
     frame = products(["Claw hammer", "Claw hammer", "Claw\thammer"], brand=["Ox", "Elk", "Ox"])
     assert len(product_entries(frame, PARAMETERS)) == 1
-    branded = Parameters("Tools", "offline", 0.2, "offline@3", product_line="$title | $brand", ask_duplicates=False)
+    branded = Parameters("Tools", "offline", 0.2, "offline@4", product_line="$title | $brand", ask_duplicates=False)
     assert shared_entries(product_entries(frame, branded)) == {12: 10}
 
 
@@ -115,7 +115,7 @@ def test_an_added_product_with_the_line_of_an_earlier_one_changes_no_batch() -> 
 def test_a_catalogue_without_equal_lines_is_asked_about_as_before() -> None:
     """Prompts are what the cache goes by: they must not depend on the option where it changes nothing."""
     frame = products([f"Drill bit, {i} mm" for i in range(30)])
-    each = Parameters("Tools", "offline", 0.2, "offline@3", products_per_prompt=4)
+    each = Parameters("Tools", "offline", 0.2, "offline@4", products_per_prompt=4)
     prompts = [[q.prompt for q in extract_questions(frame, PROMPTS, p)] for p in (PARAMETERS, each)]
     assert prompts[0] == prompts[1]
     assert planned_calls(frame, PARAMETERS) == planned_calls(frame, each)
