@@ -384,6 +384,30 @@ def test_caps_hold_for_what_is_submitted(batched: Endpoint, small_run: NewRun) -
     assert run.status.cost_usd <= most
 
 
+def test_what_was_only_meant_to_be_sent_keeps_to_the_caps_of_now(batched: Endpoint, small_run: NewRun) -> None:
+    batched.batch_fault("create_refused")
+    run, settings = small_run(), load_settings()
+    with pytest.raises(RefusedError):
+        extract_taxonomy(run)
+    with pytest.raises(BudgetError):
+        extract_taxonomy(run, settings.model_copy(update={"segkit_max_calls": 2}))
+    assert batched.count() == 2
+
+
+def test_a_batch_that_somebody_created_twice_is_counted_twice(batched: Endpoint, small_run: NewRun) -> None:
+    """Whatever was paid is in the logs."""
+    batched.configure(batch_polls=None)
+    run, settings = small_run(), load_settings()
+    with pytest.raises(WaitingError):
+        extract_taxonomy(run, settings.model_copy(update={"segkit_batch_wait": False}))
+    batched.control("forge_batch", {"run_id": run.id, "name": "segmentation-1-1-1"})
+    shutil.rmtree(run.folder / "batches")
+    batched.control("finish_batches")
+    extract_taxonomy(run)
+    assert outcomes(run) == ["recovered"] * BATCHES + ["valid"] * BATCHES
+    assert float(run.status.cost_usd) == pytest.approx(batched.dollars())
+
+
 def test_a_run_remembers_that_it_is_sent_in_batches(
     endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

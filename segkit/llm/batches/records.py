@@ -12,7 +12,6 @@ batches of segkit are some products in one prompt.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -86,6 +85,12 @@ def name_of(stage: str, first: int, round_: int, part: int) -> str:
     return f"{STAGES[stage]}-{first}-{round_}-{part}"
 
 
+def next_name(name: str) -> str:
+    """Return the name of the next part of the same round."""
+    front, part = name.rsplit("-", 1)
+    return f"{front}-{int(part) + 1}"
+
+
 def read_records(run: Run) -> list[BatchRecord]:
     """Return the records of a run by their names; raise RunError for one that cannot be read."""
     return [_read(path) for path in sorted((run.folder / FOLDER).glob("*.json"))]
@@ -111,12 +116,6 @@ def answer_files(run: Run, record: BatchRecord) -> dict[Path, str]:
         place / f"{record.name}.error.jsonl": record.error_file_id,
     }
     return {path: file_id for path, file_id in files.items() if file_id}
-
-
-def is_intact(run: Run, record: BatchRecord) -> bool:
-    """Report whether the requests of a batch are on disk as they were meant."""
-    path = requests_file(run, record)
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
 
 
 def mark_taken(run: Run, record: BatchRecord, brought: int) -> None:

@@ -22,10 +22,10 @@ from segkit.llm.batches.records import (
     BatchRecord,
     answer_files,
     forget,
-    is_intact,
     is_name,
     mark_taken,
     name_of,
+    next_name,
     read_records,
     requests_file,
     sweep,
@@ -70,6 +70,7 @@ class StageBatches:
         request could exceed a cap, RefusedError and EndpointError as asking online does.
         """
         sweep(self._run)
+        await self._take_up()
         while True:
             await self._send_all()
             answers = await self._fetched()
@@ -103,27 +104,24 @@ class StageBatches:
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def _take_up(self) -> None:
+        """Find what an earlier process has perhaps created; what it only meant to send is gathered anew."""
+        for record in self._records():
+            if not record.batch_id and not await self._is_found_in_time(record):
+                forget(self._run, record)
+
     async def _send_all(self) -> None:
         for record in self._records():
             if not record.batch_id:
                 await self._send(record)
 
     async def _send(self, record: BatchRecord) -> None:
-        """Upload the requests and create the batch, unless it is found to have been created before."""
-        if not self._settings.segkit_batch and not record.creating_at:
-            forget(self._run, record)
-            return
-        if await self._is_found(record):
-            return
-        if not self._settings.segkit_batch or not is_intact(self._run, record):
-            if not await self._is_found_in_time(record):
-                forget(self._run, record)
-            return
-        if not record.file_id:
+        """Upload the requests and create the batch, unless another machine is found to have created it."""
+        await self._pause(0)
+        if not await self._is_found(record):
             path = requests_file(self._run, record)
             file_id = await self._provider.upload(path, f"segkit-{self._run.id}-{path.name}")
-            record = write_record(self._run, record, file_id=file_id)
-        await self._create(record)
+            await self._create(write_record(self._run, record, file_id=file_id))
 
     async def _create(self, record: BatchRecord) -> None:
         """Create a batch once: a try without an answer is looked for before there is another one."""
@@ -163,9 +161,11 @@ class StageBatches:
         known = {each.name: each for each in read_records(self._run)}
         for batch in await self._provider.batches_of_run():
             name = (batch.metadata or {}).get("name", "")
-            mine = known.get(name) or BatchRecord(name)
-            if is_name(name) and not mine.batch_id:
-                known[name] = self._note(mine, batch, "batch_found")
+            if not is_name(name) or batch.id in {each.batch_id for each in known.values()}:
+                continue
+            while name in known and known[name].batch_id:  # a second one, which is paid too
+                name = next_name(name)
+            known[name] = self._note(known.get(name) or BatchRecord(name), batch, "batch_found")
         return bool(known[record.name].batch_id)
 
     def _metadata(self, record: BatchRecord) -> dict[str, str]:
