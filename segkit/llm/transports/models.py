@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from segkit.errors import EndpointError
 from segkit.llm.transports.choose import is_private, require_key
-from segkit.llm.transports.http import described
 from segkit.settings import Settings
 from segkit.storage.disk import write_atomic
+
+if TYPE_CHECKING:
+    import aiohttp
 
 # Where servers state the tokens of a context, the one that is in force first; a dot goes into an object.
 _CONTEXT = (
@@ -138,6 +139,8 @@ def remembered(endpoint: str, home: Path) -> EndpointModels | None:
 
 
 async def _ask(endpoint: str, model: str, headers: Mapping[str, str]) -> EndpointModels:
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session:
         found = EndpointModels(endpoint, read_models(await _listed(session, f"{endpoint}/models")))
@@ -164,6 +167,10 @@ def _better(model: ListedModel, loaded: Sequence[ListedModel]) -> ListedModel:
 
 
 async def _listed(session: aiohttp.ClientSession, url: str) -> Any:
+    import aiohttp
+
+    from segkit.llm.transports.http import described
+
     try:
         async with session.get(url, allow_redirects=False) as reply:
             body = await reply.content.read(20_000_000)
@@ -180,6 +187,8 @@ async def _listed(session: aiohttp.ClientSession, url: str) -> Any:
 
 async def _optional(session: aiohttp.ClientSession, method: str, url: str, body: Any = None) -> dict[str, Any] | None:
     """Return what another address of the same server states, or None where there is no such address."""
+    import aiohttp
+
     try:
         async with session.request(method, url, json=body, allow_redirects=False) as reply:
             found = orjson.loads(await reply.content.read(5_000_000)) if reply.status == 200 else None
