@@ -73,6 +73,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/equal_lines.py
 	$(BIN)/python tests/benchmarks/cascade.py
 	$(BIN)/python tests/benchmarks/batches.py
+	$(BIN)/python tests/benchmarks/providers.py
 
 lock: $(READY)  ## Make both lock files anew from pyproject.toml
 	$(COMPILE) --all-extras -o requirements.lock

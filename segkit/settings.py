@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     segkit_backoff_seconds: float = Field(0.5, ge=0)
     segkit_batch: bool | None = None
     segkit_batch_wait: bool = False
+    segkit_stream: bool | None = None
     segkit_transport: Literal["http", "sdk"] = "http"
     segkit_response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     segkit_ask_twice: int = within("ask_twice", 200)

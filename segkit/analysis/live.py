@@ -12,7 +12,7 @@ from typing import Any
 from segkit.core.text import quantity
 from segkit.display import html_text
 from segkit.runs.run import Run
-from segkit.runs.status import StageFigures, read_status
+from segkit.runs.status import Activity, StageFigures, Status, read_status
 
 _EVERY = 0.5  # seconds between two looks at the status
 _LINE_EVERY = 60.0  # seconds between two lines under papermill
@@ -42,8 +42,8 @@ def live_progress(run: Run, stage: str) -> Iterator[None]:
         thread.join()
 
 
-def progress_line(figures: StageFigures, seconds: float) -> str:
-    """Write how far a stage is: questions answered of those planned, retries, dollars, time spent and left."""
+def progress_line(figures: StageFigures, seconds: float, activity: Activity | None = None) -> str:
+    """Write how far a stage is: answers of those planned, retries, dollars, time; and what is in flight."""
     parts = [f"{figures.done:,} of {quantity(figures.planned, 'question')} answered"]
     if figures.cached:
         parts.append(f"{figures.cached:,} from the cache")
@@ -53,19 +53,19 @@ def progress_line(figures: StageFigures, seconds: float) -> str:
     parts.append(f"{seconds:.0f} s")
     if 0 < figures.done < figures.planned:
         parts.append(f"about {seconds / figures.done * (figures.planned - figures.done):.0f} s left")
-    return " · ".join(parts)
+    return " · ".join([*parts, *(activity.sentences(time.time()) if activity else ())])
 
 
 def _replace_line(run: Run, stage: str, done: threading.Event) -> Iterator[None]:
     from IPython.display import HTML, display
 
     began = time.monotonic()
-    handle: Any = display(HTML(_html(StageFigures(), 0)), display_id=True)  # type: ignore[no-untyped-call]
+    handle: Any = display(HTML(_html(Status(), stage, 0)), display_id=True)  # type: ignore[no-untyped-call]
     yield
     while True:
         ended = done.wait(_EVERY)
-        figures = read_status(run.folder).stages.get(stage, StageFigures())
-        handle.update(HTML(_html(figures, time.monotonic() - began)))  # type: ignore[no-untyped-call]
+        html = _html(read_status(run.folder), stage, time.monotonic() - began)
+        handle.update(HTML(html))  # type: ignore[no-untyped-call]
         if ended:
             return
         yield
@@ -75,14 +75,16 @@ def _print_lines(run: Run, stage: str, done: threading.Event) -> Iterator[None]:
     began = time.monotonic()
     yield
     while not done.wait(_LINE_EVERY):
-        figures = read_status(run.folder).stages.get(stage, StageFigures())
-        print(progress_line(figures, time.monotonic() - began), flush=True)
+        status = read_status(run.folder)
+        figures = status.stages.get(stage, StageFigures())
+        print(progress_line(figures, time.monotonic() - began, status.activity), flush=True)
         yield
 
 
-def _html(figures: StageFigures, seconds: float) -> str:
+def _html(status: Status, stage: str, seconds: float) -> str:
+    figures = status.stages.get(stage, StageFigures())
     bar = f"<progress max='{max(figures.planned, 1)}' value='{figures.done}'></progress>"
-    return f"<div>{bar} {html_text(progress_line(figures, seconds))}</div>"
+    return f"<div>{bar} {html_text(progress_line(figures, seconds, status.activity))}</div>"
 
 
 def _shell() -> Any:

@@ -14,12 +14,14 @@ from segkit.analysis.tables import (
     cascade_sentence,
     conflicts,
     environment,
+    not_as_asked,
     repeatability_sentence,
     sample_sentence,
     stage_figures,
     typical_products,
 )
 from segkit.core.models import OUT_OF_SCOPE
+from segkit.core.results import grouped_reasons
 from segkit.core.text import quantity
 from segkit.display import html_table, html_text, is_missing
 from segkit.runs.run import Run
@@ -124,16 +126,15 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
     warning = " That is much: the category may not fit the products." if total and out / total > _MANY_OUT else ""
     yield f"Out of scope, no {run.parameters.category}: {quantity(out, 'product')} ({_share(out, total)}).{warning}"
     if left := int(states.get("unassigned", 0)):
-        reasons = table.loc[table["state"] == "unassigned", "reason"].value_counts().head(3)
-        why = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.items())
+        why = grouped_reasons(table.loc[table["state"] == "unassigned", "reason"])
         yield f"Without a category: {quantity(left, 'product')} ({why})."
     else:
         yield "Every product was read and has its place."
     yield from _about_confidence(table)
     yield from _about_reading(run, table)
     yield from _about_edits(run)
-    if problems := run.status.total.problems:
-        yield f"While it ran: {'; '.join(map(str, problems[:3]))}."
+    if given_up := not_as_asked(run.status.stages):
+        yield f"Not as asked: {given_up}."
 
 
 def _about_reading(run: Run, table: pd.DataFrame) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from segkit.core.batching import entry_batches, extraction_batches, planned_call
 from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, STAGES
+from segkit.core.results import grouped_reasons
 from segkit.core.taxonomy.unseen import sentence
 from segkit.core.text import fold_name, quantity, shortened
 from segkit.runs.run import Run
@@ -324,6 +325,35 @@ def repeatability_sentence(run: Run) -> str:
         f"{found['differently']:,} of them ({found['share']:.0%}) came into another segment. Asked again, {low} to "
         f"{high} % of all products would; such a range is right in 95 of 100 cases."
     )
+
+
+def not_as_asked(stages: Mapping[str, StageFigures]) -> str:
+    """Say what a run did without an answer: categories merged by name, refinements that were given up, and why.
+
+    Returns nothing for a run in which every question was answered.
+    """
+    found = [
+        wording(stages[folder]) + _why(stages[folder])
+        for folder, wording in _GIVEN_UP.items()
+        if folder in stages and stages[folder].failed
+    ]
+    return "; ".join(found)
+
+
+_GIVEN_UP: Mapping[str, Callable[[StageFigures], str]] = {
+    STAGES["extract_taxonomy"]: lambda stage: f"{quantity(stage.failed, 'question')} of the extraction unanswered",
+    STAGES["consolidate_taxonomy"]: lambda stage: f"{quantity(stage.failed, 'merge')} by name",
+    STAGES["refine_assignments"]: lambda stage: (
+        f"{stage.failed:,} of {stage.planned:,} refinements left as they were"
+    ),
+    STAGES["assign_products"]: lambda stage: f"{quantity(stage.failed, 'question')} of the assignment unanswered",
+}
+
+
+def _why(stage: StageFigures) -> str:
+    """Return the kinds of the problems of a stage; a problem is a label, a kind and a text."""
+    reasons = [str(problem).partition(": ")[2] for problem in stage.problems]
+    return f" ({grouped_reasons(reasons)})" if any(reasons) else ""
 
 
 def spending(total: StageFigures) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from segkit.analysis.report import REPORT
-from segkit.analysis.tables import cascade_sentence, repeatability, sample_sentence, saved_money
+from segkit.analysis.tables import cascade_sentence, not_as_asked, repeatability, sample_sentence, saved_money
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
 from segkit.cli.plan import choose_way, confirm_sending, confirm_titles, report_price, show_plan, show_plans
@@ -29,7 +29,7 @@ from segkit.core.catalogue.titles import untitled
 from segkit.core.models import STAGES, Parameters
 from segkit.core.prompt_sets import shown_name
 from segkit.core.prompts import DEFAULT_SET, prompt_hash
-from segkit.core.text import one_line, quantity, shortened
+from segkit.core.text import quantity, shortened
 from segkit.database.sync import database_name, products_from_postgres, skipped_products
 from segkit.errors import ProductsError, SettingsError, WaitingError
 from segkit.pipeline.extend import extend_run
@@ -212,7 +212,7 @@ def resume_and_show(
     settings = options.applied(load_settings())
     run = open_run(name, options.runs_dir or settings.storage_root, settings)
     if not is_finished(run):
-        run = change_requests(run, settings, **asdict(changes))
+        run = change_requests(run, settings, **asdict(changes), stream=options.stream)
         _warn_of_another_address(run, settings)
         check_endpoint(run.parameters, run.capped(settings))
     options.console.print(run.id)
@@ -381,10 +381,8 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
     }
     if synced and settings.segkit_missing_products == "skip":
         rows |= left_out(skipped_products(run, settings))
-    if summary["problems"]:
-        rows["not as asked"] = shortened(
-            [one_line(problem, 120) for problem in summary["problems"]], most=3, separator="; "
-        )
+    if given_up := not_as_asked(run.status.stages):
+        rows["not as asked"] = given_up
     if summary["model"] == "offline":
         rows["note"] = "offline groups products by words; it is no language model and follows no instructions"
     return pairs(rows)

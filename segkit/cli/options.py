@@ -450,6 +450,16 @@ class RunOptions:
         bool,
         typer.Option("--wait", help="With --batch: wait for the answers, stage after stage; Ctrl-C loses nothing."),
     ] = False
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Receive answers token by token: a slow one is waited for as long as it goes on "
+            "(SEGKIT_TIMEOUT_SECONDS limits its silence).",
+            show_default="for servers of this machine and private networks",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None
     runs_dir: RunsDir = None
     no_notebooks: Annotated[
         bool,
@@ -487,6 +497,7 @@ class RunOptions:
         """Return the settings with the limits that were typed."""
         typed = {
             "segkit_concurrency": self.concurrency,
+            "segkit_stream": self.stream,
             "segkit_max_calls": self.max_calls,
             "segkit_batch": self.batch,
             "segkit_batch_wait": self.wait or None,

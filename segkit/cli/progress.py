@@ -31,8 +31,8 @@ _NAMES = {
 def watched(run: Run) -> Iterator[None]:
     """Show the progress of a run on standard error while the block works on it.
 
-    A terminal gets a live table, anything else a line for each notebook and one a minute. While a run that was asked
-    to stop waits for the answers in flight, both say so.
+    A terminal gets a live table, anything else a line for each notebook (or stage) and one a minute. While a run that
+    was asked to stop waits for the answers in flight, both say so.
     """
     done = threading.Event()
     follow = _follow_live if sys.stderr.isatty() else _follow_lines
@@ -46,9 +46,9 @@ def watched(run: Run) -> Iterator[None]:
 
 
 def progress_table(status: Status, seconds: float, title: str = "") -> Group:
-    """Draw the stages of a run: questions done of planned, retries, tokens, cost, and the time left.
+    """Draw the stages of a run (questions done of planned, retries, tokens, cost, time left) and what is in flight.
 
-    The title is the notebook at work, if none is given.
+    The title is the notebook or the stage at work, if none is given.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("stage", "done", "retries", "tokens in", "out", "cost", "time", "left"):
@@ -56,7 +56,13 @@ def progress_table(status: Status, seconds: float, title: str = "") -> Group:
     for key, name in _NAMES.items():
         if key in status.stages:
             table.add_row(name, *_cells(status.stages[key], status.stage == key))
-    return Group(Text(f"{title or status.notebook or 'starting'} · {seconds:.0f} s", style="bold"), table)
+    heading = Text(f"{title or _place(status) or 'starting'} · {seconds:.0f} s", style="bold")
+    return Group(heading, table, *map(Text, status.activity.sentences(time.time())))
+
+
+def _place(status: Status) -> str:
+    """Return what a run works on: a notebook, or a stage where it works without notebooks."""
+    return status.notebook or _NAMES.get(status.stage, "")
 
 
 def _cells(stage: StageFigures, working: bool) -> list[str]:
@@ -94,10 +100,10 @@ def _follow_lines(run: Run, done: threading.Event) -> None:
     shown = ""
     while not done.wait(0.2):
         status, now = read_status(run.folder), time.monotonic()
-        line = _STOPPING if is_stopping(run) else _batches(status) or status.notebook
+        line = _STOPPING if is_stopping(run) else _batches(status) or _place(status)
         if not line or (line == shown and now - last < _LINE_EVERY):
             continue
         figures = status.stages.get(status.stage)
-        detail = f": {progress_line(figures, figures.seconds)}" if line == shown and figures else ""
+        detail = f": {progress_line(figures, figures.seconds, status.activity)}" if line == shown and figures else ""
         print(f"{now - began:6.1f} s  {line}{detail}", file=sys.stderr, flush=True)
         shown, last = line, now

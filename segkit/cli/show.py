@@ -39,6 +39,7 @@ def runs(runs_dir: RunsDir = None, as_json: Json = False) -> None:
 @app.command(rich_help_panel=READ)
 def show(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = False) -> None:
     """Show one run: its parameters, stages and categories."""
+    from segkit.analysis.tables import not_as_asked
     from segkit.cli.progress import progress_table
     from segkit.runs.run import current_state
 
@@ -52,6 +53,8 @@ def show(name: RunName = "latest", runs_dir: RunsDir = None, as_json: Json = Fal
     console = new_console()
     console.print(pairs({"run": run.id, "state": state, "reason": status.reason}))
     console.print(pairs({**run.document["parameters"], "products": run.document["input"]["products"]}))
+    if given_up := not_as_asked(status.stages):
+        console.print(pairs({"not as asked": given_up}))
     if status.stages:
         seconds = float(status.summary.get("seconds", 0))
         console.print(progress_table(status, seconds, "finished" if seconds else "not finished"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -10,6 +11,16 @@ import pandas as pd
 
 from segkit.core.models import OUT_OF_SCOPE, Category
 
+#: What mends each kind of reason for which there is no answer.
+_REMEDIES = {
+    "truncated": "--max-output-tokens N, or fewer --products-per-prompt",
+    "timeout": "SEGKIT_TIMEOUT_SECONDS, or fewer --products-per-prompt",
+    "too_long": "a model with a longer context, or fewer --products-per-prompt",
+    "invalid": "--response-format, or another model",
+    "filtered": "the filter of the provider",
+    "endpoint": "asked again by segkit resume",
+}
+_LONGEST_KIND = 20
 OUT_OF_SCOPE_DEFINITION = "Products that are not of the product category at all."
 
 
@@ -115,6 +126,25 @@ def assignments_table(
     numbers = dict(zip(refined_segments["product_id"], refined_segments["taxonomy_id"], strict=True))
     found = [by_number.get(numbers.get(product)) for product in table["product_id"]]
     return table.assign(category_key=pd.array(found, dtype="str"))
+
+
+def grouped_reasons(reasons: Iterable[str]) -> str:
+    """Return why there is no answer, by kind: the most frequent first, each with what mends it.
+
+    A reason begins with its kind (`truncated: …`); what follows differs from question to question.
+    """
+    kinds = Counter(_kind(reason) for reason in reasons)
+    return ", ".join(f"{count:,} × {_with_remedy(kind)}" for kind, count in kinds.most_common())
+
+
+def _kind(reason: str) -> str:
+    kind, colon, _ = reason.partition(":")
+    return kind if colon and len(kind) < _LONGEST_KIND else reason
+
+
+def _with_remedy(kind: str) -> str:
+    remedy = _REMEDIES.get(kind)
+    return f"{kind} ({remedy})" if remedy else kind
 
 
 def _segments(placed: pd.DataFrame, category: str, confidence: str, ids: dict[str, int]) -> pd.DataFrame:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from segkit.core.models import FOLDERS, STAGES, Answer, Question
 from segkit.core.text import quantity
-from segkit.errors import EndpointError, SegkitError, StoppedError
+from segkit.errors import EndpointError, SegkitError, StoppedError, WaitingError
 from segkit.llm.batches.records import FOLDER as BATCHES
 from segkit.llm.breaker import Breaker
-from segkit.llm.completions import shape_for
-from segkit.llm.event_loop import allow_open_files, in_own_loop
+from segkit.llm.completions import RequestShape, shape_for
+from segkit.llm.event_loop import StopRequest, allow_open_files, in_own_loop
 from segkit.llm.question import QuestionAsker, remembered
 from segkit.llm.record import Recorder
 from segkit.llm.send import RetryingClient
 from segkit.llm.transports.choose import open_transport
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
+from segkit.runs.status import update_status
 from segkit.settings import Settings
 from segkit.storage.disk import disk_error
-from segkit.storage.locks import owned
+from segkit.storage.locks import is_held, owned
 from segkit.storage.redaction import redacted_logs, redactor
 
 
@@ -35,9 +36,13 @@ def ask_all(
     WaitingError while the batches of the stage are at work (`SEGKIT_BATCH`); whatever was answered by then is kept. A
     stage that asks in rounds tells how many questions it has `planned` in all of them, and how many are `done`.
     """
-    stop, settings = threading.Event(), run.capped(settings)
+    stop, settings = StopRequest(), run.capped(settings)
     try:
-        with owned(run.folder / "calls.lock"), redacted_logs(redactor([settings.openai_api_key])):
+        with (
+            owned(run.folder / "calls.lock"),
+            redacted_logs(redactor([settings.openai_api_key])),
+            _stating_its_end(run),
+        ):
             if is_sent_in_batches(run, stage, questions, settings):
                 in_own_loop(lambda: _send_batches(run, stage, questions, settings, stop, planned, done), stop)
             progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
@@ -58,7 +63,7 @@ async def _send_batches(
     stage: str,
     questions: Sequence[Question],
     settings: Settings,
-    stop: threading.Event,
+    stop: StopRequest,
     planned: int,
     done: int,
 ) -> None:
@@ -71,8 +76,27 @@ async def _send_batches(
         await batches.close()
 
 
+@contextmanager
+def _stating_its_end(run: Run) -> Iterator[None]:
+    """Let `status.json` say why a stage ended, where its notebook is executed by itself and nobody else does."""
+    if is_held(run.folder / "run.lock"):  # `segkit run` looks after it
+        yield
+        return
+    status = run.status
+    if status.state == "failed" and not status.summary:
+        update_status(run.folder, state="running", reason="", error="")
+    try:
+        yield
+    except WaitingError:
+        raise
+    except SegkitError as error:
+        with suppress(SegkitError):  # a disk that fails
+            update_status(run.folder, state="failed", reason=str(error), error=type(error).__name__)
+        raise
+
+
 async def _ask_all(
-    run: Run, stage: str, questions: Sequence[Question], settings: Settings, progress: Progress, stop: threading.Event
+    run: Run, stage: str, questions: Sequence[Question], settings: Settings, progress: Progress, stop: StopRequest
 ) -> list[Answer]:
     allow_open_files()
     asker = StageAsker(run, stage, settings, progress, stop)
@@ -87,7 +111,7 @@ async def _ask_all(
 class StageAsker:
     """The pool of one stage: workers that take question after question, a watcher, and the first error of all."""
 
-    def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress, stop: threading.Event) -> None:
+    def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress, stop: StopRequest) -> None:
         self._run, self._settings, self._progress, self._stop = run, settings, progress, stop
         p = run.parameters
         recorder = Recorder(run, stage, settings, progress)
@@ -95,7 +119,7 @@ class StageAsker:
         self._client = RetryingClient(run, stage, self._transport, settings, progress, stop)
         planned, most_extra = progress.counts.planned, settings.segkit_max_extra_calls
         self._breaker = Breaker(run.id, settings.segkit_concurrency, planned, most_extra)
-        shape = remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name))
+        shape = remembered(run, shape_of(run, settings))
         self._recorder = recorder
         self._asker = QuestionAsker(run, settings, progress, self._client, recorder, self._breaker, shape)
         self._fatal: Exception | None = None
@@ -131,7 +155,7 @@ class StageAsker:
         await self._transport.close()
         self._asker.close()
         try:
-            self._progress.write()
+            self._progress.write(ended=True)
         except (SegkitError, OSError):
             if not self._fatal:  # the first trouble says more
                 raise
@@ -169,3 +193,9 @@ class StageAsker:
                 f"{count} had no answer from the endpoint; the last: {down[-1]}",
                 f"all other answers are kept; when it is mended: segkit resume {self._run.id}",
             )
+
+
+def shape_of(run: Run, settings: Settings) -> RequestShape:
+    """Return how the requests of a run are worded, before an endpoint has refused anything."""
+    p = run.parameters
+    return shape_for(p.model, p.endpoint, settings.segkit_output_limit_name, settings.segkit_stream)

@@ -16,6 +16,7 @@ from segkit.core.prompts import END_OF_INSTRUCTIONS, split_instructions
 from segkit.llm.meanings import meaning_of_finish
 from segkit.llm.prices import read_usage
 from segkit.llm.transports.choose import is_private
+from segkit.llm.transports.stream import THOUGHTS, as_text, first_choice, is_stream, joined_parts, joined_stream
 
 #: What trouble each meaning of a finish reason is; other meanings are none of the answer.
 _TROUBLES = {
@@ -25,9 +26,6 @@ _TROUBLES = {
     "refused": ("refused", "the model refused"),
     "bad_answer": ("malformed", "the provider found the answer invalid"),
 }
-#: Where servers put the thoughts of a model, beside the answer.
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
-
 
 #: The names under which endpoints know the limit of an answer, the newer one first.
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
@@ -79,7 +77,8 @@ class RequestShape:
     takes, `without` the keywords of a schema that it does not know; `slim` drops long enums, and `grown` multiplies
     the derived limit, for models that think before they answer; `one_message` sends instructions as a part of the
     user's message, for models without a system message. `most_enum_values` and `most_properties` are what
-    the provider takes of a schema.
+    the provider takes of a schema. With `stream` the answer comes in pieces; `no_field` names which of `stream`
+    and `stream_options` the endpoint does not know.
     """
 
     limits: tuple[str, ...]
@@ -88,7 +87,8 @@ class RequestShape:
     most_properties: int = 5000
     without: frozenset[str] = frozenset()
     slim: bool = False
-    stream: bool | None = False
+    stream: bool = False
+    no_field: frozenset[str] = frozenset()
     grown: int = 1
     one_message: bool = False
 
@@ -96,8 +96,7 @@ class RequestShape:
         """Return the body of a request: the messages of the prompt, and how the answer is asked for."""
         messages = messages_of(prompt.text, one=self.one_message)
         body: dict[str, Any] = {"model": parameters.model, "messages": messages}
-        if self.stream is not None:
-            body["stream"] = self.stream
+        body |= self._streaming()
         if parameters.temperature is not None:
             body["temperature"] = parameters.temperature
         body |= dict.fromkeys(self.limits, self.output_limit(stage, parameters, items))
@@ -130,9 +129,18 @@ class RequestShape:
             return replace(self, slim=True)
         if parameter == "system_message" and not self.one_message:
             return replace(self, one_message=True)
-        if parameter == "stream" and self.stream is not None:
-            return replace(self, stream=None)
+        if parameter == "stream" and (fields := self._streaming()):
+            refused = "stream_options" if "stream_options" in text and "stream_options" in fields else "stream"
+            return replace(self, no_field=self.no_field | {refused})
         return None
+
+    def _streaming(self) -> dict[str, Any]:
+        """Return the fields that ask for an answer in pieces, or in one; without one, servers send it in one."""
+        if "stream" in self.no_field:
+            return {}
+        if not self.stream or "stream_options" in self.no_field:
+            return {"stream": self.stream}
+        return {"stream": True, "stream_options": {"include_usage": True}}
 
     def as_facts(self) -> dict[str, Any]:
         """Return what was learned from refusals, as an event can hold it."""
@@ -141,14 +149,22 @@ class RequestShape:
             "ceiling": self.ceiling,
             "without": sorted(self.without),
             "slim": self.slim,
-            "stream": self.stream,
             "one_message": self.one_message,
+            "no_field": sorted(self.no_field),
         }
 
     def with_facts(self, facts: Mapping[str, Any]) -> RequestShape:
         """Return the shape with what an earlier stage of the run has learned."""
-        learned = {**facts, "limits": tuple(facts["limits"]), "without": frozenset(facts["without"])}
-        return replace(self, **learned)
+        refused = facts.get("no_field") or (["stream"] if facts.get("stream", False) is None else [])
+        return replace(
+            self,
+            limits=tuple(facts["limits"]),
+            ceiling=facts["ceiling"],
+            without=frozenset(facts["without"]),
+            slim=facts["slim"],
+            one_message=bool(facts.get("one_message")),
+            no_field=frozenset(refused),
+        )
 
     def grow(self) -> RequestShape | None:
         """Return a shape with a limit that leaves room for thoughts; None where it was grown already."""
@@ -190,8 +206,11 @@ class RequestShape:
         return schema
 
 
-def shape_for(model: str, endpoint: str, name: str = "") -> RequestShape:
-    """Return the shape of requests to an endpoint, as far as its host tells; `name` is the user's for the limit."""
+def shape_for(model: str, endpoint: str, name: str = "", stream: bool | None = None) -> RequestShape:
+    """Return the shape of requests to an endpoint, as far as its host tells; `name` is the user's for the limit.
+
+    `stream` is whether answers are asked for in pieces: where it is None, from this machine and private networks.
+    """
     host = urlsplit(endpoint).hostname or ""
     official = any(host == own or host.endswith(f".{own}") for own in _OPENAI_HOSTS)
     limits: tuple[str, ...] = LIMIT_NAMES[:1] if official or host.endswith(_NEW_NAME_HOSTS) else LIMIT_NAMES[1:]
@@ -201,7 +220,14 @@ def shape_for(model: str, endpoint: str, name: str = "") -> RequestShape:
     chosen = (name,) if name else limits
     _, values, properties = next(row for row in _SCHEMA_LIMITS if host.endswith(row[0]))
     without = _NOT_AT_OPENAI if official else frozenset()
-    return RequestShape(chosen, without=without, grown=grown, most_enum_values=values, most_properties=properties)
+    return RequestShape(
+        chosen,
+        without=without,
+        grown=grown,
+        most_enum_values=values,
+        most_properties=properties,
+        stream=is_private(host) if stream is None else stream,
+    )
 
 
 def _trimmed(schema: Any, without: frozenset[str], dropped: Callable[[list[str]], bool] | None) -> Any:
@@ -290,7 +316,7 @@ def read_envelope(body: bytes) -> Any:
     except orjson.JSONDecodeError:
         pass
     if is_stream(body):
-        return _joined_stream(body)
+        return joined_stream(body)
     # Half a surrogate pair or a huge number stops orjson, and yet the envelope may be sound.
     try:
         return json.loads(body.decode("utf-8-sig"))
@@ -298,58 +324,12 @@ def read_envelope(body: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def is_stream(body: bytes) -> bool:
-    """Report whether a body is a stream of server-sent events, or of one JSON object a line."""
-    start = body[:200].lstrip()
-    return start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")) or (
-        start.startswith(b"{") and b"}\n{" in body.replace(b"\r\n", b"\n")[:100_000]
-    )
-
-
-def first_choice(envelope: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the choice with the lowest index, or None."""
-    choices = envelope.get("choices")
-    usable = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    return min(usable, key=_index, default=None)
-
-
-def _joined_stream(body: bytes) -> dict[str, Any]:
-    """Join the chunks of a stream into the envelope that the same answer has without one."""
-    envelope: dict[str, Any] = {}
-    content: list[str] = []
-    thoughts: list[str] = []
-    choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant"}, "finish_reason": None}
-    ended = False
-    for line in body.decode("utf-8-sig", errors="replace").splitlines():
-        text = line.strip().removeprefix("data:").strip() if not line.startswith("{") else line.strip()
-        if text == "[DONE]":
-            ended = True
-        if not text.startswith("{"):
-            continue
-        chunk = json.loads(text)
-        envelope |= {name: chunk[name] for name in ("id", "model", "usage", "error") if chunk.get(name)}
-        ended |= chunk.get("done") is True  # the native stream of Ollama
-        part = first_choice(chunk) or (chunk if isinstance(chunk.get("message"), dict) else {})
-        delta = part.get("delta") or part.get("message") or {}
-        if isinstance(delta, dict):
-            content.append(_joined_parts(delta.get("content")))
-            thoughts += [delta[name] for name in _THOUGHTS if isinstance(delta.get(name), str)]
-        if reason := part.get("finish_reason") or part.get("done_reason"):
-            choice["finish_reason"], ended = reason, True
-        if isinstance(part.get("error"), dict):
-            choice["error"] = part["error"]
-    if not ended and "error" not in envelope and "error" not in choice:
-        raise ValueError("the stream breaks off")
-    choice["message"] |= {"content": "".join(content), "reasoning_content": "".join(thoughts)}
-    return {**envelope, "choices": [choice]}
-
-
 def _chosen(choice: dict[str, Any], facts: dict[str, Any]) -> Completion:
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": choice.get("text")}
     reason = _text(choice.get("finish_reason"))
     content = _content(message)
-    thought = any(message.get(name) for name in _THOUGHTS)
+    thought = any(message.get(name) for name in THOUGHTS)
     facts |= {"finish_reason": reason, "content": content, "thought": thought}
     if refusal := _text(message.get("refusal")):
         return Completion(trouble="refused", why=f"the model refused: {refusal[:300]}", **facts)
@@ -369,20 +349,15 @@ def _cut_why(why: str, content: str, facts: dict[str, Any]) -> str:
 
 
 def _empty_why(message: dict[str, Any]) -> str:
-    place = next((name for name in _THOUGHTS if message.get(name)), "")
+    place = next((name for name in THOUGHTS if message.get(name)), "")
     if not place:
         return "the answer is empty"
     return f"the answer is empty: all text stands in {place} (start the server without a reasoning parser)"
 
 
-def _index(choice: dict[str, Any]) -> int:
-    index = choice.get("index")
-    return index if isinstance(index, int) else 0
-
-
 def _content(message: dict[str, Any]) -> str:
     """Return the text of a message; of calls of tools, only those named like a stage are an answer."""
-    if content := _joined_parts(message.get("content")):
+    if content := joined_parts(message.get("content")):
         return content
     calls = message.get("tool_calls")
     calls = calls if isinstance(calls, list) else []
@@ -392,31 +367,7 @@ def _content(message: dict[str, Any]) -> str:
             arguments = function.get("arguments")
             return arguments if isinstance(arguments, str) else ""
     parsed = message.get("parsed")
-    return _as_text(parsed) if isinstance(parsed, dict) else ""
-
-
-def _joined_parts(content: Any) -> str:
-    """Return a content as text: a text, an object, a list of texts or of parts with a text."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, dict):
-        return _part(content) if content.get("type") in ("text", "output_text") else _as_text(content)
-    if not isinstance(content, list):
-        return ""
-    texts = all(isinstance(part, str) for part in content)
-    return "".join(content if texts else map(_part, content))
-
-
-def _part(part: Any) -> str:
-    if not isinstance(part, dict) or part.get("type") not in ("text", "output_text"):
-        return ""
-    text = part.get("text")
-    text = text.get("value") if isinstance(text, dict) else text
-    return text if isinstance(text, str) else ""
-
-
-def _as_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return as_text(parsed) if isinstance(parsed, dict) else ""
 
 
 def _text(value: Any) -> str | None:

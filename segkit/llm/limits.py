@@ -8,11 +8,21 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from statistics import fmean
 
 FALL, RISE = 0.7, 0.125
 # Clocks of two machines and the way between them: a request may arrive a little later than it was sent.
 WINDOW = 61.0
 PROBE_SECONDS = 0.5
+
+# Answers after the first ones that are enough to see whether those had to wait less.
+_LEAST_LATER, _LATER = 3, 32
+# Answers of an endpoint with a queue take so many times as long once the queue is full; of others they do not.
+_SLOWER = 1.4
+# A number that is not clearly below what is asked for is no finding.
+_CLEARLY_FEWER = 0.6
+# The part of a call that does not depend on the length of its answer, in tokens.
+_FIXED_TOKENS = 50
 
 
 @dataclass
@@ -136,6 +146,49 @@ class Limits:
     def _delay(self, amounts: tuple[int, int, int]) -> float:
         waits = (window.delay(amount) for window, amount in zip(self._windows, amounts, strict=True))
         return max(self._held_until - self._clock(), *waits)
+
+
+class Width:
+    """Finds the places of an endpoint with a queue from the times of its answers.
+
+    The first answers of a burst did not wait. By Little's law (1961) the places that are busy are the answers a
+    second times the seconds that one takes without waiting. That the endpoint has a queue at all shows in the answers
+    after the burst: each of them has waited for a whole queue.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._burst: list[tuple[float, float]] = []
+        self._later: deque[tuple[float, float]] = deque(maxlen=_LATER)
+        self._usual = 0.0
+        self.found = 0
+
+    def add(self, began: float, ended: float, tokens: int | None) -> bool:
+        """Take in one answer, and return whether the number is found now or has changed."""
+        if self._concurrency < 2:
+            return False
+        length = (tokens or 0) + _FIXED_TOKENS
+        answer = ended, (ended - began) / length
+        if len(self._burst) < self._concurrency:
+            self._burst.append(answer)
+            self._usual += length / self._concurrency
+            return False
+        self._later.append(answer)
+        before, self.found = self.found, self._places()
+        return self.found not in (0, before)
+
+    def _places(self) -> int:
+        if len(self._later) < _LEAST_LATER:
+            return self.found
+        first = [seconds for _, seconds in self._burst]
+        slower = fmean(seconds for _, seconds in self._later) / fmean(first)
+        places = max(1, round(min(first) * self._usual * self._answers_a_second()))
+        return places if slower >= _SLOWER and places <= _CLEARLY_FEWER * self._concurrency else 0
+
+    def _answers_a_second(self) -> float:
+        """Return the throughput while the endpoint was full: between the first and the last of the newest answers."""
+        ends = sorted(end for end, _ in [*self._burst, *self._later])[-_LATER:]
+        return (len(ends) - 1) / max(ends[-1] - ends[0], 1e-9)
 
 
 class Probe:

@@ -26,6 +26,7 @@ from segkit.llm.send import (
     MustSplitError,
     NoAnswerError,
     NotTakenError,
+    OutdatedError,
     RetryingClient,
 )
 from segkit.runs.events import log_event, read_events
@@ -144,6 +145,8 @@ class QuestionAsker:
             shape = self.shape
             try:
                 return await self._ask(question, prompt, attempt, before, shape, urgent)
+            except OutdatedError:
+                continue
             except NotTakenError as refusal:
                 if refusal.step.unknown:
                     raise RefusedRequestError(refusal.step) from None
@@ -170,7 +173,8 @@ class QuestionAsker:
             self._accept()
             return _replayed(question, logged, before)
         if attempt > 1:
-            self.progress.counts.retries += 1
+            faults = before.faults if before else ()
+            self.progress.retry(f"{question.label}: {faults[0].text if faults else 'no valid answer'}")
         fields = {"endpoint": self.parameters.endpoint, **{name: body[name] for name in body if name != "messages"}}
         fields |= {"one_message": True} if shape.one_message else {}
         head = {"context": question.context, "prompt": prompt.text, "request": fields}
@@ -203,6 +207,7 @@ class QuestionAsker:
             200 + 40 * items,
             limit,
             lambda step: self._can_mend(question, shape, step, urgent),
+            lambda: self.shape is not shape,
             urgent,
         )
 

@@ -186,10 +186,10 @@ class Recorder:
         intent = interactions.begin(self._folder, found.batch, found.attempt, {**found.origin, **head}, room=0)
         interactions.keep_raw(intent, 200, found.body)
         facts = self._facts(found.batch, found.attempt, found.key)
-        self._finish_found(intent, found.body, {**facts, **found.origin})
+        self._finish(intent, self._found(found.body, {**facts, **found.origin}))
 
-    def _finish_found(self, intent: interactions.Intent, body: bytes, facts: Mapping[str, Any]) -> Path:
-        """Finish the log of an answer that was paid for, and that nobody has judged yet."""
+    def _found(self, body: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the last part of the log of an answer that was paid for, and that nobody has judged yet."""
         completion = read_completion(body)
         cost = self.cost(completion, in_batch="provider_batch" in facts)
         found = {
@@ -200,7 +200,7 @@ class Recorder:
             **_envelope(completion),
             "outcome": "recovered",
         }
-        return self._finish(intent, {"response": "", "metadata": found})
+        return {"response": "", "metadata": found}
 
     def cost(
         self, completion: Completion, response: Response | None = None, *, in_batch: bool = False
@@ -239,21 +239,29 @@ class Recorder:
 
     def _adopt(self, path: Path) -> Interaction | None:
         """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""
-        begun = interactions.recover(path) or {}
-        if batch := begun.get("provider_batch"):
+        if batch := (interactions.recover(path) or {}).get("provider_batch"):
             path.unlink()  # nothing was sent for it: the answer stands in the files of the batch, and is read again
             log_event(self._run.folder, "answer_of_batch_read_again", file=path.name, batch_id=batch)
             return None
-        if not 200 <= (begun.get("http_status") or 0) < 300:
+        found = self.recovered(path)
+        if found is None:
             log_event(self._run.folder, "outcome_unknown", file=path.name)
+            return None
+        begun, tail = found
+        log = self._finish(interactions.reopened(path, begun), tail)
+        log_event(self._run.folder, "answer_recovered", file=path.name, log=log.name)
+        return interactions.read(log)
+
+    def recovered(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return the two parts of the log that an intent becomes; None where no answer was on disk."""
+        begun = interactions.recover(path) or {}
+        if "provider_batch" in begun or not 200 <= (begun.get("http_status") or 0) < 300:
             return None
         body = dict(begun["request"])
         body["messages"] = messages_of(begun["prompt"], one=body.pop("one_message", False))
         key = cache.cache_key(body.pop("endpoint"), body, self._parameters.repeat)
         facts = self._facts(*interactions.place_of(path), key)
-        log = self._finish_found(interactions.reopened(path, begun), interactions.raw_body(begun), facts)
-        log_event(self._run.folder, "answer_recovered", file=path.name, log=log.name)
-        return interactions.read(log)
+        return begun, self._found(interactions.raw_body(begun), facts)
 
     def _facts(self, batch: int, attempt: int, key: str) -> dict[str, Any]:
         return {

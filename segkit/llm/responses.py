@@ -12,7 +12,7 @@ from typing import Any, Literal
 import orjson
 
 from segkit.core.text import one_line
-from segkit.llm.completions import first_choice, is_stream, read_envelope
+from segkit.llm.completions import read_envelope
 from segkit.llm.meanings import (
     Meaning,
     asks_for_too_much,
@@ -23,6 +23,7 @@ from segkit.llm.meanings import (
     parameter_of,
 )
 from segkit.llm.transports.base import Response
+from segkit.llm.transports.stream import first_choice, is_stream
 
 Step = Literal["answer", "again", "wait", "cut", "invalid", "stop"]
 Money = Literal["paid", "unknown", "not_paid"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -16,14 +15,16 @@ from urllib.parse import urlsplit
 
 from segkit.core.models import Usage
 from segkit.errors import BudgetError, RefusedError, SegkitError, StoppedError
-from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket
+from segkit.llm.event_loop import StopRequest
+from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket, Width
 from segkit.llm.prices import largest_cost_usd
 from segkit.llm.responses import NextStep, classify_response
 from segkit.llm.transports.base import LostError, NotSentError, Response, Transport
+from segkit.llm.transports.stream import whole_body
 from segkit.runs import interactions
 from segkit.runs.events import log_event
 from segkit.runs.interactions import Intent
-from segkit.runs.progress import Progress
+from segkit.runs.progress import Flight, Progress
 from segkit.runs.run import Run
 from segkit.settings import Settings
 from segkit.storage.disk import disk_error
@@ -39,7 +40,8 @@ class ModelRequest:
     """One request on its way: where its log goes, the first part of the log, the metadata, and the bytes to send.
 
     `output_tokens` is what an answer usually takes, `output_limit` what it takes at most. `can_mend` says whether the
-    asker has another wording for what an endpoint refused; an `urgent` request goes while others are held back.
+    asker has another wording for what an endpoint refused, `is_outdated` whether it words its requests otherwise by
+    now; an `urgent` request goes while others are held back.
     """
 
     batch: int
@@ -50,15 +52,23 @@ class ModelRequest:
     output_tokens: int
     output_limit: int
     can_mend: Callable[[NextStep], bool]
+    is_outdated: Callable[[], bool]
     urgent: bool = False
+
+    @property
+    def label(self) -> str:
+        """What progress calls the request: its batch, and the part of it."""
+        part = self.facts.get("part")
+        return f"b{self.batch}/{part}" if part else f"b{self.batch}"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReply:
-    """A request that was answered: the response, its intent on disk, and how long it took."""
+    """A request that was answered: the response, its intent on disk, when it was sent, and how long it took."""
 
     response: Response
     intent: Intent
+    began: float
     duration_ms: int
     pass_: Pass
 
@@ -99,6 +109,10 @@ class BadAnswerError(Exception):
     """The provider itself found the model's answer invalid; another attempt may be better."""
 
 
+class OutdatedError(Exception):
+    """While a request waited for its turn, the endpoint refused how it is worded; nothing was sent."""
+
+
 class NotTakenError(Exception):
     """The endpoint refuses a field of the request, or the request for a reason that nobody knows."""
 
@@ -118,6 +132,7 @@ class Throttle:
             settings.segkit_input_tokens_per_minute,
             settings.segkit_output_tokens_per_minute,
         )
+        self.width = Width(settings.segkit_concurrency)
         self._probe = Probe()
         self._others = asyncio.Event()
         self._others.set()
@@ -178,7 +193,7 @@ class RetryingClient:
         transport: Transport,
         settings: Settings,
         progress: Progress,
-        stop: threading.Event,
+        stop: StopRequest,
     ) -> None:
         self._run, self._folder, self._stop = run, run.stage_folder(stage), stop
         self._transport, self._settings, self._progress = transport, settings, progress
@@ -193,7 +208,7 @@ class RetryingClient:
         """Return the answer to a request.
 
         Raises RefusedError or StoppedError when asking has to end, NoAnswerError after all tries, MustSplitError,
-        BadAnswerError or NotTakenError where another request may have an answer.
+        BadAnswerError, NotTakenError or OutdatedError where another request may have an answer.
         """
         tries, waited, was_idle = 0, 0.0, False
         while True:
@@ -215,6 +230,10 @@ class RetryingClient:
     async def settle(self, reply: ModelReply, usage: Usage, cost: Decimal | None) -> None:
         """Replace what was reserved for an answered request by what the server stated."""
         await self.throttle.settle(reply.pass_, usage, cost)
+        width = self.throttle.width
+        if width.add(reply.began, reply.began + reply.duration_ms / 1000, usage.output):
+            log_event(self._run.folder, "endpoint_width", stage=self._folder.name, answers_at_once=width.found)
+        self._progress.found_width(width.found)
 
     def halt(self, error: SegkitError) -> None:
         """Let nothing more be sent; the first reason counts."""
@@ -230,7 +249,8 @@ class RetryingClient:
         if self._refused:
             raise self._refused
         if self._stop.is_set():
-            raise StoppedError("stopped on request; all answers are kept", f"segkit resume {self._run.id}")
+            by = f"by {self._stop.by}" if self._stop.by else "on request"
+            raise StoppedError(f"stopped {by}; all answers are kept", f"segkit resume {self._run.id}")
 
     async def close_if_stopped(self) -> None:
         """Send those away who wait for their turn, once nobody may ask any more."""
@@ -241,6 +261,8 @@ class RetryingClient:
         """Send once, as soon as the budget and the limits let it through."""
         await self.throttle.wait(request.urgent)
         self.raise_if_stopped()
+        if request.is_outdated():
+            raise OutdatedError
         pass_ = await self._enter(request)
         try:
             return await self._within_limits(request, pass_)
@@ -253,14 +275,15 @@ class RetryingClient:
             self.raise_if_stopped()
             intent = self._begin(request)
             began = time.monotonic()
-            response, step = await self._exchange(request, intent)
+            with self._progress.flight(request.label) as flight:
+                response, step = await self._exchange(request, intent, flight)
             if step.step == "stop" and not request.can_mend(step):
                 # Known before the next request may leave: a hopeless error costs one request.
                 self.halt(self.refusal(step))
         finally:
             await self.throttle.leave()
         took = round((time.monotonic() - began) * 1000)
-        return ModelReply(response or _NOTHING, intent, took, pass_), step
+        return ModelReply(response or _NOTHING, intent, began, took, pass_), step
 
     async def _enter(self, request: ModelRequest) -> Pass:
         try:
@@ -291,20 +314,23 @@ class RetryingClient:
             self.halt(failed)
             raise failed from None
 
-    async def _exchange(self, request: ModelRequest, intent: Intent) -> tuple[Response | None, NextStep]:
+    async def _exchange(
+        self, request: ModelRequest, intent: Intent, flight: Flight
+    ) -> tuple[Response | None, NextStep]:
         try:
-            response = await self._transport.send(request.data)
+            response = await self._transport.send(request.data, flight.add)
         except NotSentError as error:
             why = f"{self._host} cannot be reached, nothing was paid: {error}"
             return None, self._clean(NextStep("again", why, patient=error.passing, down=True))
         except LostError as error:
-            self._keep(request, intent, None, self._redact(error.partial))
+            self._keep(request, intent, None, self._redact(whole_body(error.partial, ended=False)))
             if not error.idle:
                 self.throttle.limits.slower()
             return None, self._clean(self._lost(error))
         self._reached = True
         headers = {name: self._text(value) for name, value in response.headers.items()}
-        response = replace(response, headers=headers, body=self._redact(response.body))
+        # Joined first: in a stream, a secret may be spread over several chunks.
+        response = replace(response, headers=headers, body=self._redact(whole_body(response.body)))
         self._keep(request, intent, response.status, response.body)
         return response, self._clean(classify_response(response, self._model, self._host))
 
@@ -357,7 +383,7 @@ class RetryingClient:
         interactions.finish(reply.intent, tail, compress=self._settings.segkit_compress_logs)
 
     async def _pause(self, request: ModelRequest, step: NextStep, tries: int, waited: float) -> float:
-        self._progress.counts.retries += 1
+        self._progress.retry(f"{request.label}: {step.why}")
         longest = min(LONGEST_POLL if step.patient else LONGEST_BACKOFF, self._backoff(tries))
         own = longest * random.uniform(0.5, 1)  # noqa: S311 (jitter)
         # A wish that was honoured and did not help is believed once.

@@ -83,8 +83,8 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
 def change_requests(run: Run, settings: Settings, **given: Any) -> Run:
     """Return a run whose requests are worded as `given`, where that differs from how they are worded now.
 
-    `given` may hold `temperature` (`none` leaves it out), `response_format`, `max_output_tokens`, `endpoint` and
-    `products_per_prompt`; what is None stays. Raises SettingsError for a value that cannot be used.
+    `given` may hold `temperature` (`none` leaves it out), `response_format`, `max_output_tokens`, `endpoint`,
+    `stream` and `products_per_prompt`; what is None stays. Raises SettingsError for a value that cannot be used.
     """
     wanted = {name: value for name, value in given.items() if value is not None}
     none = _is_none(wanted)
@@ -95,7 +95,7 @@ def change_requests(run: Run, settings: Settings, **given: Any) -> Run:
         changed = settings.model_copy(update={"openai_base_url": str(wanted["endpoint"]).rstrip("/")})
         wanted["endpoint"] = _endpoint(run.parameters.model, changed, True)
     _check_cascade({**asdict(run.parameters), **wanted})
-    now = {**asdict(run.parameters), "products_per_prompt": run.most_products}
+    now = {**asdict(run.parameters), "products_per_prompt": run.most_products, "stream": run.stream}
     changes = {name: value for name, value in wanted.items() if value != now[name]}
     return run.change_requests(changes) if changes else run
 

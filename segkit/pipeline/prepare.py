@@ -21,7 +21,7 @@ from segkit.core.models import Parameters
 from segkit.errors import ProductsError
 from segkit.pipeline.parameters import check_endpoint, choose_parameters, run_prompts
 from segkit.pipeline.taxonomy.start import assign_run
-from segkit.pipeline.values import conditions, typed_caps
+from segkit.pipeline.values import conditions, typed_caps, typed_switch
 from segkit.runs.create import create_run, new_run_id
 from segkit.runs.run import Run, open_run
 from segkit.runs.taxonomy import open_taxonomy
@@ -51,6 +51,7 @@ def prepare_run(
     max_calls: int | str | None = None,
     max_cost_usd: Decimal | float | str | None = None,
     batch: bool | str | None = None,
+    stream: bool | str | None = None,
     settings: Settings | None = None,
     **parameters: Any,
 ) -> Run:
@@ -62,10 +63,10 @@ def prepare_run(
     those of `Parameters`; what is empty or not given comes from the environment. If `taxonomy` names a finished run
     or a file, the products are put into its categories, as `assign_run` does with `only`; what is not given is then
     as in the run that the taxonomy is of. `max_calls` and `max_cost_usd` cap the run wherever its stages are
-    executed, and `batch` sends their questions as batches of the provider. Raises InputError, with the value and what
-    to do, when anything cannot be used.
+    executed, `batch` sends their questions as batches of the provider, and `stream` decides whether answers come
+    token by token. Raises InputError, with the value and what to do, when anything cannot be used.
     """
-    settings = settings or load_settings()
+    settings = with_stream(settings or load_settings(), stream)
     place = Path(runs_dir or settings.storage_root)
     if run_id and (place / run_id / "run.json").exists():
         return open_run(run_id, place, settings)
@@ -94,6 +95,12 @@ def prepare_run(
         made |= {"runs_dir": place, "settings": settings, "category": category, "only": True}
         return assign_run(given, catalogue, **made, **parameters)
     return make_run(catalogue, chosen, settings, place, **made)
+
+
+def with_stream(settings: Settings, stream: bool | str | None) -> Settings:
+    """Return the settings with what was chosen of receiving answers token by token; an empty text is no choice."""
+    chosen = typed_switch("stream", stream)
+    return settings if chosen is None else settings.model_copy(update={"segkit_stream": chosen})
 
 
 def make_run(

@@ -7,9 +7,10 @@ from typing import Any
 
 from segkit.analysis import logs
 from segkit.analysis.report import REPORT, write_report
-from segkit.analysis.tables import cascade_sentence, sample_sentence
+from segkit.analysis.tables import cascade_sentence, not_as_asked, sample_sentence
 from segkit.core.extract import NO_TITLE
 from segkit.core.models import NO_ANSWER, NONE_FITS, OUT_OF_SCOPE
+from segkit.core.results import grouped_reasons
 from segkit.core.text import quantity
 from segkit.errors import RunError
 from segkit.evaluation.agreement import repeats_of
@@ -33,9 +34,8 @@ def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
     whole = len(ledger) == run.document["input"]["products"] and ledger["product_id"].is_unique
     reason = "" if whole else "the ledger does not hold every product once"
     if unassigned > allowed:
-        reasons = left["reason"].value_counts()
-        told = "; ".join(f"{count} × {why}" for why, count in reasons.head(3).items())
-        reason = f"{quantity(unassigned, 'product', 'are')} unassigned, {allowed} allowed ({told})"
+        what = f"{quantity(unassigned, 'product', 'are')} unassigned, {allowed:,} allowed"
+        reason = f"{what}: {grouped_reasons(left['reason'])}"
     state = "failed" if reason else "completed"
     summary = summarise(run, state, reason)
     changes = {"state": state, "reason": reason, "error": "Unassigned" if reason else "", "summary": summary}
@@ -79,6 +79,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "saved_usd": None if total.saved_unpriced else str(total.saved_usd),
         "stage_seconds": {name: stage.seconds for name, stage in status.stages.items()},
         "problems": total.problems,
+        "not_as_asked": not_as_asked(status.stages),
         "sample": sample_sentence(run),
         "cascade": cascade_sentence(run),
         "asked_twice": status.document.get("asked_twice"),

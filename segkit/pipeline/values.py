@@ -41,6 +41,11 @@ def typed_choices(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _typed(name, value, CHOICES[name]) for name, value in given.items()}
 
 
+def typed_switch(name: str, value: Any) -> bool | None:
+    """Return yes or no as a notebook or a scheduler writes it; None where it is empty."""
+    return None if value in (None, "") else _yes_or_no(name, value)
+
+
 def conditions(where: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:
     """Return the columns and the values that rows must have, from a mapping, `COLUMN=VALUE`, or several of these."""
     if isinstance(where, Mapping):

@@ -60,8 +60,7 @@ def create_run(
     try:
         _sweep(runs_dir)
         making.mkdir(parents=True, mode=0o700)
-        caps = {**({"batch": True} if settings.segkit_batch else {}), **(caps or {})}
-        _fill(making, run_id, parameters, products, prompts, source, caps)
+        _fill(making, run_id, parameters, products, prompts, source, _kept(settings, caps or {}))
         for name, table in (archived or {}).items():
             (making / f"{name}.parquet").write_bytes(table.to_parquet(index=False))
         making.rename(final)
@@ -87,7 +86,7 @@ def _fill(
     products: pd.DataFrame,
     prompts: Mapping[str, str],
     source: Mapping[str, Any],
-    caps: Mapping[str, Any],
+    kept: Mapping[str, Any],
 ) -> None:
     data = _parquet(products)
     document = {
@@ -97,7 +96,7 @@ def _fill(
         "parameters": asdict(parameters),
         "input": {**source, "products": len(products), "sha256": hashlib.sha256(data).hexdigest()},
         "prompts": {key: prompt_hash(text) for key, text in prompts.items()},
-        **({"caps": dict(caps)} if caps else {}),
+        **kept,
         **_environment(),
     }
     (folder / "run.json").write_bytes(orjson.dumps(document, default=str, option=orjson.OPT_INDENT_2))
@@ -108,6 +107,13 @@ def _fill(
     (folder / "products.parquet").write_bytes(data)
     told = {"run_id": run_id, "state": "running", "stage": "prepare", "products": len(products), "processed": 0}
     write_status(folder, told)
+
+
+def _kept(settings: Settings, caps: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what holds wherever the stages of the run are executed: its caps, its batches, its streams."""
+    caps = {**({"batch": True} if settings.segkit_batch else {}), **caps}
+    given = {"caps": caps or None, "stream": settings.segkit_stream}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def products_hash(products: pd.DataFrame) -> str:

@@ -172,6 +172,11 @@ def write_whole(folder: Path, batch: int, attempt: int, log: dict[str, Any], *, 
     return finish(begin(folder, batch, attempt, {"context": log.pop("context")}, room=0), log, compress=compress)
 
 
+def in_memory(path: Path, log: dict[str, Any]) -> Interaction:
+    """Return the interaction of a log that is written nowhere."""
+    return Interaction(str(path), orjson.dumps(log, option=_INDENT)[:-2])
+
+
 def read(path: Path) -> Interaction:
     """Read one log; raise DamagedError unless it parses and matches its checksum."""
     found = _sealed(str(path))

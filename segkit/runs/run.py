@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 RUN_ID = re.compile(r"RUN_[0-9]{8}T[0-9]{6}Z_[0-9a-f]{4,8}")
 _END_OF_ID = re.compile(r"[0-9a-fA-F]{3,8}", re.ASCII)
+# What a resume may change beside the parameters.
+_NO_PARAMETERS = ("products_per_prompt", "stream")
 LISTED = ("id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds", "note")
 
 
@@ -54,7 +56,7 @@ class Run:
     @property
     def parameters(self) -> Parameters:
         """The parameters of the run, with what a resume has changed of its requests."""
-        changed = {name: value for name, value in self._changes.items() if name != "products_per_prompt"}
+        changed = {name: value for name, value in self._changes.items() if name not in _NO_PARAMETERS}
         return Parameters(**{**self.document["parameters"], **changed})
 
     @property
@@ -62,11 +64,17 @@ class Run:
         """The most products that a prompt may have since a resume asked for fewer; 0 where none did."""
         return int(self._changes.get("products_per_prompt") or 0)
 
+    @property
+    def stream(self) -> bool | None:
+        """Whether answers are received token by token; None where neither the run nor a resume was told."""
+        chosen = self._changes.get("stream", self.document.get("stream"))
+        return None if chosen is None else bool(chosen)
+
     def change_requests(self, changes: Mapping[str, Any]) -> Run:
         """Record what a resume changes of the requests of this run, with the time, and return the run as it is then.
 
         Parameters that shape only the request may change (temperature, response format, limit of the output,
-        endpoint), and `products_per_prompt` may ask for smaller questions: the batches stay as they are.
+        endpoint, stream), and `products_per_prompt` may ask for smaller questions: the batches stay as they are.
         """
         entry = {"at": timestamp(), "to": dict(changes)}
         document = {**self.document, "request_changes": [*self.document.get("request_changes", []), entry]}
@@ -139,9 +147,11 @@ class Run:
     def capped(self, settings: Settings) -> Settings:
         """Return the settings with what the run was made with, where they have none of their own.
 
-        These are its caps, and whether its questions are sent as batches of the provider.
+        These are its caps, and whether its questions are sent as batches of the provider. Whether answers are
+        streamed is the run's to say.
         """
-        kept, made_with = {}, self.document.get("caps", {})
+        kept: dict[str, Any] = {} if self.stream is None else {"segkit_stream": self.stream}
+        made_with = self.document.get("caps", {})
         for name, read in (("max_calls", int), ("max_cost_usd", Decimal), ("batch", _as_bool)):
             if made_with.get(name) is not None and getattr(settings, f"segkit_{name}") is None:
                 kept[f"segkit_{name}"] = read(str(made_with[name]))

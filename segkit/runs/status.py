@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +70,40 @@ class StageFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """What a working stage waits for.
+
+    `in_flight` counts requests, `answering` those of which pieces have come, `tokens` these pieces. `oldest` is the
+    request that was sent first, at the moment `since` (seconds of the Unix clock). `retry` is why something was asked
+    again last, `width` how many questions the endpoint answers at once, where that is fewer than it is asked.
+    """
+
+    in_flight: int = 0
+    answering: int = 0
+    oldest: str = ""
+    since: float = 0.0
+    tokens: int = 0
+    retry: str = ""
+    width: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the file holds it."""
+        return asdict(self)
+
+    def sentences(self, now: float) -> list[str]:
+        """Return it in words, for the moment `now` of the Unix clock."""
+        found = []
+        if self.in_flight:
+            told = f"{self.in_flight:,} in flight, {self.oldest} for {max(0.0, now - self.since):.0f} s"
+            found.append(f"{told}; {self.tokens:,} tokens of {self.answering:,} so far" if self.tokens else told)
+        if self.width:
+            found.append(f"the endpoint answers about {self.width} at once (--concurrency)")
+        if self.retry:
+            found.append(f"last retry: {self.retry}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What `status.json` says of a run. A field that is missing or cannot be read has its default.
 
@@ -86,6 +120,7 @@ class Status:
     products: int | None = None
     processed: int = 0
     stages: dict[str, StageFigures] = field(default_factory=dict)
+    activity: Activity = field(default_factory=Activity)
     summary: dict[str, Any] = field(default_factory=dict)
     seal: str = ""
     change: int = 0

@@ -23,10 +23,12 @@ NewRun = Callable[..., Run]
 STAGE = "extract_taxonomy"
 
 
-@pytest.fixture(params=["http", "sdk"])
+@pytest.fixture(params=["http", "http streamed", "sdk", "sdk streamed"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("SEGKIT_TRANSPORT", request.param)
-    return request.param
+    name, _, streamed = request.param.partition(" ")
+    monkeypatch.setenv("SEGKIT_TRANSPORT", name)
+    monkeypatch.setenv("SEGKIT_STREAM", "1" if streamed else "0")
+    return name
 
 
 def extracted(run: Run) -> pd.DataFrame:

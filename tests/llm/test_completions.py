@@ -347,14 +347,15 @@ SCHEMA = {
         ("response_format", "'maxLength' is not permitted", {"without": frozenset({"maxLength"})}),
         ("response_format", "minItems and maxItems: unknown", {"without": frozenset({"minItems", "maxItems"})}),
         ("response_format", "the schema has too many states", {"slim": True}),
-        ("stream", "stream is not known here", {"stream": None}),
+        ("stream", "stream is not known here", {"no_field": frozenset({"stream"})}),
+        ("stream", "unknown field stream_options", {"no_field": frozenset({"stream_options"})}),
     ],
 )
 def test_what_an_endpoint_refuses_by_name_is_left_out(parameter: str, text: str, changed: dict[str, Any]) -> None:
     """Once: a second refusal in the same words is the user's to mend."""
     adapted = BOTH.adapted(parameter, text, keywords_in(text), 7000)
     assert adapted == replace(BOTH, **changed)
-    if parameter != "output_limit":
+    if parameter not in ("output_limit", "stream"):
         assert adapted.adapted(parameter, text, keywords_in(text), 7000) is None
 
 

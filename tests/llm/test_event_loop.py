@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from segkit.errors import StoppedError
-from segkit.llm.event_loop import in_own_loop, on_stop_signals
+from segkit.llm.event_loop import StopRequest, in_own_loop, on_stop_signals
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -26,7 +26,7 @@ def hangups_arrive() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_lets_answers_in_flight_arrive(number: signal.Signals) -> None:
-    stop = threading.Event()
+    stop = StopRequest()
 
     async def answer() -> bool:
         os.kill(os.getpid(), number)
@@ -41,7 +41,7 @@ def test_the_first_signal_lets_answers_in_flight_arrive(number: signal.Signals) 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_second_signal_discards_them(number: signal.Signals) -> None:
-    stop, ended = threading.Event(), threading.Event()
+    stop, ended = StopRequest(), threading.Event()
 
     async def answer() -> None:
         os.kill(os.getpid(), number)

@@ -22,7 +22,7 @@ from segkit.pipeline.plan.known import known_before
 from segkit.pipeline.segment import run_stages
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy
 from segkit.pipeline.taxonomy.start import accept_proposals, assign_run
-from segkit.runs.interactions import scan
+from segkit.runs.interactions import begin, keep_raw, scan
 from segkit.runs.run import Run
 from segkit.settings import load_settings
 
@@ -157,6 +157,28 @@ def test_a_run_that_goes_on(
     assert endpoint.count("extract_taxonomy") == expected["segmentation"]
     consolidate_taxonomy(run)
     assert set(before) <= {log.file for log in scan(run.folder / "segmentation")[0]}
+
+
+def test_answers_that_a_killed_process_has_left_are_no_calls(
+    endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three requests in flight when it died, two had answers on disk: one call, and nothing is written."""
+    monkeypatch.setenv("SEGKIT_CACHE", "false")
+    run = new_run(15, **SIZES)
+    extract_taxonomy(run)
+    folder = run.stage_folder("extract_taxonomy")
+    for number, log in enumerate(scan(folder)[0]):
+        head = {name: log.log[name] for name in ("context", "prompt", "request")}
+        intent = begin(folder, log.metadata["batch_id"], 1, head)
+        if number:
+            keep_raw(intent, 200, log.body)
+        log.path.unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert planned(run)["segmentation"] == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    endpoint.reset()
+    extract_taxonomy(run)
+    assert endpoint.count() == 1
 
 
 def test_a_plan_changes_nothing(endpoint: Endpoint, new_run: NewRun) -> None:

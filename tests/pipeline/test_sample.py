@@ -71,6 +71,19 @@ def test_the_plan_says_from_how_many_to_how_many_calls(auto: Run, endpoint: Endp
     assert run_stages(auto)["calls"] == endpoint.count() == 27
 
 
+def test_the_plan_of_a_sample_that_is_answered_has_no_range(auto: Run, endpoint: Endpoint) -> None:
+    run_stages(auto)
+    again = prepare_run(
+        auto.products, "Kitchen Things", model="gpt-4o", extract_sample="auto", products_per_prompt=40
+    )
+    plan = plan_of(again, load_settings())
+    assert plan.set_index("stage")["answered"].to_dict() == {
+        "segmentation": 10, "consolidate_taxonomy": 2, "assign_products": 15, "all": 27
+    }  # fmt: skip
+    assert readable_plan(plan)["calls"].tolist() == ["0", "0", "0", "0"]
+    assert run_stages(again)["calls"] == 0
+
+
 def test_where_every_product_is_of_its_own_kind_all_are_read(new_run: NewRun, endpoint: Endpoint) -> None:
     """Fifty kinds of one product each: the sample never is enough, and the calls are the most of the plan."""
     words = [a + b for a in ("kettle", "toaster", "ladle", "whisk", "grater") for b in "abcdefghij"]

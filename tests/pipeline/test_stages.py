@@ -160,4 +160,7 @@ def test_products_without_a_title_fail_no_run(new_run: NewRun) -> None:
     ledger = run.result("ledger")
     ledger.loc[0, ["state", "reason"]] = ["unassigned", "invalid: no JSON"]
     run.save_result("ledger", ledger)
-    assert decide_state(run)["reason"] == "1 product is unassigned, 0 allowed (1 × invalid: no JSON)"
+    assert (
+        decide_state(run)["reason"]
+        == "1 product is unassigned, 0 allowed: 1 × invalid (--response-format, or another model)"
+    )

@@ -28,7 +28,9 @@ class Endpoint:
 
     Options are those of `configure`, and `keep_bodies` (False: the ledger holds hashes only), `limits`
     (`{"requests_per_minute": 60}`, and `seconds` for another window) and `fixed_answer_bytes` (a constant body of
-    that size for benchmarks, without faults, and with a ledger of times alone). They hold again after each `reset`.
+    that size for benchmarks, without faults, and with a ledger of times alone). `streams=False`
+    refuses requests with `stream`, and `slots` is how many requests are worked on at once while the others wait in
+    their order. They hold again after each `reset`.
     """
 
     def __init__(self, **options: Any) -> None:

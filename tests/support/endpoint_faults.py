@@ -10,7 +10,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial, wraps
 from http.client import responses
 from random import Random
@@ -57,6 +57,11 @@ class Reply:
         fields = {"content-type": self.content_type, "content-length": str(len(self.body)), **self.headers}
         lines = [f"HTTP/1.1 {self.status} {reason}", *(f"{name}: {value}" for name, value in fields.items())]
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+    @property
+    def open_head(self) -> bytes:
+        """The head of a body that never ends: it promises more than comes."""
+        return replace(self, body=self.body + b" ").head
 
     @cached_property
     def wire(self) -> bytes:
@@ -367,6 +372,86 @@ def slow(case: Case, seconds: float = 1.0) -> Reply:
     """The right answer, late."""
     reply = ok(case)
     reply.delay = seconds
+    return reply
+
+
+# --- streams ------------------------------------------------------------------------------------------------
+
+
+def streamed(reply: Reply, request: dict[str, Any], pieces: int = 5) -> Reply:
+    """The same reply as server-sent events, as a request with `stream` wants it; what is no completion stays."""
+    chunks = chunks_of(reply, request, pieces)
+    return replace(reply, body=b"".join(chunks), content_type="text/event-stream") if chunks else reply
+
+
+def chunks_of(reply: Reply, request: dict[str, Any], pieces: int) -> list[bytes]:
+    """The events of a reply, each a data line; none for a reply that is no completion."""
+    try:
+        whole = json.loads(reply.body)
+        choices = [(choice, choice["message"]) for choice in whole["choices"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+    if reply.status != 200 or not choices or reply.headers:
+        return []
+    head = {**whole, "object": "chat.completion.chunk", "choices": []}
+    usage = head.pop("usage", None)
+    deltas = [(choice, delta) for choice, message in choices for delta in deltas_of(message, pieces)]
+    chunks = [
+        {**head, "choices": [{"index": c.get("index", 0), "delta": d, "finish_reason": None}]} for c, d in deltas
+    ]
+    chunks += [{**head, "choices": [{**choice, "message": None, "delta": {}}]} for choice, _ in choices]
+    if usage is not None and (request.get("stream_options") or {}).get("include_usage"):
+        chunks.append({**head, "usage": usage})
+    return [event(chunk) for chunk in chunks] + [b"data: [DONE]\n\n"]
+
+
+def deltas_of(message: dict[str, Any], pieces: int) -> list[dict[str, Any]]:
+    """A message in deltas: its role, then its texts in pieces, and all else at once."""
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    for name, value in message.items():
+        if name == "role" or value is None:
+            continue
+        if not isinstance(value, str):
+            called = [{"index": i, **each} for i, each in enumerate(value)] if name == "tool_calls" else value
+            deltas.append({name: called})
+            continue
+        step = max(1, -(-len(value) // pieces))
+        deltas += [{name: value[at : at + step]} for at in range(0, len(value), step)]
+    return deltas
+
+
+def event(chunk: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: %b\n\n" % json.dumps(chunk).encode()
+
+
+@fault("stream_slow", interval=0.2)
+@fault("stream_comments", comments=3, interval=0.2)
+@fault("stream_silence", silent_after=0.5)
+@fault("stream_error", error_after=0.5)
+@fault("stream_ends", ends_after=0.5)
+def stream(
+    case: Case,
+    interval: float = 0.0,
+    comments: int = 0,
+    silent_after: float | None = None,
+    error_after: float | None = None,
+    ends_after: float | None = None,
+    pieces: int = 20,
+    status: int = 503,
+) -> Reply:
+    """The right answer in pieces: slow, with keep-alive comments, silent or at its end in the middle, or an error."""
+    if not case.request.get("stream"):
+        raise NotApplicable
+    events = chunks_of(ok(case), case.request, pieces)
+    if comments:
+        events = [each for chunk in events for each in [b": keep-alive\n\n"] * comments + [chunk]]
+    share = next((each for each in (silent_after, error_after, ends_after) if each is not None), 1.0)
+    events = events[: max(1, int(len(events) * share))]
+    if error_after is not None:
+        events.append(event({"error": {"message": "The engine was overloaded.", "code": status}}))
+    reply = Reply(200, b"".join(events), "text/event-stream", delivery="events")
+    reply.options = {"events": events, "interval": interval, "hangs": silent_after is not None}
     return reply
 
 

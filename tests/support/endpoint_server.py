@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 from endpoint_answers import load_json, read_question, schema_ok
 from endpoint_batches import BATCH_FAULTS, BatchDesk
-from endpoint_faults import FAULTS, Case, NotApplicable, Reply, as_reply, make_trigger
+from endpoint_faults import FAULTS, Case, NotApplicable, Reply, as_reply, make_trigger, streamed
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "fixed_answer_bytes": None,
     "batch_polls": 0,
     "batch_api": True,
+    "streams": True,
+    "slots": None,
 }
 
 
@@ -71,6 +73,8 @@ class Server:
         self.port = port
         self.start_options: dict[str, Any] = {}
         self.open: set[int] = set()
+        self.working: set[Connection] = set()
+        self.waiting: deque[tuple[Connection, Reply]] = deque()
         self.reset()
 
     def reset(self, configuration: bool = True) -> None:
@@ -154,7 +158,7 @@ class Server:
             return self.spoil(case, make_trigger("401"), entry)
         if not request.path.endswith("/chat/completions") or request.method != "POST":
             return other_path(request)
-        if not body or body.get("stream"):
+        if not body or (body.get("stream") and not self.options["streams"]):
             return FAULTS["400"](case, message="The fake endpoint wants a JSON object without 'stream'.")
         over = self.over_limit(entry["monotonic"])
         trigger = over or self.next_trigger(case.question.text, case.question.stage, entry["sha256"])
@@ -182,9 +186,11 @@ class Server:
         except NotApplicable:
             reply = FAULTS["ok"](case)
             entry["skipped"] = name
+        entry["tokens"] = tokens_of(reply)
+        if case.request.get("stream") and reply.delivery != "events":
+            reply = streamed(reply, case.request)
         reply.headers = {"x-request-id": f"req_fake_{case.n}", **reply.headers, **trigger["headers"]}
         reply.delay += trigger["delay"]
-        entry["tokens"] = tokens_of(reply)
         return reply
 
     def next_trigger(self, text: str, stage: str | None, digest: str) -> dict[str, Any] | None:
@@ -223,6 +229,25 @@ class Server:
         wait = self.admitted[0] + seconds - now
         return {**make_trigger("429", retry_after_ms=str(int(wait * 1000) + 1)), "label": "limit"}
 
+    def admit(self, connection: "Connection", reply: Reply) -> None:
+        """Let a connection be answered, as soon as one of the slots is free; those who wait are served in turn."""
+        self.waiting.append((connection, reply))
+        self.next_turn()
+
+    def leave(self, connection: "Connection") -> None:
+        """Free the slot of a connection, or its place in the queue."""
+        self.working.discard(connection)
+        self.waiting = deque(each for each in self.waiting if each[0] is not connection)
+        self.next_turn()
+
+    def next_turn(self) -> None:
+        """Begin with those who wait, while there are slots."""
+        slots = self.options["slots"]
+        while self.waiting and (slots is None or len(self.working) < slots):
+            connection, reply = self.waiting.popleft()
+            self.working.add(connection)
+            connection.answer(reply)
+
     def latency(self) -> float:
         """Seconds before a reply: a number, or any between two."""
         latency = self.options["latency"]
@@ -257,7 +282,7 @@ def parsed(body: bytes) -> dict[str, Any]:
 def tokens_of(reply: Reply) -> list[int] | None:
     """The tokens of prompt and completion that a reply is paid for."""
     usage = parsed(reply.body).get("usage") if reply.status == 200 else None
-    return [usage["prompt_tokens"], usage["completion_tokens"]] if isinstance(usage, dict) else None
+    return [usage.get("prompt_tokens"), usage.get("completion_tokens")] if isinstance(usage, dict) else None
 
 
 def other_path(request: Request) -> Reply:
@@ -355,6 +380,10 @@ class Connection(asyncio.Protocol):
             self.transport.write(control(self.server, request).wire)
             return
         self.entry, reply = self.server.handle(request)
+        self.server.admit(self, reply)
+
+    def answer(self, reply: Reply) -> None:
+        """Answer after the latency."""
         delay = self.server.latency() + reply.delay
         if delay > 0:
             self.timer = self.loop.call_later(delay, self.deliver_late, reply)
@@ -376,6 +405,7 @@ class Connection(asyncio.Protocol):
         if self.entry is not None:
             self.server.settle(self.entry, finished)
             self.entry = None
+            self.server.leave(self)
 
     def write_whole(self, reply: Reply) -> None:
         """Send everything."""
@@ -420,6 +450,25 @@ class Connection(asyncio.Protocol):
         self.end()
         self.loop.call_soon(self.advance)
 
+    def send_events(self, reply: Reply) -> None:
+        """Send the head, then event after event, and where the reply says so nothing after the last one."""
+        self.send(reply, reply.open_head if reply.options["hangs"] else reply.head)
+        self.send_event(reply, 0)
+
+    def send_event(self, reply: Reply, number: int) -> None:
+        """Send the next event and set the clock for those after it."""
+        events, interval = reply.options["events"], reply.options["interval"]
+        if not interval:
+            self.transport.write(b"".join(events))
+            number = len(events)
+        else:
+            self.transport.write(events[number])
+        if number + 1 < len(events):
+            self.timer = self.loop.call_later(interval, self.send_event, reply, number + 1)
+        elif not reply.options["hangs"]:
+            self.end()
+            self.loop.call_soon(self.advance)
+
     def reset(self, reply: Reply) -> None:
         """Close with RST instead of FIN: what a crashed server or a firewall looks like."""
         connection = self.transport.get_extra_info("socket")
@@ -438,6 +487,7 @@ DELIVERIES: dict[str, Callable[[Connection, Reply], None]] = {
     "whole": Connection.write_whole,
     "cut": Connection.write_part,
     "drip": Connection.drip,
+    "events": Connection.send_events,
     "reset": Connection.reset,
     "hang": Connection.hang,
     "close": Connection.close,

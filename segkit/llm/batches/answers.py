@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Answers:
                 _, body = _response(_read(place))
                 yield FoundAnswer(int(match[1]), int(match[2]), match[3], body, _origin(place))
 
-    async def send(self, body: bytes) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
         """Answer a request as the transport of a client."""
         key = cache_key(self._endpoint, orjson.loads(body), self._repeat)
         if not self.has(key):

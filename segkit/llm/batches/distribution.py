@@ -7,7 +7,6 @@ request that has none yet is collected for the next batch.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from segkit.llm.batches.records import FOLDER
 from segkit.llm.batches.requests import OpenRequests
 from segkit.llm.breaker import Breaker
 from segkit.llm.completions import shape_for
-from segkit.llm.event_loop import await_all
+from segkit.llm.event_loop import StopRequest, await_all
 from segkit.llm.question import QuestionAsker, remembered
 from segkit.llm.record import Recorder
 from segkit.llm.responses import NextStep
@@ -64,7 +63,7 @@ class BatchClient(RetryingClient):
     def __init__(self, run: Run, stage: str, answers: Answers, settings: Settings, progress: Progress) -> None:
         # What was answered is paid, whatever the limits are now.
         free = settings.model_copy(update=_NO_LIMITS)
-        super().__init__(run, stage, answers, free, progress, threading.Event())
+        super().__init__(run, stage, answers, free, progress, StopRequest())
         self._answers = answers
         self.open = OpenRequests(run.folder / FOLDER, once=settings.segkit_cache)
 
@@ -140,7 +139,7 @@ def _asker(
 ) -> QuestionAsker:
     planned, p = progress.counts.planned, run.parameters
     breaker = Breaker(run.id, settings.segkit_concurrency, planned, settings.segkit_max_extra_calls)
-    shape = remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name))
+    shape = remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name, stream=False))
     return _Asker(run, settings, progress, client, recorder, breaker, shape)
 
 

@@ -54,7 +54,9 @@ class BatchProvider:
         endpoint = run.parameters.endpoint
         self._run, self._settings, self._pause = run, settings, pause
         self.host = urlsplit(endpoint).hostname or endpoint
-        self._client = open_client(endpoint, settings, require_key(endpoint, settings))
+        self._client = open_client(
+            endpoint, settings, require_key(endpoint, settings), seconds=settings.segkit_timeout_seconds
+        )
 
     async def upload(self, path: Path, name: str) -> str:
         """Upload a file of requests and return its id; an upload that is cut is repeated, since it costs nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,8 +41,11 @@ class LostError(Exception):
 class Transport(Protocol):
     """Sends one request body to the chat completions of one endpoint; it never retries and never redirects."""
 
-    async def send(self, body: bytes) -> Response:
-        """Send a JSON body; raise NotSentError or LostError when there is no whole response."""
+    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
+        """Send a JSON body; raise NotSentError or LostError when there is no whole response.
+
+        `heard` receives the number of pieces, about a token each, whenever more of a streamed answer came.
+        """
 
     async def close(self) -> None:
         """Close connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from segkit.errors import SettingsError
@@ -23,7 +24,7 @@ _PROVIDERS = (
 class NoTransport:
     """The transport of a run that may make no call: the budget stops it before anything is sent."""
 
-    async def send(self, body: bytes) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
         raise NotSentError("no call is allowed", passing=False)
 
     async def close(self) -> None:

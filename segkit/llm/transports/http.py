@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -11,9 +12,9 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from segkit.llm.transports.base import LostError, NotSentError, Response
+from segkit.llm.transports.stream import Deadlines, nobody
 from segkit.settings import Settings
 
-MOST_BYTES = 20_000_000
 #: Less than servers keep an idle connection: uvicorn and node close it after 5 seconds.
 KEEP_ALIVE_SECONDS = 4.0
 # No wait helps against these: an address that is none, a name that nobody knows, a certificate that is not trusted.
@@ -21,38 +22,34 @@ _HOPELESS = (aiohttp.InvalidURL, aiohttp.ClientConnectorDNSError, aiohttp.Client
 
 
 class HttpTransport:
-    """Posts to `<endpoint>/chat/completions`, with a deadline for the whole request and a cap on the body."""
+    """Posts to `<endpoint>/chat/completions`, with a deadline for each answer and a cap on its size."""
 
     def __init__(self, endpoint: str, settings: Settings, key: str) -> None:
         self._url = f"{endpoint}/chat/completions"
         self._headers = _headers(key, settings)
-        self._timeout = aiohttp.ClientTimeout(
-            total=settings.segkit_timeout_seconds, sock_connect=settings.segkit_connect_seconds
-        )
+        self._deadlines = Deadlines(settings.segkit_timeout_seconds)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.segkit_connect_seconds)
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, body: bytes) -> Response:
-        sent = False
+    async def send(self, body: bytes, heard: Callable[[int], None] = nobody) -> Response:
         received = bytearray()
+        status: int | None = None
         used: dict[str, bool] = {}
         try:
-            async with self._open().post(
-                self._url, data=body, headers=self._headers, allow_redirects=False, trace_request_ctx=used
-            ) as reply:
-                sent = True
-                async for chunk in reply.content.iter_any():
-                    received += chunk
-                    if len(received) > MOST_BYTES:
-                        raise LostError(f"the body exceeds {MOST_BYTES} bytes", bytes(received[:100_000]))
-                return Response(reply.status, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
+            async with self._deadlines.answer(heard) as incoming:
+                received = incoming.received
+                async with self._open().post(
+                    self._url, data=body, headers=self._headers, allow_redirects=False, trace_request_ctx=used
+                ) as reply:
+                    status = reply.status
+                    async for chunk in reply.content.iter_any():
+                        self._deadlines.take(incoming, chunk)
+                    return Response(status, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             raise NotSentError(described(error), passing=not isinstance(error, _HOPELESS)) from None
-        except TimeoutError:
-            message = f"no whole answer within {self._timeout.total:g} s"
-            raise LostError(message, bytes(received), timed_out=True) from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            where = "in the middle of the answer" if sent else "before the answer"
-            idle = not sent and used.get("reused", False)
+            where = "before the answer" if status is None else "in the middle of the answer"
+            idle = status is None and used.get("reused", False)
             raise LostError(f"connection lost {where}: {described(error)}", bytes(received), idle=idle) from None
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import orjson
 
@@ -32,7 +33,7 @@ class OfflineTransport:
                 "segkit run makes a new run",
             )
 
-    async def send(self, body: bytes) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
         return await asyncio.to_thread(_respond, body)
 
     async def close(self) -> None:

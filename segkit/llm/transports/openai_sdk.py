@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
+from collections.abc import Callable
 
 import httpx2
 import openai
 import orjson
 
 from segkit.llm.transports.base import LostError, NotSentError, Response
-from segkit.llm.transports.http import KEEP_ALIVE_SECONDS, MOST_BYTES, described
+from segkit.llm.transports.http import KEEP_ALIVE_SECONDS, described
+from segkit.llm.transports.stream import Deadlines, IncomingAnswer, nobody
 from segkit.settings import Settings
 
 # With this header the SDK gives a reply whose body has not been read, so that its size can be limited.
@@ -22,22 +23,21 @@ class SdkTransport:
 
     def __init__(self, endpoint: str, settings: Settings, key: str, client: openai.AsyncOpenAI | None = None) -> None:
         self._deadline = settings.segkit_timeout_seconds
+        self._deadlines = Deadlines(self._deadline)
         self._used = False
         self._client = client or open_client(endpoint, settings, key)
 
-    async def send(self, body: bytes) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None] = nobody) -> Response:
         received = bytearray()
         try:
-            async with asyncio.timeout(self._deadline):
+            async with self._deadlines.answer(heard) as incoming:
+                received = incoming.received
                 reply = await self._client.post(
                     "/chat/completions", cast_to=httpx2.Response, body=orjson.loads(body), options=_OPTIONS
                 )
-                await _receive(reply, received)
+                await self._receive(reply, incoming)
         except openai.APIStatusError as error:
             reply, received = error.response, bytearray(error.response.content)
-        except TimeoutError:
-            message = f"no whole answer within {self._deadline:g} s"
-            raise LostError(message, bytes(received), timed_out=True) from None
         except openai.APIConnectionError as error:
             raise mapped_error(error, self._deadline, used=self._used) from None
         except httpx2.HTTPError as error:
@@ -45,24 +45,23 @@ class SdkTransport:
         self._used = True
         return Response(reply.status_code, {k.lower(): v for k, v in reply.headers.items()}, bytes(received))
 
+    async def _receive(self, reply: httpx2.Response, incoming: IncomingAnswer) -> None:
+        try:
+            async for chunk in reply.aiter_bytes():
+                self._deadlines.take(incoming, chunk)
+        finally:
+            await reply.aclose()
+
     async def close(self) -> None:
         await self._client.close()
 
 
-async def _receive(reply: httpx2.Response, received: bytearray) -> None:
-    """Read a body; raises LostError where it is too long."""
-    try:
-        async for chunk in reply.aiter_bytes():
-            received += chunk
-            if len(received) > MOST_BYTES:
-                raise LostError(f"the body exceeds {MOST_BYTES} bytes", bytes(received[:100_000]))
-    finally:
-        await reply.aclose()
+def open_client(endpoint: str, settings: Settings, key: str, *, seconds: float | None = None) -> openai.AsyncOpenAI:
+    """Return a client of the SDK that never retries, never redirects, and has no limit of its own on connections.
 
-
-def open_client(endpoint: str, settings: Settings, key: str) -> openai.AsyncOpenAI:
-    """Return a client of the SDK that never retries, never redirects, and has no limit of its own on connections."""
-    timeout = httpx2.Timeout(settings.segkit_timeout_seconds, connect=settings.segkit_connect_seconds)
+    `seconds` limits the silence of the server; None leaves all deadlines to the caller.
+    """
+    timeout = httpx2.Timeout(seconds, connect=settings.segkit_connect_seconds)
     limits = httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
     return openai.AsyncOpenAI(
         api_key=key or "none",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from segkit.core.models import STAGES, Answer, Parameters, Question
 from segkit.errors import SegkitError
+from segkit.llm.ask import shape_of
 from segkit.llm.breaker import Breaker
-from segkit.llm.completions import shape_for
-from segkit.llm.event_loop import in_own_loop
+from segkit.llm.event_loop import StopRequest, in_own_loop
 from segkit.llm.question import QuestionAsker, remembered
 from segkit.llm.record import Recorder
 from segkit.llm.send import ModelReply, ModelRequest, RetryingClient
@@ -71,16 +70,16 @@ class KnownAnswers:
         if self._settings.database_url:
             recorder.fill_cache(asker.keys(questions))
         try:
-            answers = in_own_loop(lambda: _answered(asker, client, questions), threading.Event())
+            answers = in_own_loop(lambda: _answered(asker, client, questions), StopRequest())
         finally:
             asker.close()
         return Lookup(answers, client.count(once=self._settings.segkit_cache), recorder.saved_usd)
 
     def _asker(self, stage: str, recorder: _Reader, client: _Unsent, planned: int) -> QuestionAsker:
-        run, settings, p = self._run, self._settings, self._run.parameters
+        run, settings = self._run, self._settings
         progress = Progress(run.folder, STAGES[stage], planned)
         breaker = Breaker(run.id, settings.segkit_concurrency, planned, settings.segkit_max_extra_calls)
-        shape = remembered(run, shape_for(p.model, p.endpoint, settings.segkit_output_limit_name))
+        shape = remembered(run, shape_of(run, settings))
         return _Asker(run, settings, progress, cast(RetryingClient, client), recorder, breaker, shape)
 
 
@@ -136,7 +135,13 @@ class _Reader(Recorder):
         return saved
 
     def _logs(self) -> list[Interaction]:
-        return interactions.scan(self._folder)[0]
+        logs = interactions.scan(self._folder)[0]
+        return logs + [log for path in interactions.intents(self._folder) if (log := self._left_behind(path))]
+
+    def _left_behind(self, path: Path) -> Interaction | None:
+        """Read an answer that a crash has left in an intent, as the log that it becomes when the run goes on."""
+        found = self.recovered(path)
+        return interactions.in_memory(path, found[0] | found[1]) if found else None
 
 
 class _Asker(QuestionAsker):

@@ -40,7 +40,7 @@ from segkit.core.models import STAGES, Answer, Category, Parameters, Question
 from segkit.core.questions import wording_of
 from segkit.core.refine import refine_questions, second_questions
 from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
-from segkit.core.taxonomy.unseen import least_batches
+from segkit.core.taxonomy.unseen import least_batches, reading
 from segkit.pipeline.plan.known import Lookup
 from segkit.pipeline.taxonomy.cascade import place_in_cascade
 
@@ -172,18 +172,38 @@ def _walk_sampled(
 ) -> list[StageQuestions]:
     """Walk a run that extracts its taxonomy from a sample: with the most that may be read, and with the least."""
     least, most = batches_read(products, parameters)
-    first, second, found = _walk_extraction(products, prompts, parameters, look_up, most)
-    if least < most:
-        fewer = _walk_extraction(products, prompts, parameters, look_up, least)
-        return [
-            first.at_least(fewer[0]),
-            second.at_least(fewer[1]),
-            _estimated_assignment(products, prompts, parameters),
-        ]
-    if found.taxonomy is None:
+    if least == most:
+        walked = _walk_extraction(products, prompts, parameters, look_up, most)
+    elif (found := _walk_known_sample(products, prompts, parameters, look_up)) is not None:
+        walked = found
+    else:
+        more, fewer = (_walk_extraction(products, prompts, parameters, look_up, n) for n in (most, least))
+        ends = more[0].at_least(fewer[0]), more[1].at_least(fewer[1])
+        return [*ends, _estimated_assignment(products, prompts, parameters)]
+    first, second, consolidation = walked
+    if consolidation.taxonomy is None:
         return [first, second, _estimated_assignment(products, prompts, parameters)]
-    taxonomy = numbered(categories_frame(found.taxonomy))
+    taxonomy = numbered(categories_frame(consolidation.taxonomy))
     return [first, second, _walk_placing(products, taxonomy, prompts, parameters, look_up)[0]]
+
+
+def _walk_known_sample(
+    products: pd.DataFrame, prompts: Mapping[str, str], parameters: Parameters, look_up: LookUp
+) -> tuple[StageQuestions, StageQuestions, _Consolidation] | None:
+    """Read a growing sample as the run will, as far as it is enough; None where an answer is not there yet."""
+    total, batches = int((~untitled(products)).sum()), len(extraction_batches(products, parameters))
+    for number, end in enumerate(looks(batches, parameters), start=1):
+        walked = _walk_extraction(products, prompts, parameters, look_up, end)
+        found = walked[2]
+        if found.taxonomy is None:
+            return None
+        placed = consolidated(found.assignments, found.categories, steps_frame(found.steps))
+        if (
+            reading(number, end, placed.loc[placed["batch"] > 0, "category"], total)["bound"]
+            <= parameters.most_unseen
+        ):
+            return walked
+    return walked
 
 
 def _estimated_assignment(
