@@ -165,7 +165,7 @@ class Width:
 
     def add(self, began: float, ended: float, tokens: int | None) -> bool:
         """Take in one answer, and return whether the number is found now or has changed."""
-        if self._concurrency < 2:
+        if self._concurrency < 2 or ended <= began:  # an answer of a batch took no time of its own
             return False
         length = (tokens or 0) + _FIXED_TOKENS
         answer = ended, (ended - began) / length
