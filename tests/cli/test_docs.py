@@ -69,7 +69,12 @@ def ready(
     return place
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
+def quick_or_long(page: Path) -> object:
+    """Leave the page whose commands repeat and sweep runs to the long suite."""
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.long] if page.stem == "compare" else [])
+
+
+@pytest.mark.parametrize("page", [quick_or_long(page) for page in WITH_COMMANDS])
 def test_the_commands_of_a_page_work(page: Path, ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in commands(page):
         if words[0] == "make":

@@ -435,23 +435,23 @@ def test_a_failing_notebook_is_kept_and_named(endpoint: Endpoint, place: Path) -
     assert KEY not in "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 
-def test_many_untitled_products_ask_first(tmp_path: Path) -> None:
+def test_many_untitled_products_ask_first(tmp_path: Path, at_once: Callable[..., Done]) -> None:
     """More than 5 % are refused before a run is made, where nobody can be asked; with consent they fail no run."""
     frame = catalogue(8)
     frame.loc[[2, 5], "title"] = ["", "  "]
     frame.to_csv(tmp_path / "p.csv", index=False)
     arguments = ["p.csv", "-c", "Kitchen Things", "-m", "offline", "--no-notebooks"]
-    refused = segkit("run", *arguments, cwd=tmp_path)
+    refused = at_once("run", *arguments, cwd=tmp_path)
     assert refused.returncode != 0
     assert "2 of 8 products have no title (102, 105)" in refused.stderr
     assert not list((tmp_path / "runs").glob("RUN_*"))
-    agreed = segkit("run", *arguments, "--yes", cwd=tmp_path)
+    agreed = at_once("run", *arguments, "--yes", cwd=tmp_path)
     assert agreed.returncode == 0, agreed.stderr
     assert "2 products without a title (102, 105): not sent, and unassigned" in agreed.stderr
     assert "2 (2 without a title)" in agreed.stdout
     ledger = open_run("latest", tmp_path / "runs").result("ledger").set_index("product_id")
     assert dict(ledger.loc[[102, 105], "reason"]) == {102: "no title", 105: "no title"}
-    allowed = segkit("run", *arguments, "--max-unassigned", "2", cwd=tmp_path)
+    allowed = at_once("run", *arguments, "--max-unassigned", "2", cwd=tmp_path)
     assert allowed.returncode == 0, allowed.stderr
 
 

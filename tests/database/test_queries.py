@@ -91,15 +91,28 @@ def test_a_query_on_the_logs_writes_nothing_and_reads_only_runs(new_run: Callabl
     assert sorted(Path.cwd().rglob("*")) == before
 
 
-def test_every_view_prints_in_every_form(new_run: Callable[..., Run]) -> None:
+@pytest.fixture
+def logged(new_run: Callable[..., Run]) -> Run:
+    """A run of twelve products whose stages are done."""
     from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 
     run = new_run(12, "offline")
     for stage in (extract_taxonomy, consolidate_taxonomy, refine_assignments):
         stage(run)
+    return run
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("logged")
+def test_every_view_prints_as_a_table_and_as_csv() -> None:
     for view in (*VIEWS, "damaged_logs"):
-        for form in ([], ["--json"], ["--csv"]):
+        for form in ([], ["--csv"]):
             result = CliRunner().invoke(app, ["logs", f"FROM {view}", *form])
             assert result.exit_code == 0, (view, form, result.output)
+
+
+@pytest.mark.usefixtures("logged")
+def test_every_view_prints_all_of_its_rows() -> None:
+    for view in (*VIEWS, "damaged_logs"):
         rows = json.loads(CliRunner().invoke(app, ["logs", f"FROM {view}", "--json"]).stdout)
         assert len(rows) == len(query_logs(f"FROM {view}"))

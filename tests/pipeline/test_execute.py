@@ -59,6 +59,7 @@ def kernel() -> Iterator[AsyncKernelManager]:
     run_sync(manager.shutdown_kernel)(now=True)
 
 
+@pytest.mark.long
 def test_an_exit_with_0_fails_the_run(place: Path) -> None:
     """Papermill takes it for success; the process ends with 1, and the run has failed."""
     (place / "checkout").mkdir()

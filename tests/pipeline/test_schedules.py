@@ -40,6 +40,7 @@ def test_the_papermill_lines_name_parameters_that_exist(line: str) -> None:
     assert given <= parameters_of(notebook)
 
 
+@pytest.mark.long
 def test_the_monthly_line_assigns_month_after_month(place: Path) -> None:
     """The very words of the crontab, in this process's notebook-free way, with the offline model."""
     run_stages(prepare_run(catalogue(60), "Kitchen Things", model="offline", runs_dir=place / "runs"))

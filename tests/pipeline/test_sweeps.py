@@ -184,6 +184,7 @@ def test_consent_is_asked_with_the_price_and_can_be_refused(endpoint: Endpoint, 
     assert (endpoint.count(), (place / "runs").exists()) == (0, False)
 
 
+@pytest.mark.long
 def test_a_sweep_that_was_interrupted_goes_on(endpoint: Endpoint, place: Path) -> None:
     """Ctrl-C keeps the answers in flight; the same command asks the rest, and nothing twice."""
     catalogue(24).to_csv("p.csv", index=False)
