@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from segkit.database.schema import migrate
 from segkit.database.sync import database_url, read_postgres
-from segkit.errors import DatabaseError, StorageError
+from segkit.errors import DatabaseError
 from segkit.runs.mirror import probe
 from segkit.service.journal import Journal
 from segkit.service.tokens import TokenStore
@@ -58,21 +60,20 @@ class Readiness:
     """Checks what a run needs: the database, the disk, S3, the log and the file of tokens."""
 
     def __init__(self, settings: Settings, tokens: TokenStore, journal: Journal, folders: Sequence[Path]) -> None:
-        self._settings, self._tokens, self._journal, self._folders = settings, tokens, journal, folders
-        self._turn = threading.Lock()
-        self._checked_at, self._checks = float("-inf"), dict[str, bool]()
+        self._tokens, self._journal, self._folders = tokens, journal, folders
+        is_s3 = settings.storage_backend == "s3"
+        self._checks = {
+            "database": _Check(lambda: read_postgres("SELECT 1", settings)),
+            "disk": _Check(self._write),
+            "storage": _Check(lambda: probe(settings) if is_s3 else None),
+        }
 
-    def checks(self) -> dict[str, bool]:
-        """Report for each thing whether it is in order; what was checked a moment ago is not checked again."""
-        with self._turn:
-            if time.monotonic() - self._checked_at > _CHECKED:
-                self._checks = {
-                    "database": _works(lambda: read_postgres("SELECT 1", self._settings)),
-                    "disk": _works(self._write),
-                    "storage": self._settings.storage_backend != "s3" or _works(lambda: probe(self._settings)),
-                }
-                self._checked_at = time.monotonic()
-            return {**self._checks, "log": not self._journal.fault, "tokens": not self._tokens.fault}
+    async def checks(self, seconds: float) -> dict[str, bool]:
+        """Report for each thing whether it is in order; what does not answer within some seconds is not."""
+        answers = {name: check.answer() for name, check in self._checks.items()}
+        await asyncio.wait([asyncio.wrap_future(answer) for answer in answers.values()], timeout=seconds)
+        found = {name: answer.done() and answer.result() for name, answer in answers.items()}
+        return found | {"log": not self._journal.fault, "tokens": not self._tokens.fault}
 
     def _write(self) -> None:
         for folder in self._folders:
@@ -80,9 +81,30 @@ class Readiness:
                 file.write(bytes(4096))
 
 
+class _Check:
+    """A check in a thread of its own, one at a time: however often it is asked for, it hangs in one thread only."""
+
+    def __init__(self, check: Callable[[], object]) -> None:
+        self._check, self._turn = check, threading.Lock()
+        self._answer: Future[bool] | None = None
+        self._begun = 0.0
+
+    def answer(self) -> Future[bool]:
+        """Return the answer of the check, which is made again unless that was done a moment ago."""
+        with self._turn:
+            if self._answer and not (self._answer.done() and time.monotonic() - self._begun > _CHECKED):
+                return self._answer
+            self._answer, self._begun = Future(), time.monotonic()
+            threading.Thread(target=self._run, args=(self._answer,), name="check", daemon=True).start()
+            return self._answer
+
+    def _run(self, answer: Future[bool]) -> None:
+        answer.set_result(_works(self._check))
+
+
 def _works(check: Callable[[], object]) -> bool:
     try:
         check()
-    except (DatabaseError, StorageError, OSError):
+    except Exception:  # whatever it is: no run can be started then
         return False
     return True

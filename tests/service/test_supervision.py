@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,67 @@ def test_the_loop_outlives_descriptors_that_run_out(tmp_path: Path, postgres_url
         assert client.get("/health").status_code == 200
         client.post(f"/api/segmentation/{second}/cancel")
         until(lambda: status(client, second)["status"] != "running", 60)
+
+
+@pytest.mark.long
+def test_the_loop_outlives_a_disk_that_is_full(tmp_path: Path, postgres_url: str) -> None:
+    """Its log, its table and its locks have no byte left while a run ends; with room again the next one begins."""
+    fill_products(postgres_url, range(1, 21))
+    home = tmp_path / "home"
+    home.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", home], check=False).returncode
+    ):
+        pytest.skip("a disk of 8 MB can be mounted by root only")
+    try:
+        with Service(tmp_path, DATABASE_URL=postgres_url, SEGKIT_SERVE_RUNS="1") as service:
+            outlive_a_full_disk(service, home)
+    finally:
+        subprocess.run(["umount", "--lazy", home], check=True)
+
+
+def outlive_a_full_disk(service: Service, home: Path) -> None:
+    with service.client() as client:
+        first, second = started(client, *range(1, 6)), started(client, *range(6, 11))
+        until(lambda: "queued" not in status(client, first))
+        log, filler = home / "service" / "events.jsonl", home / "filler"
+        with log.open("ab") as last_block:
+            last_block.write(b"\n" * (-log.stat().st_size % 4096))
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        until(lambda: status(client, first)["status"] != "running", 120)
+        assert client.post(START, json=wish(11)).status_code == 503
+        assert status(client, second)["queued"] is True
+        until(lambda: client.get("/ready").json()["checks"]["disk"] == "failing")
+        filler.unlink()
+        until(lambda: "queued" not in status(client, second), 60)
+        until(lambda: client.get("/ready").status_code == 200)
+        client.post(f"/api/segmentation/{second}/cancel")
+        until(lambda: status(client, second)["status"] != "running", 60)
+
+
+def test_strangers_do_not_take_the_descriptors_of_runs(tmp_path: Path, postgres_url: str) -> None:
+    """Half of the descriptors are kept: with as many idle connections as there may be, runs are started and end."""
+    fill_products(postgres_url, range(1, 21))
+    few = ["prlimit", "--nofile=160:160", *COMMAND]
+    service = Service(tmp_path, command=few, DATABASE_URL=postgres_url, SEGKIT_SERVE_RUNS="0")
+    with service, service.client() as client:
+        assert client.get("/health").status_code == 200
+        host, port = service.url.removeprefix("http://").split(":")
+        strangers = [socket.socket() for _ in range(200)]
+        for stranger in strangers:
+            stranger.setblocking(False)
+            stranger.connect_ex((host, int(port)))
+        time.sleep(1)
+        run_id = started(client, 1, 2)
+        assert client.post(f"/api/segmentation/{run_id}/cancel").status_code == 200
+        assert status(client, run_id)["status"] == "cancelled"
+        for stranger in strangers:
+            stranger.close()
+        with service.client() as another:
+            assert another.get("/health").status_code == 200
 
 
 @pytest.mark.long

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -17,6 +20,8 @@ from segkit.service.http.routes import operations, results, runs, taxonomy
 from segkit.service.http.schemas import Problem
 from segkit.service.http.spools import Spools
 from segkit.service.service import Service
+
+_SILENCE = 60.0  # seconds
 
 
 def make_app(service: Service) -> ApiMiddleware:
@@ -46,12 +51,31 @@ def make_app(service: Service) -> ApiMiddleware:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
+    asyncio.get_running_loop().set_exception_handler(Complaints().handle)
     loops = [asyncio.create_task(work()) for work in (service.look_after_runs, service.deliver_callbacks)]
     for loop in loops:
         loop.add_done_callback(lambda task: None if task.cancelled() else _end(service, task.exception()))
     yield
     for loop in loops:
         loop.cancel()
+
+
+class Complaints:
+    """Prints what the event loop complains about; that descriptors have run out, not more than once a minute.
+
+    While they have, the loop says so for each connection that waits, a hundred times a second, with a stack.
+    """
+
+    def __init__(self) -> None:
+        self._said_at = -_SILENCE
+
+    def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if getattr(context.get("exception"), "errno", None) in (errno.EMFILE, errno.ENFILE):
+            if loop.time() - self._said_at > _SILENCE:
+                self._said_at = loop.time()
+                print("warning: no descriptor is left for new connections", file=sys.stderr, flush=True)
+        else:
+            loop.default_exception_handler(context)
 
 
 def _end(service: Service, error: BaseException | None) -> None:

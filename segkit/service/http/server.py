@@ -28,6 +28,7 @@ _HEAD_SECONDS = 10.0  # that the head of a request may take
 _STALLED_SECONDS = 60.0  # that an answer is kept of which the client takes nothing
 _UNSENT = 4096  # bytes of an answer that a connection holds, beside those in the kernel
 _MOST_CONNECTIONS = 10_000
+_MOST_AT_ONCE = 128  # connections that are accepted at once
 _SWITCH = 0.001  # seconds for which a thread may keep the event loop waiting
 
 
@@ -82,6 +83,14 @@ def _most_connections() -> int:
     return _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(_MOST_CONNECTIONS, soft // 2)
 
 
+def _at_once(most: int) -> int:
+    """Return how many connections are accepted before one of them is looked at; some rounds come before it is closed.
+
+    By default they are 2048, and strangers who come all at once would take every descriptor.
+    """
+    return max(1, min(_MOST_AT_ONCE, most // 8))
+
+
 def _run(service: Service, door: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(service),
@@ -90,6 +99,7 @@ def _run(service: Service, door: socket.socket) -> None:
         access_log=False,
         server_header=False,
         lifespan="on",
+        backlog=_at_once(WatchedProtocol.most),
         timeout_graceful_shutdown=_GRACE,
     )
     sys.setswitchinterval(_SWITCH)
