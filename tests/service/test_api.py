@@ -503,7 +503,7 @@ def test_a_token_has_limits_of_its_own(quiet: Service) -> None:
         assert (told["type"], told["allowed"]) == ("/problems/model-not-allowed", ["offline"])
         started(client)
         started(client)
-        assert "of this token" in problem(client.post(START, json=wish(1)), 429)["detail"]
+        assert "with this token" in problem(client.post(START, json=wish(1)), 429)["detail"]
         empty(client)
 
 
