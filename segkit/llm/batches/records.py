@@ -25,9 +25,9 @@ from segkit.runs.run import Run
 from segkit.storage.disk import write_atomic
 
 FOLDER = "batches"
-#: What a provider does nothing more about.
-_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+#: The states in which a provider has finished with a batch.
 ENDED = ("completed", "expired", "cancelled", "failed")
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
