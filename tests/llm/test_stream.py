@@ -235,8 +235,11 @@ def test_a_request_that_others_overtake_is_lost(
     assert hung["seconds"] < 2
 
 
-def test_a_key_in_pieces_is_written_nowhere(endpoint: Endpoint, new_run: NewRun) -> None:
+def test_a_key_in_pieces_is_written_nowhere(
+    endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A provider that repeats the key does so token by token."""
+    monkeypatch.setenv("SEGKIT_TIMEOUT_SECONDS", "1")
     endpoint.queue("stream_silence", silent_after=1.0)
     endpoint.rule("dressed", after=f" {KEY}")
     run = new_run(6)
