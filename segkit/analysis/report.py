@@ -129,7 +129,9 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
         why = grouped_reasons(table.loc[table["state"] == "unassigned", "reason"])
         yield f"Without a category: {quantity(left, 'product')} ({why})."
     else:
-        yield "Every product was read and has its place."
+        yield "Every product has its place."
+    if refused := run.document["input"].get("refused"):
+        yield f"Not in this report: {quantity(refused, 'row')} of the input that could not be used."
     yield from _about_confidence(table)
     yield from _about_reading(run, table)
     yield from _about_edits(run)

@@ -295,6 +295,7 @@ def summary(run: Run) -> pd.DataFrame:
         "products": int(states.sum()),
         "categories": int(named.sum()),
         **{name.replace("_", " "): int(states.get(name, 0)) for name in ("assigned", "out_of_scope", "unassigned")},
+        "refused rows": run.document["input"].get("refused") or "",
         "sample": sample_sentence(run),
         "cascade": cascade_sentence(run),
         "moved by refinement": len(moved_products(run)),

@@ -369,6 +369,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "categories": f"{summary['categories']:,}",
         "out of scope": f"{summary['out_of_scope']:,}",
         "unassigned": f"{summary['unassigned']:,}{_without_title(summary)}",
+        "refused": f"{quantity(summary['refused'], 'row')} of the input" if summary.get("refused") else "",
         "sample": sample_sentence(run),
         "cascade": cascade_sentence(run),
         "asked twice": repeatability(run),

@@ -67,6 +67,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "categories": int((named & (taxonomies["product_count"] > 0)).sum()),
         "out_of_scope": int(counts.get("out_of_scope", 0)),
         "unassigned": int(counts.get("unassigned", 0)),
+        "refused": int(run.document["input"].get("refused", 0)),
         "untitled": int((ledger["reason"] == NO_TITLE).sum()),
         "calls": total.calls,
         "cached": total.cached,

@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from segkit.analysis import tables
 from segkit.analysis.export import exported, write_taxonomy
 from segkit.analysis.lineage import product_path
+from segkit.analysis.report import report_page
 from segkit.core.catalogue.ids import number_of
 from segkit.errors import ProductsError, RunError, SettingsError
 from segkit.pipeline.extend import extend_run
@@ -67,6 +69,10 @@ def test_what_is_refused_leaves_no_folder(place: Path) -> None:
     run = prepare_run(frame, "Lamps", model="offline", skip_refused=True)
     assert run.products["product_id"].tolist() == [1, 3]
     assert run.document["input"]["refused"] == 1
+    summary = run_stages(run)
+    assert (summary["products"], summary["refused"]) == (2, 1)
+    assert "1 row of the input that could not be used" in report_page(run)
+    assert tables.summary(run).set_index("fact")["value"]["refused rows"] == "1"
 
 
 def test_options_hold_for_a_frame(place: Path) -> None:
