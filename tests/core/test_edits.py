@@ -26,6 +26,7 @@ EDITS = st.one_of(
     st.builds(Edit, st.just("split"), st.sampled_from(KEYS)),
     st.builds(Edit, st.sampled_from(["delete", "lock"]), st.sampled_from(KEYS)),
     st.builds(Edit, st.just("add"), st.just(""), st.sampled_from(["New A", "New C"]), st.just("Things")),
+    st.builds(Edit, st.just("add"), st.just(""), st.just("Kind 1"), st.just("All 1")),
 )
 
 
@@ -102,3 +103,17 @@ def test_edits_that_contradict_each_other_are_refused_whatever_holds_now(edits: 
     """One of the two is what the taxonomy is already; else each application of the list would undo the last."""
     with pytest.raises(TaxonomyError, match=r"more than once|can have one of them"):
         edited(BASE, edits)
+
+
+@pytest.mark.parametrize("other", [Edit("delete", "C-1"), Edit("rename", "C-1", "New A")])
+def test_a_category_is_added_in_place_of_one_that_goes(other: Edit) -> None:
+    result = edited(BASE, [other, Edit("add", "", "Kind 1", "All 1")])
+    assert [edit.key for edit in result.changes] == ["C-1", "C-7"]
+    living = result.taxonomy[result.taxonomy["state"] == "active"]
+    assert living.set_index("key")["category_name"]["C-7"] == "Kind 1"
+
+
+def test_what_is_proposed_is_not_added_but_accepted() -> None:
+    proposed = BASE.assign(state=["active"] * 5 + ["proposed"])
+    with pytest.raises(TaxonomyError, match=r"C-6 \(Kind 6\) is proposed; `accept` it"):
+        edited(proposed, [Edit("add", "", "kind 6", "All 6")])

@@ -72,7 +72,7 @@ def edited(taxonomy: pd.DataFrame, edits: Sequence[Edit]) -> Edited:
     circle or into a category that goes, two edits that exclude each other, a name that two categories would have.
     """
     rows: dict[str, dict[str, Any]] = {row["key"]: row for row in _records(completed(taxonomy))}
-    effective = [edit for edit in dict.fromkeys(edits) if _changes(edit, rows)]
+    effective = _effective(edits, rows)
     faults = [*_faults(effective, rows), *_exclusive(edits, effective)]
     if not faults:
         faults = _merge_faults(effective, rows)
@@ -90,6 +90,14 @@ def _records(taxonomy: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in taxonomy.to_dict("records")]
 
 
+def _effective(edits: Sequence[Edit], rows: Mapping[str, Mapping[str, Any]]) -> list[Edit]:
+    """Return the edits that change something; one that adds a category is judged by what the others leave of it."""
+    others = [edit for edit in edits if edit.action != "add" and _changes(edit, rows)]
+    gone = {edit.key for edit in others if edit.action in (*_RETIRING, "rename", "redefine")}
+    left = {key: row for key, row in rows.items() if key not in gone}
+    return [edit for edit in dict.fromkeys(edits) if _changes(edit, left if edit.action == "add" else rows)]
+
+
 def _changes(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether an edit changes anything; one that cannot be applied counts as a change, to be refused."""
     row = rows.get(edit.key)
@@ -97,7 +105,8 @@ def _changes(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> bool:
         same = [
             each for each in _living(rows.values()) if fold_name(str(each["category_name"])) == fold_name(edit.name)
         ]
-        return not (same and _texts(edit, same[0]) == _texts(Edit("add"), same[0]))
+        is_there = same and same[0]["state"] == "active" and _texts(edit, same[0]) == _texts(Edit("add"), same[0])
+        return not is_there
     if row is None:
         return True
     if row["state"] == "retired" and edit.action in _RETIRING:
@@ -148,7 +157,7 @@ def _fault(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> str:
     if edit.action in ("add", "rename") and (fault := name_fault(edit.name)):
         return f"{edit.key or 'a new category'}: {fault}"
     if edit.action == "add":
-        return ""
+        return _proposed_fault(edit, rows)
     if row is None:
         return f"there is no category {edit.key or 'without a key'}; the keys are {shortened(rows, _MOST_SHOWN)}"
     if row["category_name"] == OUT_OF_SCOPE:
@@ -160,6 +169,14 @@ def _fault(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> str:
     if edit.action == "accept" and row["state"] != "proposed":
         return f"{edit.key} ({row['category_name']}) is {row['state']}, not proposed"
     return _target_fault(edit, rows) if edit.action in ("merge_into", "split") else ""
+
+
+def _proposed_fault(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what is wrong with adding a category that is proposed already: its products would stay behind."""
+    for key, row in rows.items():
+        if row["state"] == "proposed" and fold_name(str(row["category_name"])) == fold_name(edit.name):
+            return f"{key} ({row['category_name']}) is proposed; `accept` it instead of adding it"
+    return ""
 
 
 def _target_fault(edit: Edit, rows: Mapping[str, Mapping[str, Any]]) -> str:
