@@ -272,6 +272,19 @@ def test_what_is_in_flight_is_in_the_status(endpoint: Endpoint, new_run: NewRun)
     assert run.status.activity == as_status({}).activity
 
 
+def test_the_places_of_a_server_are_found(
+    endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them, for eight questions at once."""
+    monkeypatch.setenv("SEGKIT_CONCURRENCY", "8")
+    endpoint.configure(slots=2, latency=0.2)
+    run = new_run(60, products_per_prompt=2)
+    assert reasons(run) == {""}
+    told = [event["answers_at_once"] for event in read_events(run.folder) if event["event"] == "endpoint_width"]
+    assert told
+    assert {1, 2, 3} >= set(told)
+
+
 # --- the pieces themselves ----------------------------------------------------------------------------------
 
 
