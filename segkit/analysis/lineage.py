@@ -40,7 +40,7 @@ def product_path(run: Run, product_id: int | str) -> pd.DataFrame:
         (number,) = numbers_of(run.products, [product_id])
     except ProductsError:
         what = f"product {product_id} is not in {run.id}"
-        raise ProductsError(what, "its products are in products.parquet") from None
+        raise ProductsError(what, f"segkit export {run.id} --out products.csv lists its products") from None
     found = lineage[lineage["product_id"] == number]
     asked = asked_product(run, int(number))
     files = query(_FILES.format(product=asked), run=run)

@@ -158,7 +158,7 @@ def first_assignments(run: Run) -> pd.DataFrame:
 def merge_tree(run: Run) -> pd.DataFrame:
     """Return what consolidation merged: a row a category, with the categories of the batches that went into it.
 
-    Gives `category`, `products` (before refinement), `merged` (how many went in) and `batch_categories` (their
+    Returns `category`, `products` (before refinement), `merged` (how many went in) and `batch_categories` (their
     names, with the number of batches that named them so), the largest first.
     """
     paths = merge_paths(run)

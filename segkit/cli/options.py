@@ -151,7 +151,7 @@ Cascade = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestChanges:
-    """What `segkit resume` may change about a run: the form of its requests, never what they ask."""
+    """What `segkit resume` may change about a run: how requests are made, and the promise of a cascade."""
 
     temperature: Temperature = None
     response_format: ResponseFormat = None
@@ -387,7 +387,6 @@ class RunParameters:
             rich_help_panel=METHOD,
         ),
     ] = None
-
     language: Annotated[
         str,
         typer.Option(

@@ -118,8 +118,8 @@ def resume(
 ) -> None:
     """Continue a run that was stopped, failed or waits for batches; answered questions are not asked again.
 
-    Options that only shape the requests may change: temperature, response format, most tokens of an answer, products
-    in a prompt, endpoint. The changes are recorded in run.json.
+    What may change is how requests are made (temperature, response format, most tokens of an answer, products in a
+    prompt, streaming, endpoint) and the promise of a cascade. The changes are recorded in run.json.
     """
     from segkit.cli import launch
 

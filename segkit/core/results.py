@@ -112,7 +112,7 @@ def assignments_table(
     The columns are `product_id`, `source_id` (if the products have one), `title`, `category` and `confidence` at the
     end, `first_category` and `first_confidence` before refinement, `state`, `reason`, and the `category_key` of the
     category at the end. The confidence of a product that refinement moved is that of the move, missing if the run did
-    not keep it; keys are missing in a run of before keys.
+    not keep it; keys are missing in a run that is older than keys.
     """
     first = lineage["confidence"]
     final = lineage.get("refined_confidence", first.where(lineage["category"] == lineage["refined_category"]))

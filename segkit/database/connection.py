@@ -108,7 +108,7 @@ def query(url: str, sql: str) -> pd.DataFrame:
         with connection.pipeline():  # whose protocol takes one statement only, so none can leave the transaction
             cursor = connection.execute(sql.encode(errors="replace"))
         if cursor.description is None:
-            raise DatabaseError("the query gives no rows", "a query is one SELECT")
+            raise DatabaseError("the query returns no rows", "a query is one SELECT")
         frame = frame_from(cursor)
         connection.rollback()
     return frame

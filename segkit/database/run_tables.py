@@ -139,7 +139,7 @@ def _parquet(path: Path, name: str) -> pa.Table:
 
 
 def _columns(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read the columns of a table from a file; categories of a run of before keys have none."""
+    """Read the columns of a table from a file; one that an older run does not have is null."""
     stored = {name: _IN_FILES.get(name, name) for name in schema.names}
     optional = [name for name in schema.names if name in _IN_FILES]
     lacking = [name for name in optional if stored[name] not in pq.read_schema(path).names]

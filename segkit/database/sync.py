@@ -70,7 +70,7 @@ def read_postgres(sql: str, settings: Settings | None = None) -> pd.DataFrame:
 def taxonomy_ids(run_id: str, settings: Settings) -> dict[tuple[str | None, str], int]:
     """Return the ids of the categories of a run in `product_taxonomies`, by key and name; none if it is not there.
 
-    The key is None in a run of before keys, and in one that was synced before them.
+    The key is None in a run that is older than keys, or was synced before there were any.
     """
     where = f"run_id = '{run_id}'"  # RUN_ID
     rows = read_postgres(f"SELECT category_key, category_name, id FROM product_taxonomies WHERE {where}", settings)  # noqa: S608

@@ -44,7 +44,7 @@ class Comparison(Readable):
     chance of runs this far apart if the difference in settings did nothing. `moved` has a row for each product that
     stands in another category than the match of its first one, the stable ones first: `stable` products never moved
     between repeats, so that the move is due to the settings. Frames: `parameters`, `matched`, `containment`, `moved`,
-    `ledger`, `spent`; `prompts` has a diff for each prompt that differs, and `prompt_words` the same word by word.
+    `ledger`, `spent`; `prompts` has a diff for each prompt that differs.
     """
 
     first: Run
@@ -55,7 +55,6 @@ class Comparison(Readable):
     p_value: float | None
     parameters: pd.DataFrame
     prompts: dict[str, str]
-    prompt_words: dict[str, list[tuple[str, str]]]
     matched: pd.DataFrame
     containment: pd.DataFrame
     moved: pd.DataFrame
@@ -164,7 +163,7 @@ class Comparison(Readable):
         if self.first.id != self.second.id:
             parts |= {
                 "What differs in the parameters": [self.parameters] if len(self.parameters) else ["Nothing."],
-                "What differs in the prompts": [Html(self._diffs())] if self.prompt_words else ["Nothing."],
+                "What differs in the prompts": [Html(self._diffs())] if self.prompts else ["Nothing."],
                 "Where products went": [self.flow()],
                 "Who moved, stable movers first": [self._movers_table()],
                 "Categories matched one to one": [self.matched],
@@ -176,8 +175,8 @@ class Comparison(Readable):
 
     def _diffs(self) -> str:
         return "".join(
-            f"<h3>{key}</h3>\n<pre>{''.join(_marked(*part) for part in abridged(diff))}</pre>"
-            for key, diff in self.prompt_words.items()
+            f"<h3>{key}</h3>\n<pre>{''.join(_marked(*part) for part in abridged(word_diff(*texts)))}</pre>"
+            for key, texts in _prompts(self.first, self.second).items()
         )
 
     def _movers_table(self) -> pd.DataFrame:
@@ -235,8 +234,7 @@ def compare(
         noise_floor_second=floors[1],
         p_value=_p_value(one, two, matrix, len(placed[0])),
         parameters=_parameters(one, two),
-        prompts=_prompts(one, two),
-        prompt_words=_prompt_words(one, two),
+        prompts={key: _diff(*texts, (one.id, two.id)) for key, texts in _prompts(one, two).items()},
         matched=agreement.matched_table(both[0], both[1]),
         containment=agreement.containment(both[0], both[1]),
         moved=_movers(one, two, placed),
@@ -275,22 +273,15 @@ def _parameters(one: Run, two: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["parameter", "first", "second"])
 
 
-def _prompts(one: Run, two: Run) -> dict[str, str]:
-    """Return a diff for each prompt that differs, in the words that the runs have archived."""
-    before, after = one.prompts, two.prompts
-    diffs = {}
-    for key in sorted(before.keys() | after.keys()):
-        old, new = (texts.get(key, "").splitlines() for texts in (before, after))
-        diff = list(difflib.unified_diff(old, new, one.id, two.id, lineterm=""))
-        if diff:
-            diffs[key] = "\n".join(diff)
-    return diffs
-
-
-def _prompt_words(one: Run, two: Run) -> dict[str, list[tuple[str, str]]]:
+def _prompts(one: Run, two: Run) -> dict[str, tuple[str, str]]:
+    """Return both texts of each prompt that differs, as the runs have archived them."""
     before, after = one.prompts, two.prompts
     texts = {key: (before.get(key, ""), after.get(key, "")) for key in sorted(before.keys() | after.keys())}
-    return {key: word_diff(old, new) for key, (old, new) in texts.items() if old != new}
+    return {key: (old, new) for key, (old, new) in texts.items() if old != new}
+
+
+def _diff(old: str, new: str, names: tuple[str, str]) -> str:
+    return "\n".join(difflib.unified_diff(old.splitlines(), new.splitlines(), *names, lineterm=""))
 
 
 def _marked(kind: str, text: str) -> str:

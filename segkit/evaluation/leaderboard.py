@@ -1,4 +1,4 @@
-"""Which of several settings is best: figures with intervals, what cannot be told apart, and what quality costs."""
+"""Which of several settings is best: figures with intervals, what cannot be distinguished, and what quality costs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Leaderboard(Readable):
     the first setting, each with its interval (positive is better); whether it is `tied` with the best; the mean
     `categories`, `calls` and `cost_usd` of a run without cache; and whether it is on the `pareto` front: no other is
     at least as good and as cheap, and better in one of the two. `optimism` is how much the best looks better than it
-    is, since it was chosen by the same scores; None where that cannot be told.
+    is, since it was chosen by the same scores; None where that is not known.
     """
 
     settings: list[Setting]
@@ -58,7 +58,7 @@ class Leaderboard(Readable):
 
     @property
     def tied(self) -> list[str]:
-        """The settings that cannot be told from the best, with that one: they hold the best in 95 % of sweeps."""
+        """The best setting and those that cannot be distinguished from it: they hold the best in 95 % of sweeps."""
         return [str(name) for name in self.table.loc[self.table["tied"], "setting"]]
 
     @property
@@ -239,9 +239,9 @@ class Leaderboard(Readable):
         return (
             f"{len(self.settings)} settings were run with the same {len(self.seeds)} seeds and scored by "
             f"{_WORDS[self.by]}{labelled}. Differences are paired by seed, with 95 % jackknife intervals over seeds; "
-            "the set of settings that cannot be told from the best comes from one-sided tests of each against the "
-            "best, corrected by Holm (1979). The optimism of the choice was estimated by choosing anew without each "
-            "seed and half of the labels."
+            "the set of settings that cannot be distinguished from the best comes from one-sided tests of each "
+            "against the best, corrected by Holm (1979). The optimism of the choice was estimated by choosing anew "
+            "without each seed and half of the labels."
         )
 
     def write_html(self, path: str | Path) -> Path:

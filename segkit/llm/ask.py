@@ -29,12 +29,12 @@ from segkit.storage.redaction import redacted_logs, redactor
 def ask_all(
     run: Run, stage: str, questions: Sequence[Question], settings: Settings, *, planned: int = 0, done: int = 0
 ) -> list[Answer]:
-    """Ask all questions of a stage and give all answers, those of cut parts after the question they came from.
+    """Ask all questions of a stage and return all answers, those of cut parts after the question they came from.
 
     What the run's own logs or the cache already answer is not asked again. Raises RefusedError when asking is
     hopeless, EndpointError when the endpoint keeps failing, StoppedError when the run was told to stop, and
     WaitingError while the batches of the stage are at work (`SEGKIT_BATCH`); whatever was answered by then is kept. A
-    stage that asks in rounds tells how many questions it has `planned` in all of them, and how many are `done`.
+    stage that asks in rounds states how many questions it has `planned` in all of them, and how many are `done`.
     """
     stop, settings = StopRequest(), run.capped(settings)
     try:

@@ -46,7 +46,7 @@ def migrate_to_s3(
 ) -> dict[str, int]:
     """Copy a run to the bucket of the settings, where it lives from then on.
 
-    Gives `files`, `bytes`, `index_rows` and `removed`.
+    Returns `files`, `bytes`, `index_rows` and `removed`.
 
     Every file is checked before it is sent, read back, and compared by its SHA-256. Only when all are equal, the
     index in Postgres points to S3, in one transaction; only then, and only when asked, local files are removed. It
@@ -71,7 +71,7 @@ def migrate_to_s3(
 def rollback_s3(
     run: Run, *, remove_remote: bool = False, take_over: bool = False, settings: Settings | None = None
 ) -> dict[str, int]:
-    """Bring a run back to the local disk, byte for byte, and its index too; gives `fetched` and `index_rows`.
+    """Bring a run back to the local disk, byte for byte, and its index too; return `fetched` and `index_rows`.
 
     Raises RunError when a local file is not what was stored, StorageError when one in S3 is not; then nothing is
     switched. With `remove_remote` the files in S3 are removed in the end, before the folder forgets where they are:

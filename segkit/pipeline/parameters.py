@@ -81,10 +81,11 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
 
 
 def change_requests(run: Run, settings: Settings, **given: Any) -> Run:
-    """Return a run whose requests are worded as `given`, where that differs from how they are worded now.
+    """Return a run with the parameters `given` for what it has not asked yet, where they differ from its own.
 
     `given` may hold `temperature` (`none` leaves it out), `response_format`, `max_output_tokens`, `endpoint`,
-    `stream` and `products_per_prompt`; what is None stays. Raises SettingsError for a value that cannot be used.
+    `stream`, `products_per_prompt` and `cascade`; what is None stays. Raises SettingsError for a value that cannot
+    be used.
     """
     wanted = {name: value for name, value in given.items() if value is not None}
     none = _is_none(wanted)

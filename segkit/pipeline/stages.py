@@ -46,7 +46,7 @@ from segkit.settings import Settings, load_settings
 def extract_taxonomy(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     """Ask for the categories of every batch and the assignments of its products.
 
-    Gives the categories found (`batch`, `part`, `name`, `definition`); the assignments are the run's result
+    Returns the categories found (`batch`, `part`, `name`, `definition`); the assignments are the run's result
     `batch_assignments`. A run with a sample asks about that, and says in its result `readings` what may be unseen.
     Raises ModelError or StoppedError when asking had to end (all answers are kept), RunError for a run with a given
     taxonomy.
@@ -137,8 +137,8 @@ def consolidate_taxonomy(
 ) -> pd.DataFrame:
     """Merge the taxonomies of the batches, as a tree, into the one taxonomy of the run.
 
-    Gives `name` and `definition` of its categories; the result `merges` tells for every round which category went
-    into which (`round`, `merge`, `name`, `into`). If `groups` names the group of each product, the taxonomies of
+    Returns `name` and `definition` of its categories; the result `merges` states for every round which category
+    went into which (`round`, `merge`, `name`, `into`). If `groups` names the group of each product, the taxonomies of
     different groups are not merged, and the categories are those of all groups.
     """
     settings = settings or load_settings()
@@ -187,7 +187,7 @@ def _rounds(run: Run, taxonomies: Sequence[Taxonomy], groups: Mapping[int, str] 
 def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFrame:
     """Ask whether another category fits each product strictly better, and write the results of the run.
 
-    Gives the lineage of every product: its batch and category there, the category after consolidation and after
+    Returns the lineage of every product: its batch and category there, the category after consolidation and after
     refinement, the confidence, and the cache keys of the interactions that stated them.
     """
     settings = settings or load_settings()

@@ -74,7 +74,8 @@ class Run:
         """Record what a resume changes of the requests of this run, with the time, and return the run as it is then.
 
         Parameters that shape only the request may change (temperature, response format, limit of the output,
-        endpoint, stream), and `products_per_prompt` may ask for smaller questions: the batches stay as they are.
+        endpoint, stream), `products_per_prompt` may ask for smaller questions (the batches stay as they are), and
+        `cascade` may promise less or more.
         """
         entry = {"at": timestamp(), "to": dict(changes)}
         document = {**self.document, "request_changes": [*self.document.get("request_changes", []), entry]}

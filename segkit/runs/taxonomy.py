@@ -125,7 +125,7 @@ class Taxonomy:
         have placed. Nothing is resolved silently: `remarks` name each edit that cannot be repeated, with the reason.
         """
         if self.run is None:
-            raise TaxonomyError(f"{self.name} is of no run, so no edits can be repeated on it", "segkit run")
+            raise TaxonomyError(f"{self.name} belongs to no run, so no edits can be repeated on it", "segkit run")
         earlier = taxonomy_of_run(edited_run).base
         same = numbers_kept(earlier, edited_run.result("lineage"), self.run.result("lineage")).kept
         found = repeated_edits(self.base, earlier, edits_so_far(edited_run), same)

@@ -21,7 +21,7 @@ from results import write_section
 from segkit.core.catalogue.load import load_products
 from segkit.core.models import BY_CLASSIFIER, Answer, Category, Parameters, Question
 from segkit.core.prompts import ASSIGNING, load_prompts
-from segkit.errors import SettingsError
+from segkit.errors import StageError
 from segkit.pipeline.taxonomy.cascade import place_in_cascade
 
 CATALOGUE = DATA / "fashion_catalogue.csv"
@@ -52,7 +52,7 @@ def measure(products: pd.DataFrame, promise: float, noise: float) -> tuple[str, 
     parameters = Parameters("Fashion", "any", 0.0, "", ask_duplicates=False, cascade=promise, ask_twice=200)
     try:
         placed, facts = place_in_cascade(products, taxonomy, load_prompts("v0", keys=ASSIGNING), parameters, ask)
-    except SettingsError as error:
+    except StageError as error:
         return f"refused: {error.message}", ""
     if facts.reason:
         return f"0%: {facts.reason}", ""

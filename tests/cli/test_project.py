@@ -10,6 +10,8 @@ import pytest
 from catalogues import catalogue
 from command_line import Segkit
 
+from segkit.core.prompt_sets import SHIPPED
+from segkit.core.prompts import prompt_file
 from segkit.errors import RunError
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.segment import segment
@@ -24,7 +26,8 @@ def test_a_folder_of_ones_own(segkit: Segkit, place: Path) -> None:
     assert (code, "next: cd mine && segkit run sample.csv" in printed) == (0, True)
     made = {path.relative_to(place / "mine").as_posix() for path in (place / "mine").rglob("*") if path.is_file()}
     assert {"README.md", ".env.example", ".gitignore", "sample.csv", "notebooks/00_prepare_run.ipynb"} <= made
-    assert {f"prompts/{path.name}" for path in project_folder("prompts").glob("*_v0.txt")} <= made
+    shipped = {f"prompts/{prompt_file(key, name)}" for name, keys in SHIPPED.items() for key in keys}
+    assert {name for name in made if name.startswith("prompts/")} == shipped
     (place / "mine" / "README.md").write_text("my own words")
     (place / "mine" / "sample.csv").unlink()
     _, printed, _ = segkit("init", "mine")

@@ -35,7 +35,7 @@ def proposing(name: str, definition: str = "New", taxonomy: pd.DataFrame = AFTER
 @pytest.mark.parametrize(
     ("name", "definition", "conflict", "run"),
     [
-        ("kettles", "New", "C-9 (kettles) is proposed, but C-1 was renamed from that to Tea Kettles", "RUN_1"),
+        ("kettles", "New", "C-9 (kettles) is proposed, but C-1 had that name until it became Tea Kettles", "RUN_1"),
         ("Toasters", "New", "C-9 (Toasters) is proposed, but C-2 (Toasters) was deleted", "RUN_1"),
         ("WHISKS", "New", "C-9 (WHISKS) is proposed, but C-3 (Whisks) was merged into C-4 (Ladles)", "RUN_2"),
         ("Bread", "all toasters", "C-9 (Bread) is proposed, but C-2 (Toasters) was deleted", "RUN_1"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 from page import Page
 
 from segkit import compare, evaluate
+from segkit.core.prompts import prompt_hash
 from segkit.evaluation.pages import Readable
 from segkit.evaluation.stability import stability_of
-from segkit.runs.run import Run
+from segkit.runs.run import Run, open_run, prompt_path
 
 EVIL = "<img src=http://evil.example/x onerror=a()> costs $5 or $6"
 
@@ -51,14 +54,17 @@ def test_a_title_in_a_sentence_is_text_and_nothing_is_typeset() -> None:
     assert "\x1b" not in repr(Hostile())
 
 
-def test_the_page_of_a_comparison_shows_the_prompts_that_differ(shown: dict[str, Readable]) -> None:
+def test_the_page_of_a_comparison_shows_the_prompts_that_differ(sample_runs: list[Run], tmp_path: Path) -> None:
     """They stand below their heading, before where products went."""
-    differing = replace(
-        shown["comparison"], prompt_words={"extract_taxonomy": [("removed", "old <b>"), ("added", "new")]}
-    )
-    body = differing._body()
-    assert (
-        body.index("What differs in the prompts") < body.index("<ins>new</ins>") < body.index("Where products went")
-    )
-    assert "<del>old &lt;b&gt;</del>" in body
+    place = shutil.copytree(sample_runs[4].folder, tmp_path / sample_runs[4].id)
+    text = sample_runs[4].prompts["extract_taxonomy"].replace("products", "new <b>", 1)
+    prompt_path(place, "extract_taxonomy").write_text(text, encoding="utf-8")
+    document = json.loads((place / "run.json").read_bytes())
+    document["prompts"]["extract_taxonomy"] = prompt_hash(text)
+    (place / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    comparison = compare(sample_runs[0], open_run(place.name, tmp_path))
+    assert list(comparison.prompts) == ["extract_taxonomy"]
+    body = comparison._body()
+    words = body.index("<del>products</del><ins>new &lt;b&gt;</ins>")
+    assert body.index("What differs in the prompts") < words < body.index("Where products went")
     assert "<b>" not in body

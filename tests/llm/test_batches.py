@@ -263,7 +263,7 @@ def test_a_batch_that_answers_nothing_ends_the_stage(batched: Endpoint, small_ru
     """The next batch is the user's choice: it might end alike."""
     batched.batch_fault("expired", after=0)
     run = small_run()
-    with pytest.raises(EndpointError, match="brought no answer: 6 × batch_expired") as error:
+    with pytest.raises(EndpointError, match="returned no answer: 6 × batch_expired") as error:
         extract_taxonomy(run)
     assert "--no-batch" in error.value.hint
     assert batched.count() == 0
@@ -361,7 +361,7 @@ def test_no_secret_of_a_provider_is_kept(batched: Endpoint, small_run: NewRun) -
     """It repeats the key in an error line, and in the answer to another call."""
     batched.rule("reply", body={"error": {"message": f"an error about {KEY}", "code": "odd"}}, status=500, above=0)
     run = small_run()
-    with pytest.raises(EndpointError, match="brought no answer") as error:
+    with pytest.raises(EndpointError, match="returned no answer") as error:
         extract_taxonomy(run)
     assert KEY not in str(error.value)
     assert "an error about" in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from segkit.analysis.report import report_page
 from segkit.core.batching import cascade_sizes, planned_calls
 from segkit.core.models import BY_CLASSIFIER, NONE_FITS, Answer, Category, Parameters, Question
 from segkit.core.prompts import ASSIGNING, load_prompts
-from segkit.errors import SettingsError
+from segkit.errors import SettingsError, StageError
 from segkit.evaluation.explain.explanation import explain
 from segkit.pipeline.parameters import change_requests
 from segkit.pipeline.plan.estimate import plan_of
@@ -111,12 +112,25 @@ def test_a_promise_above_the_agreement_of_the_model_with_itself_is_refused() -> 
             return "S_3"
         return by_last_word(title, batch)
 
-    with pytest.raises(SettingsError, match="promises more than the model agrees with itself: 0"):
+    with pytest.raises(StageError, match="promises more than the model agrees with itself: 0"):
         placed(moody, catalogue(6200))
     _, facts = placed(moody, catalogue(6200), cascade=0.8)
     assert facts.products_by_classifier > 2000
     assert facts.agreement is not None
     assert facts.agreement > 0.8
+
+
+def test_a_refused_promise_names_the_command_that_goes_on(new_run: NewRun, endpoint: Endpoint) -> None:
+    """The model contradicts itself at every fifth product; what was asked by then is not asked again."""
+    endpoint.rule("mistakes", stage="assign_products", share=0.1)
+    run = new_run(6200, extract_sample="120", products_per_assignment=100, cascade=0.97, ask_twice=200)
+    with pytest.raises(StageError, match="promises more than the model agrees with itself") as refused:
+        run_stages(run)
+    assert endpoint.count("assign_products") == 20 + 2
+    found = re.fullmatch(rf"segkit resume {run.id} --cascade (0\.\d+), or --cascade 0 to .*", refused.value.hint)
+    assert found is not None
+    run_stages(change_requests(run, load_settings(), cascade=float(found[1])))
+    assert endpoint.count("assign_products") == 20 + 2 + 10 + 1
 
 
 def test_a_product_that_fits_no_category_is_never_placed_by_the_classifier() -> None:

@@ -198,7 +198,8 @@ def test_what_a_model_proposes_against_an_edit_is_shown(finished: Run) -> None:
         "Kettles": "rename", "Whisks": "merge_into", "Toasters": "delete",
     }  # fmt: skip
     assert conflicts["Kettles"]["note"] == "as customers say"
-    assert conflicts["Kettles"]["conflict"].endswith(f"but {keys['Kettles']} was renamed from that to Tea Kettles")
+    against = f"but {keys['Kettles']} had that name until it became Tea Kettles"
+    assert conflicts["Kettles"]["conflict"].endswith(against)
     assert tables.conflicts(run)["conflict"].tolist() == [
         each["conflict"] for each in assign_report(run)["conflicts"]
     ]

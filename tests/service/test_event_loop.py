@@ -61,10 +61,21 @@ def client(service: Service) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def completed(service: Service) -> Run:
     """A run of the largest size that ended."""
-    run = finished(service.place / "runs", MOST)
+    return with_results(finished(service.place / "runs", MOST))
+
+
+@pytest.fixture(scope="module")
+def small(service: Service) -> Run:
+    """A small run that ended."""
+    return with_results(finished(service.place / "runs", 10))
+
+
+def with_results(run: Run) -> Run:
     ids = run.products["product_id"]
-    lineage = {"category": "Kettles", "refined_category": "Kettles", "confidence": 0.5, "refined_confidence": 0.5}
-    run.save_result("lineage", pd.DataFrame({"product_id": ids, **lineage}))
+    lineage = dict.fromkeys(("batch_category", "category", "refined_category"), "Kettles")
+    lineage |= dict.fromkeys(("part", "reason", "cache_key", "refined_by"), "")
+    figures = {"batch": 1, "confidence": 0.5, "refined_confidence": 0.5}
+    run.save_result("lineage", pd.DataFrame({"product_id": ids, **lineage, **figures}))
     run.save_result("ledger", pd.DataFrame({"product_id": ids, "state": "assigned", "reason": ""}))
     return run
 
@@ -101,6 +112,29 @@ def test_large_wrong_bodies_hold_nobody_up(stalls: Stalls, client: httpx.Client,
     data = json.dumps(body, ensure_ascii=name != "texts with escapes").encode()
     head = {"content-type": "application/json"}
     check(stalls, lambda: client.post(f"{ROOT}/start", content=data, headers=head), 422)
+
+
+CATEGORY = {
+    "name": "Whistling Kettles",
+    "definition": "For tea. " * 20,
+    "state": "active",
+    "examples": ["A title"] * 5,
+}
+SHEETS = {
+    "of keys that the run has not": [{**CATEGORY, "key": f"C-{number}"} for number in range(1, 1001)],
+    "wrong in each row": [{**CATEGORY, "key": number, "products": -1, "action": "x"} for number in range(1000)],
+}
+
+
+@pytest.mark.parametrize("name", SHEETS)
+@pytest.mark.parametrize("path", ["taxonomy/check", "assign"])
+def test_large_wrong_sheets_hold_nobody_up(
+    stalls: Stalls, client: httpx.Client, small: Run, path: str, name: str
+) -> None:
+    """Of as many categories as a sheet may have."""
+    sheet = {"categories": SHEETS[name]}
+    body = sheet if path == "taxonomy/check" else {"taxonomy": sheet}
+    check(stalls, lambda: client.post(f"{ROOT}/{small.id}/{path}", json=body), 422)
 
 
 @pytest.mark.parametrize("path", [f"{ROOT}/runs?limit=200", "/metrics", "/docs", "/openapi.json", "/ready"])

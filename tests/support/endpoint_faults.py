@@ -189,8 +189,8 @@ def ok(case: Case) -> Reply:
 def mistakes(case: Case, share: float = 0.5) -> Reply:
     """A valid answer that puts a share of the products, drawn anew for each prompt, into another category."""
     answer, random = case.answer, Random(zlib.crc32(case.question.text.encode()))
+    known = [local_id for local_id in case.question.lines if local_id.startswith("S_")]
     if case.question.stage == REFINE:
-        known = [local_id for local_id in case.question.lines if local_id.startswith("S_")]
         answer["reassignments"] = [
             {
                 "product": product,
@@ -201,9 +201,9 @@ def mistakes(case: Case, share: float = 0.5) -> Reply:
             if random.random() < share
         ]
         return said(case, answer_text(answer))
-    if case.question.stage != EXTRACT:
+    if case.question.stage not in (EXTRACT, ASSIGN):
         raise NotApplicable
-    ids = [each["id"] for each in answer["categories"]]
+    ids = known or [each["id"] for each in answer["categories"]]
     for assignment in answer["assignments"].values():
         others = [local_id for local_id in ids if local_id != assignment["category"]]
         if random.random() < share and others:

@@ -53,11 +53,14 @@ def init(
 
     Files that are there already are left as they are.
     """
+    from segkit.core.prompt_sets import SHIPPED
+    from segkit.core.prompts import prompt_file
     from segkit.pipeline.prepare import SAMPLE
     from segkit.settings import project_folder
 
     notebooks = {path for path in project_folder("notebooks").iterdir() if _NOTEBOOK.fullmatch(path.name)}
-    texts = set(project_folder("prompts").glob("*_prompt_v[0-9].txt"))
+    shipped = {prompt_file(key, name) for name, keys in SHIPPED.items() for key in keys}
+    texts = {path for path in project_folder("prompts").iterdir() if path.name in shipped}
     files = {folder / "notebooks" / path.name: path.read_bytes() for path in notebooks}
     files |= {folder / "prompts" / path.name: path.read_bytes() for path in texts}
     files |= {

@@ -74,7 +74,7 @@ def conflict_row(
     run, note = (str(edit[column].iloc[0]) if len(edit) else "" for column in ("run", "note"))
     split = f"was split into {shortened(targets)}" if targets else "was split"
     what = {
-        "rename": f"{edited} was renamed from that to {names[edited]}",
+        "rename": f"{edited} had that name until it became {names[edited]}",
         "delete": f"{edited} ({names[edited]}) was deleted",
         "merge_into": f"{edited} ({names[edited]}) was merged into {shortened(targets)}",
         "split": f"{edited} ({names[edited]}) {split}",

@@ -47,8 +47,7 @@ class Answers:
     """The answers in the files of some batches, as a transport: a request gets the next answer to it that is left.
 
     What a provider says of itself (it was too slow, it is overloaded, the batch was cancelled) is no answer: such a
-    request stays open. `problems` counts these by what was said,
-    and `brought` the answers of each batch.
+    request stays open. `problems` counts these by what was said, and `brought` counts the answers of each batch.
     """
 
     def __init__(self, endpoint: str, model: str, repeat: int = 0) -> None:

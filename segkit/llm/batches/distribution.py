@@ -28,7 +28,7 @@ from segkit.runs.run import Run
 from segkit.settings import Settings
 
 _AT_ONCE = 64
-# Of what happens to a question, the asking afterwards says the rest once more.
+# Events logged while answers are distributed; all others are logged when the rest is asked.
 _SAID_NOW = ("request_reworded", "answer_not_clean")
 _NO_LIMITS = dict.fromkeys(
     (
@@ -78,7 +78,7 @@ class BatchClient(RetryingClient):
             raise OpenError
         origin = self._answers.origin_of(key)
         request.facts.update(origin)
-        # First of all: also of an intent that is torn must be known that nothing was sent for it.
+        # Written first, so that a torn intent too shows that nothing was sent for it.
         reply = await super().send(replace(request, head={**origin, **request.head}))
         return replace(reply, duration_ms=0)  # nobody knows how long the model took
 

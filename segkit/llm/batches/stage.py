@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 import time
 from collections.abc import Sequence
 from decimal import Decimal
@@ -14,6 +13,7 @@ from typing import Any
 from openai.types import Batch
 
 from segkit.core.models import STAGES, Question
+from segkit.core.text import quantity
 from segkit.errors import BudgetError, EndpointError, RefusedError, SegkitError, StoppedError, WaitingError
 from segkit.llm.batches.answers import Answers
 from segkit.llm.batches.distribution import Distribution, distribute
@@ -32,6 +32,7 @@ from segkit.llm.batches.records import (
     write_record,
 )
 from segkit.llm.batches.requests import OpenRequests, bodies_of, parted
+from segkit.llm.event_loop import StopRequest
 from segkit.llm.prices import BATCH_PRICE, largest_cost_usd
 from segkit.runs.events import log_event
 from segkit.runs.run import Run, is_stopping
@@ -54,7 +55,7 @@ class StageBatches:
         stage: str,
         questions: Sequence[Question],
         settings: Settings,
-        stop: threading.Event,
+        stop: StopRequest,
         planned: int,
         done: int,
     ) -> None:
@@ -220,7 +221,7 @@ class StageBatches:
                 return False
             if _lacks_files(record):
                 if time.monotonic() > until:
-                    what = f"{self._provider.host} gives no file with the answers of {record.batch_id}"
+                    what = f"{self._provider.host} has no file with the answers of {record.batch_id}"
                     raise EndpointError(what, f"nothing is lost; later: {self._resume}")
                 polls += 1
                 await self._pause(self._provider.backoff(polls))
@@ -241,10 +242,10 @@ class StageBatches:
         under_way = [record for record in self._records() if record.batch_id and not record.ended]
         if not under_way:
             return ""
-        batches = "1 batch" if len(under_way) == 1 else f"{len(under_way)} batches"
         done = sum(record.completed + record.failed for record in under_way)
         requests = sum(record.requests for record in under_way)
-        return f"{batches} of {STAGES[self._stage]}: {done:,} of {requests:,} requests are done"
+        batches = f"{quantity(len(under_way), 'batch')} of {STAGES[self._stage]}"
+        return f"{batches}: {done:,} of {requests:,} requests are done"
 
     async def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -289,7 +290,7 @@ class StageBatches:
     def _without_answers(self, answers: Answers) -> EndpointError:
         why = f": {answers.problem()}" if answers.problems else ""
         hint = f"{self._resume} sends the next batch, with --no-batch it asks one by one"
-        return EndpointError(f"the batch brought no answer{why}", hint)
+        return EndpointError(f"the batch returned no answer{why}", hint)
 
     def _is_for_online(self, found: Distribution) -> bool:
         """Report whether open requests are asked online: few, those that batches did not help, or none."""

@@ -155,14 +155,10 @@ def _catalogue_of(run: Run) -> Catalogue:
 def _chosen(catalogue: Catalogue, category: str, settings: Settings, values: Mapping[str, Any]) -> Parameters:
     chosen = choose_parameters(category, settings, **values)
     require_price(chosen.model, chosen.endpoint, settings)
-    _prompts_of(chosen)
+    run_prompts(chosen)
     chosen = replace(chosen, product_line=renamed_line(chosen.product_line, catalogue.names))
     product_lines(catalogue.products.head(1), chosen.product_line)
     return chosen
-
-
-def _prompts_of(parameters: Parameters) -> dict[str, str]:
-    return run_prompts(parameters)
 
 
 def _find_runs(sweep: Sweep) -> None:
@@ -175,7 +171,7 @@ def _find_runs(sweep: Sweep) -> None:
         if run.document["input"]["sha256"] == wanted and not (key in known and not is_finished(run)):
             known[key] = run
     for trial in sweep.trials:
-        hashes = {key: prompt_hash(text) for key, text in _prompts_of(trial.parameters).items()}
+        hashes = {key: prompt_hash(text) for key, text in run_prompts(trial.parameters).items()}
         trial.run = known.get((trial.parameters, tuple(sorted(hashes.items()))))
 
 
@@ -200,7 +196,7 @@ def _planned(sweep: Sweep, trial: Trial, settings: Settings) -> pd.Series:
     """Plan one run: its row for all stages."""
     if trial.run is not None:
         return plan_of(trial.run, settings).iloc[-1]
-    prompts = _prompts_of(trial.parameters)
+    prompts = run_prompts(trial.parameters)
     with known_before(trial.parameters, settings) as known:
         plan = plan_run(sweep.catalogue.products, prompts, trial.parameters, settings, look_up=known.look_up)
     return plan.iloc[-1]

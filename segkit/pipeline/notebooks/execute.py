@@ -1,4 +1,4 @@
-"""One notebook of a run, executed by papermill into the run folder; the copy tells whether it got to its end."""
+"""One notebook of a run, executed by papermill into the run folder; the copy shows whether it got to its end."""
 
 from __future__ import annotations
 

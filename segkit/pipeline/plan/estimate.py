@@ -42,8 +42,8 @@ def plan_run(
     it may need fewer. A sample that is read until it is enough takes `calls_low` at least, and `calls` at most.
     Tokens, cost and seconds have a `low` and a `high` end; cost is None where the price is not known.
     `batch_cost_usd` is that through the provider's Batch API: half, and no further discount. `saved_usd` is the price
-    of the answers from the cache. Seconds come from `durations` of calls that were measured
-    (`measured_calls`), or, where that is 0, from what models usually take.
+    of the answers from the cache. Seconds come from `durations` of calls that were measured (`measured_calls`), or,
+    where that is 0, from what models usually take.
     """
     stages = walk_run(products, prompts, parameters, look_up, start or StartingPoint())
     frame = pd.DataFrame([_row(stage, parameters, settings, durations) for stage in stages])

@@ -18,7 +18,7 @@ from segkit.core.catalogue.entries import Entry, product_entries
 from segkit.core.extract import assignment_frame
 from segkit.core.models import BY_CLASSIFIER, Answer, Category, Parameters, Question
 from segkit.core.taxonomy.assign import assign_questions, assigned
-from segkit.errors import SettingsError
+from segkit.errors import StageError
 from segkit.evaluation.statistics import Estimate, clopper_pearson, clustered_rate
 from segkit.pipeline.taxonomy.classifier import LineClassifier, Threshold, find_threshold
 
@@ -83,13 +83,15 @@ def place_in_cascade(
     prompts: Mapping[str, str],
     parameters: Parameters,
     ask: Ask,
+    resume: str = "segkit resume latest",
 ) -> tuple[pd.DataFrame, CascadeFacts]:
     """Return the assignments of products as `core.taxonomy.assign.assigned` does, some by the classifier, and facts.
 
-    Raises SettingsError when the promise is above the agreement of the model with itself; what was answered is kept.
+    `resume` is the command that continues the run. Raises StageError when the promise is above the agreement of the
+    model with itself; what was answered is kept.
     """
     order, facts = _in_random_order(products, parameters), CascadeFacts(parameters.cascade)
-    asking = _Asking(products, taxonomy, prompts, parameters, ask, assignment_calls(order, parameters))
+    asking = _Asking(products, taxonomy, prompts, parameters, ask, assignment_calls(order, parameters), resume)
     facts.held_back, facts.training = cascade_sizes(len(order)) or (0, 0)
     first = facts.held_back + facts.training
     facts.reason = "" if first else TOO_FEW
@@ -121,6 +123,7 @@ class _Asking:
     parameters: Parameters
     send: Ask
     planned: int
+    resume: str  # the command that continues the run
     asked: int = 0  # questions so far
     answers: list[Answer] = field(default_factory=list)
 
@@ -173,7 +176,7 @@ def _ask_first(
 
 
 def _check_promise(asking: _Asking, entries: Sequence[Entry], known: pd.DataFrame, facts: CascadeFacts) -> None:
-    """Ask about some entries a second time; raise SettingsError when the model itself does not keep the promise."""
+    """Ask about some entries a second time; raise StageError when the model itself does not keep the promise."""
     again = asking.ask_again(entries[: asked_twice(len(entries), asking.parameters)])
     both = known.assign(category_again=again["category"].reindex(known.index)).dropna()
     if both.empty:
@@ -183,7 +186,8 @@ def _check_promise(asking: _Asking, entries: Sequence[Entry], known: pd.DataFram
     if same.high is not None and same.high < facts.promised:
         what = f"--cascade {facts.promised:g} promises more than the model agrees with itself: {same}"
         feasible = max(0.5, math.floor(100 * same.value) / 100)
-        raise SettingsError(what, f"take --cascade {feasible:g}, or 0 to ask about every product")
+        hint = f"{asking.resume} --cascade {feasible:g}, or --cascade 0 to ask about every product"
+        raise StageError(what, hint)
 
 
 def _by_classifier(

@@ -144,7 +144,8 @@ def _in_cascade(run: Run, products: pd.DataFrame, taxonomy: Sequence[Category], 
     def ask(questions: Sequence[Question], planned: int, done: int) -> list[Answer]:
         return ask_all(run, "assign_products", questions, settings, planned=planned, done=done)
 
-    placed, facts = place_in_cascade(products, taxonomy, run.prompts, run.parameters, ask)
+    resume = f"segkit resume {run.id}"
+    placed, facts = place_in_cascade(products, taxonomy, run.prompts, run.parameters, ask, resume)
     run.save_result("cascade", pd.DataFrame([asdict(facts)]))
     return placed
 

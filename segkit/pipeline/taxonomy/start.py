@@ -121,7 +121,8 @@ def begin(given: Taxonomy, catalogue: Catalogue | None, run_id: str, only: bool 
     """
     if given.run is None:
         if catalogue is None:
-            raise ProductsError(f"{given.name} is of no run, so there are no products", "name a file with products")
+            what = f"{given.name} belongs to no run, so there are no products"
+            raise ProductsError(what, "name a file with products")
         products = catalogue.products.drop(columns=FIRST_RUN, errors="ignore")
         return Beginning(products, empty_rows(), empty_asked(), empty_left())
     rows, asked = kept_rows(given)

@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     PlainValidator,
     ValidatorFunctionWrapHandler,
@@ -224,7 +225,8 @@ class TaxonomySheet(Body):
 
     run: Annotated[RunId | None, Field(description="If it is stated, the run of the path.")] = None
     product_category: Annotated[str, Field(max_length=_MOST_TEXT, description="What the products are.")] = ""
-    categories: Annotated[list[SheetRow], Field(min_length=1, max_length=MOST_CATEGORIES)]
+    # The first wrong row ends the check: thousands of faults would hold up the event loop.
+    categories: Annotated[list[SheetRow], Field(min_length=1, max_length=MOST_CATEGORIES), FailFast()]
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"categories": [{"key": "C-1", "name": "Electric Kettles"}]}]}
