@@ -41,7 +41,7 @@ $(RUNS): requirements-run.lock pyproject.toml
 	@$(PIP) install --require-hashes -r $(VENV)/uv.lock
 	@$(call install,requirements-run.lock)
 	@$(PIP) install --no-index --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c "import segkit.cli.main, segkit.pipeline.notebooks.run, segkit.analysis.report, segkit.analysis.figures, segkit.database.sync, ipykernel.kernelapp"
+	@$(BIN)/python -c "import segkit.cli.main, segkit.pipeline.notebooks.run, segkit.analysis.report, segkit.analysis.figures, segkit.database.sync, ipykernel.kernelapp, papermill"
 	@touch $@
 
 $(READY): $(RUNS) requirements.lock

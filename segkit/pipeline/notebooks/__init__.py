@@ -1,1 +1,1 @@
-"""The notebooks of a run: papermill executes each into the run folder, in a kernel that was started in advance."""
+"""The notebooks of a run: papermill executes them in turn into the run folder, in one kernel."""

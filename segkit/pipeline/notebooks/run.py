@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from segkit.analysis.report import write_report
 from segkit.core.models import STAGES
 from segkit.pipeline.notebooks.execute import copy_of, execute_notebook, unfinished
-from segkit.pipeline.notebooks.kernels import kernels_ahead
+from segkit.pipeline.notebooks.kernel import started_kernel
 from segkit.pipeline.notebooks.names import REVIEW, SYNC, stage_notebooks
 from segkit.pipeline.session import at_work, raise_if_failed, release
 from segkit.pipeline.summary import decide_state, finish
@@ -43,15 +43,14 @@ def run_notebooks(
         return run.status.summary
     began = time.monotonic()
     with at_work(run, settings, sync=sync, take_over=take_over):
-        stages = stages_to_do(run)
-        with kernels_ahead(len(stages) + 1 + sync, settings.environment()) as next_kernel:
-            for name in stages:
-                _execute(run, name, next_kernel(), settings)
+        with started_kernel(settings.environment()) as empty_kernel:
+            for name in stages_to_do(run):
+                _execute(run, name, empty_kernel(), settings)
             decide_state(run, max_unassigned)
-            _execute(run, REVIEW, next_kernel(), settings)
+            _execute(run, REVIEW, empty_kernel(), settings)
             write_report(run)
             if sync:
-                _execute(run, SYNC, next_kernel(), settings)
+                _execute(run, SYNC, empty_kernel(), settings)
         summary = finish(run, time.monotonic() - began)
     raise_if_failed(run, summary)
     return summary
