@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
+import scipy  # see `statistics`
 
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.errors import InputError, RunError
@@ -154,7 +154,7 @@ def ended_after(
     if len(whole) < 2 or len(scores.seeds) < 2:
         return {}
     error, freedom = blocked_error(table)
-    half = float(special.stdtrit(freedom, 0.975)) * error
+    half = float(scipy.special.stdtrit(freedom, 0.975)) * error
     found = outdone(table, HALVING_LEVEL)
     return {whole[row]: Ended(p, half) for row, p in found.items() if whole[row]}
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # scipy.stats takes half a second to import: it is loaded where it is first used
-from scipy import special
+import scipy  # its parts take up to half a second to import: they are loaded where they are first used
 
 Numbers = npt.NDArray[np.float64]
 EXACT = 10_000  # as many rearrangements are tried one by one; of more, so many are drawn
@@ -58,7 +57,7 @@ def jackknife(value: float, left_out: Sequence[float], unit: str, confidence: fl
     k = len(left_out)
     if k < 2:
         return Estimate(value, None, None, k, unit)
-    half = float(special.stdtrit(k - 1, 0.5 + confidence / 2)) * _jackknife_error(left_out)
+    half = float(scipy.special.stdtrit(k - 1, 0.5 + confidence / 2)) * _jackknife_error(left_out)
     return Estimate(value, value - half, value + half, k, unit)
 
 
@@ -75,7 +74,7 @@ def jackknife_test(value: float, left_out: Sequence[float]) -> float:
     error = _jackknife_error(left_out)
     if error < 1e-12:  # the same in every unit
         return 0.0 if value > 1e-12 else 1.0
-    return float(special.stdtr(k - 1, -(value / error)))
+    return float(scipy.special.stdtr(k - 1, -(value / error)))
 
 
 def blocked_error(scores: Numbers) -> tuple[float, int]:
@@ -105,7 +104,7 @@ def outdone(scores: Numbers, level: float) -> dict[int, float]:
     if error < 1e-12:
         p_values = [0.0 if gap > 1e-12 else 1.0 for gap in gaps]
     else:
-        p_values = [float(special.stdtr(max(freedom, 1), -(gap / error))) for gap in gaps]
+        p_values = [float(scipy.special.stdtr(max(freedom, 1), -(gap / error))) for gap in gaps]
     return {number: p for number, p in zip(others, holm(p_values), strict=True) if p <= level}
 
 
@@ -130,7 +129,7 @@ def t_interval(values: Sequence[float], unit: str = "batches", confidence: float
     mean = float(np.mean(values))
     if k < 2:
         return Estimate(mean, None, None, k, unit)
-    half = float(special.stdtrit(k - 1, 0.5 + confidence / 2) * np.std(values, ddof=1) / math.sqrt(k))
+    half = float(scipy.special.stdtrit(k - 1, 0.5 + confidence / 2) * np.std(values, ddof=1) / math.sqrt(k))
     return Estimate(mean, mean - half, mean + half, k, unit)
 
 
@@ -238,7 +237,7 @@ def wilson(successes: float, count: float, unit: str = "products", confidence: f
     """
     if count <= 0:
         return Estimate(float("nan"), None, None, 0, unit)
-    z, rate = float(special.ndtri(0.5 + confidence / 2)), successes / count
+    z, rate = float(scipy.special.ndtri(0.5 + confidence / 2)), successes / count
     middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
     low, high = middle - half if successes else 0.0, middle + half if successes < count else 1.0
@@ -263,7 +262,7 @@ def clustered_rate(
     effective = count / effect
     if effect > 1:
         level = 0.5 + confidence / 2
-        effective *= float(special.ndtri(level) / special.stdtrit(k - 1, level)) ** 2
+        effective *= float(scipy.special.ndtri(level) / scipy.special.stdtrit(k - 1, level)) ** 2
     estimate = wilson(rate * effective, effective, unit, confidence)
     return Estimate(rate, estimate.low, estimate.high, count, unit)
 
@@ -290,8 +289,8 @@ def clopper_pearson(
     Both may be fractions: those of an effective number of products, where products of a batch fare alike.
     """
     tail = (1 - confidence) / 2
-    low = float(special.betaincinv(successes, count - successes + 1, tail)) if successes else 0.0
-    high = float(special.betaincinv(successes + 1, count - successes, 1 - tail)) if successes < count else 1.0
+    low = float(scipy.special.betaincinv(successes, count - successes + 1, tail)) if successes else 0.0
+    high = float(scipy.special.betaincinv(successes + 1, count - successes, 1 - tail)) if successes < count else 1.0
     return Estimate(successes / count, low, high, round(count), unit)
 
 
@@ -376,7 +375,7 @@ def share(
         weight = float(np.clip(np.cov(y, f)[0, 1] / (spread * (1 + n / rest)), 0, 1))
     value = float(y.mean() + weight * ((g.mean() if rest else 0.0) - f.mean()))
     variance = float(np.var(y - weight * f, ddof=1)) / n + (weight**2 * spread / rest if rest else 0.0)
-    half = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance)
+    half = float(scipy.special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance)
     if _is_binary(y) and 0 < value < 1:
         return _on_logit_scale(value, half, n)
     return Estimate(value, value - half, value + half, n, "labelled products")

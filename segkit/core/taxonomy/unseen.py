@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-import scipy  # scipy.special takes a fifth of a second to import: it is loaded where it is first used
+import scipy  # its parts take long to import: they are loaded where they are first used
 
 from segkit.core.batching import reading_ends
 from segkit.core.models import OUT_OF_SCOPE
