@@ -552,6 +552,8 @@ def test_results_have_their_documented_fields(quiet: Service, ann: httpx.Client)
                 {"id": 1, "category_name": "Kettles", "definition": "For tea", "product_count": 1, "key": "C-1"},
                 {"id": 2, "category_name": "Rest", "definition": "All", "product_count": 4, "key": "C-2"},
             ],
+            "proposed": [],
+            "conflicts": [],
             "segments": [
                 {"product_id": 100, "taxonomy_id": 1, "confidence": 0.5},
                 {"product_id": 101, "taxonomy_id": 2, "confidence": 0.7, **dict(moved)},

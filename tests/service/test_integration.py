@@ -22,8 +22,12 @@ from segkit.core.catalogue.ids import number_of
 from segkit.core.taxonomy.edits import ACTIONS
 from segkit.core.taxonomy.files import read_taxonomy_file
 from segkit.evaluation.explain.explanation import explain
+from segkit.pipeline.summary import decide_state
+from segkit.pipeline.taxonomy.report import assign_report
+from segkit.pipeline.taxonomy.stage import assign_products
+from segkit.pipeline.taxonomy.start import assign_run
 from segkit.runs.run import Run, open_run
-from segkit.service.http.schemas import Action
+from segkit.service.http.schemas import Action, Results
 
 RUNS = "/api/segmentation"
 
@@ -47,6 +51,7 @@ def completed(
     service = Service(place, SEGKIT_SERVE_RUNS="1", SEGKIT_SERVE_QUEUE="50", **urls)
     service.token("ann", max_cost_usd=5.0, max_active=100)
     service.token("ben")
+    service.token("all", all_runs=True)
     with service:
         with service.client() as client:
             run_id = client.post(f"{RUNS}/start", json=wish(*range(1, 41))).json()["run_id"]
@@ -175,6 +180,26 @@ def test_edits_are_checked_and_applied_over_rest(completed: Completed, client: h
     assert ordered["parameters"]["taxonomy"] == 3, "the log counts them"
     both = client.post(f"{completed.path}/assign", json={"taxonomy": taxonomy, "product_ids": [41, "42", 1]})
     assert both.json()["total_products"] == 42
+
+
+def test_results_hold_what_a_run_proposes(
+    completed: Completed, shared_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A category split without parts is proposed again: the proposal and its conflict are those of `--json`."""
+    monkeypatch.setenv("OPENAI_BASE_URL", shared_endpoint.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    kettles = completed.run.taxonomy().frame.set_index("category_name")["key"]["Kettles"]
+    blenders = pd.DataFrame({"product_id": range(5000, 5008), "title": [f"Solid {n} blender" for n in range(8)]})
+    run = assign_run(completed.run.taxonomy().split(kettles), blenders)
+    assign_products(run)
+    assert decide_state(run)["state"] == "completed"
+    with completed.service.client("all") as client:
+        results = Results.model_validate(client.get(f"{RUNS}/{run.id}/results").json()).model_dump()
+    report = assign_report(run)
+    assert [each["category_name"] for each in results["proposed"]] == ["Kettles", "Blenders"]
+    assert [each["edited_key"] for each in results["conflicts"]] == [kettles]
+    assert (results["proposed"], results["conflicts"]) == (report["proposed"], report["conflicts"])
+    assert not {each["key"] for each in results["taxonomies"]} & {each["key"] for each in results["proposed"]}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from segkit.analysis.frames import records
 from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.models import BY_CLASSIFIER, NONE_FITS, OUT_OF_SCOPE
@@ -14,7 +15,7 @@ from segkit.core.taxonomy.drift import drift_p_value
 from segkit.pipeline.taxonomy.rows import empty_rows
 from segkit.pipeline.taxonomy.stage import nothing_assigned
 from segkit.runs.run import Run
-from segkit.runs.taxonomy import starting_point, taxonomy_of_run
+from segkit.runs.taxonomy import starting_point
 
 
 def assign_report(run: Run) -> dict[str, Any]:
@@ -25,9 +26,7 @@ def assign_report(run: Run) -> dict[str, Any]:
     SHA-256. `conflicts` are those of `core.taxonomy.conflicts`. `drift_p_value` is that of `core.taxonomy.drift`.
     """
     placed = run.result("assignments") if run.has_result("assignments") else nothing_assigned(run)
-    taxonomy = taxonomy_of_run(run).base
     is_none, is_out = placed["category"] == NONE_FITS, placed["category"] == OUT_OF_SCOPE
-    proposed = taxonomy[taxonomy["state"] == "proposed"]
     old = run.archived("earlier") if run.parameters.taxonomy else empty_rows()
     before, after = _fingerprints(run, old)
     return {
@@ -38,17 +37,31 @@ def assign_report(run: Run) -> dict[str, Any]:
         "out_of_scope": int(is_out.sum()),
         "none_fits": int(is_none.sum()),
         "unanswered": int((placed["category"] == "").sum()),
-        "proposed": [
-            {"key": key, "category_name": name, "products": int(count)}
-            for key, name, count in proposed[["key", "category_name", "product_count"]].itertuples(index=False)
-        ],
-        "conflicts": run.result("conflicts").to_dict("records") if run.has_result("conflicts") else [],
+        "proposed": proposed_categories(run),
+        "conflicts": conflicts_of(run),
         "old_rows": len(old),
         "old_rows_unchanged": before == after,
         "old_rows_sha256": after,
         "calls": run.status.calls,
         "drift_p_value": drift_p_value(_earlier_batches(run, old), _new_batches(run, placed)),
     }
+
+
+def proposed_categories(run: Run) -> list[dict[str, Any]]:
+    """List the `key`, the `category_name` and the number of `products` of each category that a run proposes."""
+    if not run.has_result("categories"):  # its taxonomy was not given
+        return []
+    taxonomy = run.result("categories")
+    proposed = taxonomy.loc[taxonomy["state"] == "proposed", ["key", "category_name", "product_count"]]
+    return [
+        {"key": key, "category_name": name, "products": int(count)}
+        for key, name, count in proposed.itertuples(index=False)
+    ]
+
+
+def conflicts_of(run: Run) -> list[dict[str, Any]]:
+    """List the conflicts of a run as `core.taxonomy.conflicts` words them."""
+    return records(run.result("conflicts")) if run.has_result("conflicts") else []
 
 
 def _new_batches(run: Run, placed: pd.DataFrame) -> pd.DataFrame:

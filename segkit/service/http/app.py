@@ -41,7 +41,6 @@ def make_app(service: Service) -> ApiMiddleware:
     app.state.links = links = Links(service.journal.home, service.tokens)
     app.state.spools = Spools(service.journal.home / "answers")
     add_handlers(app)
-    runs.add_status(app)
     for routes in (runs, results, taxonomy, operations):
         app.include_router(routes.router)
     _describe(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Annotated, Any
 
@@ -69,6 +70,23 @@ class JsonRoute(APIRoute):
             read = _JsonRequest(request.scope, request.receive)
             await read.parse()
             response: Response = await handle(read)
+            return response
+
+        return handler
+
+
+class PolledRoute(APIRoute):
+    """Calls its endpoint with the run and the request: what FastAPI does for each request takes longer than a status.
+
+    A run that cannot be one is left to FastAPI, which refuses it as on every route.
+    """
+
+    def get_route_handler(self) -> Any:
+        endpoint, refuse, is_run = self.endpoint, super().get_route_handler(), re.compile(RUN_ID).fullmatch
+
+        async def handler(request: Request) -> Response:
+            run_id = request.path_params["run_id"]
+            response: Response = await (endpoint(run_id, request) if is_run(run_id) else refuse(request))
             return response
 
         return handler

@@ -23,6 +23,7 @@ from segkit.database.sync import taxonomy_ids
 from segkit.errors import DatabaseError, RequestError
 from segkit.evaluation.explain.explanation import explain
 from segkit.pipeline.taxonomy.check import taxonomy_check
+from segkit.pipeline.taxonomy.report import conflicts_of, proposed_categories
 from segkit.runs.run import Run, open_run
 from segkit.runs.taxonomy import edited_taxonomy
 from segkit.service.status import CachedStatus
@@ -118,6 +119,7 @@ def results_json(runs_dir: Path, current: CachedStatus, settings: Settings) -> G
         tables = [_table(paths[name], files) for name in ("segments", "refined_segments", "ledger")]
         rows = [row for row in categories.to_pylist() if row["product_count"]]
         head = _head(current) | {"synced": is_synced, "taxonomies": rows}
+        head |= {"proposed": proposed_categories(run), "conflicts": conflicts_of(run)}
         yield orjson.dumps(head)[:-1] + b',"segments":['
         texts = _source_ids(run.file("products.parquet"))
         yield from _lists(_named(texts, _segments(tables[0], tables[1], categories)))

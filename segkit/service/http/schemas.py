@@ -362,6 +362,26 @@ class UnassignedProduct(BaseModel):
     reason: str
 
 
+class ProposedCategory(BaseModel):
+    """A category for products that fitted none of the taxonomy; the edit `accept` makes it one of the taxonomy."""
+
+    key: str
+    category_name: str
+    products: int
+
+
+class Conflict(BaseModel):
+    """A proposed category that an earlier edit speaks against: `conflict` says so in a sentence."""
+
+    key: str
+    category_name: str
+    action: Annotated[str, Field(description="Of the edit.")]
+    edited_key: Annotated[str, Field(description="The category that was edited.")]
+    run: Annotated[str, Field(description="The run that began with the edit.")]
+    note: Annotated[str, Field(description="The note of the edit.")]
+    conflict: str
+
+
 class Results(BaseModel):
     """The categories of a run and the category of each product; of a failed run what there is, marked `partial`."""
 
@@ -369,6 +389,8 @@ class Results(BaseModel):
     status: Literal["completed", "failed", "cancelled"]
     synced: Annotated[bool, Field(description="Whether ids of categories are those of the database.")]
     taxonomies: list[Taxonomy]
+    proposed: list[ProposedCategory]
+    conflicts: list[Conflict]
     segments: list[Segment]
     unassigned: list[UnassignedProduct]
     partial: bool | None = None

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime, BeforeValidator
 
@@ -17,7 +17,7 @@ from segkit.errors import RequestError, StorageError
 from segkit.runs.events import timestamp
 from segkit.runs.run import open_run
 from segkit.service.http import schemas
-from segkit.service.http.dependencies import JsonRoute, RunId, TheClient, TheService, TheStatus, TheToken
+from segkit.service.http.dependencies import JsonRoute, PolledRoute, RunId, TheClient, TheService, TheStatus, TheToken
 from segkit.service.http.problems import Responses, responses
 from segkit.service.records import Filters, Listed, Record
 from segkit.service.service import Service
@@ -79,21 +79,21 @@ def _utc(moment: datetime | None) -> str | None:
         raise RequestError("invalid-request", "the time is out of range") from None
 
 
-def add_status(app: FastAPI) -> None:
-    """Add the route that is asked far more often than all others: before them, and outside of a router."""
-    app.get(
-        "/api/segmentation/{run_id}/status",
-        operation_id="status",
-        responses=_OF_RUN,
-        response_model=schemas.RunStatus,
-    )(status)
-
-
 async def status(run_id: RunId, request: Request) -> Response:
     """Return how far a run is."""
-    service: Service = request.app.state.service  # dependencies would be solved for each request
+    service: Service = request.app.state.service
     current = await service.status(run_id, request.scope["token"])
     return Response(orjson.dumps(current.shown_to(request.scope["token"])), media_type="application/json")
+
+
+router.add_api_route(
+    "/{run_id}/status",
+    status,
+    operation_id="status",
+    responses=_OF_RUN,
+    response_model=schemas.RunStatus,
+    route_class_override=PolledRoute,
+)
 
 
 @router.post("/start", operation_id="start", responses=_STARTED | _OF_BODY, response_model=schemas.Started)
