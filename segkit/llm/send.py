@@ -41,7 +41,7 @@ class ModelRequest:
 
     `output_tokens` is what an answer usually takes, `output_limit` what it takes at most. `can_mend` says whether the
     asker has another wording for what an endpoint refused, `is_outdated` whether it words its requests otherwise by
-    now; an `urgent` request goes while others are held back.
+    now; an `urgent` request goes while others are held back, a `fresh` one over a connection that no other has used.
     """
 
     batch: int
@@ -54,6 +54,7 @@ class ModelRequest:
     can_mend: Callable[[NextStep], bool]
     is_outdated: Callable[[], bool]
     urgent: bool = False
+    fresh: bool = False
 
     @property
     def label(self) -> str:
@@ -210,7 +211,7 @@ class RetryingClient:
         Raises RefusedError or StoppedError when asking has to end, NoAnswerError after all tries, MustSplitError,
         BadAnswerError, NotTakenError or OutdatedError where another request may have an answer.
         """
-        tries, waited, was_idle = 0, 0.0, False
+        tries, waited = 0, 0.0
         while True:
             tries += 1
             reply, step = await self._once(request)
@@ -220,8 +221,8 @@ class RetryingClient:
             if self._refused:
                 raise self._refused
             _raise_for_asker(step)
-            if step.idle and not was_idle:
-                tries, was_idle = tries - 1, True  # a fresh connection, at once and for free
+            if step.idle:  # never so over a fresh connection
+                tries, request = tries - 1, replace(request, fresh=True)
                 continue
             if not step.patient and step.step == "again" and tries >= self._most_tries - step.page:
                 raise NoAnswerError(_joined(f"{step.why}, {tries} tries", step.hint), down=step.down, page=step.page)
@@ -318,7 +319,7 @@ class RetryingClient:
         self, request: ModelRequest, intent: Intent, flight: Flight
     ) -> tuple[Response | None, NextStep]:
         try:
-            response = await self._transport.send(request.data, flight.add)
+            response = await self._transport.send(request.data, flight.add, fresh=request.fresh)
         except NotSentError as error:
             why = f"{self._host} cannot be reached, nothing was paid: {error}"
             return None, self._clean(NextStep("again", why, patient=error.passing, down=True))

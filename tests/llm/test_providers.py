@@ -365,20 +365,27 @@ def test_thoughts_that_take_the_whole_limit_get_a_larger_one_once(endpoint: Endp
 
 
 class LeavingServer(http.server.ThreadingHTTPServer):
-    """Answers, says that the connection stays open, and closes it a moment later."""
+    """Answers, says that the connection stays open, and closes it: a moment later, or `late`, at the next request."""
+
+    late = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), LeavingHandler)
-        self.answered = 0
+        self.answered = self.dropped = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
 class LeavingHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LeavingServer
+    has_answered = False
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
+        if self.has_answered:
+            self.server.dropped += 1
+            self.close_connection = True
+            return
         message = {"role": "assistant", "content": '{"reassignments": []}'}
         usage = {"prompt_tokens": 1000, "completion_tokens": 10}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -390,7 +397,8 @@ class LeavingHandler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
         self.wfile.flush()
         self.server.answered += 1
-        self.close_connection = True
+        self.has_answered = self.server.late
+        self.close_connection = not self.server.late
         time.sleep(0.003)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -424,3 +432,27 @@ def test_a_request_into_a_connection_that_was_closed_costs_nothing(
     stage = moved.status.stages["refine_assignments"]
     assert (stage.calls, stage.unpriced, stage.failed) == (40, 0, 0)
     assert leaving.answered == 40
+
+
+@pytest.mark.parametrize("transport", ["http", "sdk"])
+def test_the_second_try_has_a_connection_of_its_own(
+    transport: str,
+    endpoint: Endpoint,
+    leaving: LeavingServer,
+    new_run: NewRun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of eight idle connections that are all gone, a question meets one at most: it never fails or waits."""
+    monkeypatch.setenv("SEGKIT_TRANSPORT", transport)
+    monkeypatch.setenv("SEGKIT_CONCURRENCY", "8")
+    leaving.late = True
+    first = new_run(120, products_per_refinement=3)
+    extract_taxonomy(first)
+    consolidate_taxonomy(first)
+    moved = change_requests(first, load_settings(), endpoint=f"http://127.0.0.1:{leaving.server_port}/v1")
+    refine_assignments(moved)
+    stage = moved.status.stages["refine_assignments"]
+    assert (stage.calls, stage.unpriced, stage.failed) == (40, 0, 0)
+    events = [event for event in read_events(moved.folder) if event["event"] in ("no_answer", "waits")]
+    assert leaving.dropped == len(events) <= 40
+    assert {event["event"] for event in events} == {"no_answer"}

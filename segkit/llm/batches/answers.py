@@ -94,7 +94,7 @@ class Answers:
                 _, body = _response(_read(place))
                 yield FoundAnswer(int(match[1]), int(match[2]), match[3], body, _origin(place))
 
-    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None], *, fresh: bool = False) -> Response:
         """Answer a request as the transport of a client."""
         key = cache_key(self._endpoint, orjson.loads(body), self._repeat)
         if not self.has(key):

@@ -41,10 +41,11 @@ class LostError(Exception):
 class Transport(Protocol):
     """Sends one request body to the chat completions of one endpoint; it never retries and never redirects."""
 
-    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None], *, fresh: bool = False) -> Response:
         """Send a JSON body; raise NotSentError or LostError when there is no whole response.
 
-        `heard` receives the number of pieces, about a token each, whenever more of a streamed answer came.
+        `heard` receives the number of pieces, about a token each, whenever more of a streamed answer came. A `fresh`
+        connection is one that no request has used.
         """
 
     async def close(self) -> None:

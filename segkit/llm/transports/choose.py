@@ -24,7 +24,7 @@ _PROVIDERS = (
 class NoTransport:
     """The transport of a run that may make no call: the budget stops it before anything is sent."""
 
-    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None], *, fresh: bool = False) -> Response:
         raise NotSentError("no call is allowed", passing=False)
 
     async def close(self) -> None:

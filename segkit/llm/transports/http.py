@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -29,16 +30,16 @@ class HttpTransport:
         self._headers = _headers(key, settings)
         self._deadlines = Deadlines(settings.segkit_timeout_seconds)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.segkit_connect_seconds)
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
-    async def send(self, body: bytes, heard: Callable[[int], None] = nobody) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None] = nobody, *, fresh: bool = False) -> Response:
         received = bytearray()
         status: int | None = None
         used: dict[str, bool] = {}
         try:
             async with self._deadlines.answer(heard) as incoming:
                 received = incoming.received
-                async with self._open().post(
+                async with self._open(fresh).post(
                     self._url, data=body, headers=self._headers, allow_redirects=False, trace_request_ctx=used
                 ) as reply:
                     status = reply.status
@@ -53,25 +54,23 @@ class HttpTransport:
             raise LostError(f"connection lost {where}: {described(error)}", bytes(received), idle=idle) from None
 
     async def close(self) -> None:
-        if self._session:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self, fresh: bool) -> aiohttp.ClientSession:
         # A session belongs to the loop it is made in, so it is made at the first question.
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=0, ssl=ssl.create_default_context(), keepalive_timeout=KEEP_ALIVE_SECONDS
-            )
+        if fresh not in self._sessions:
+            kept: dict[str, Any] = {"force_close": True} if fresh else {"keepalive_timeout": KEEP_ALIVE_SECONDS}
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_reuse)
-            self._session = aiohttp.ClientSession(
-                connector=connector,
+            self._sessions[fresh] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(), **kept),
                 timeout=self._timeout,
                 proxy=_proxy(self._url),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[trace],
             )
-        return self._session
+        return self._sessions[fresh]
 
 
 async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:

@@ -33,7 +33,7 @@ class OfflineTransport:
                 "segkit run makes a new run",
             )
 
-    async def send(self, body: bytes, heard: Callable[[int], None]) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None], *, fresh: bool = False) -> Response:
         return await asyncio.to_thread(_respond, body)
 
     async def close(self) -> None:

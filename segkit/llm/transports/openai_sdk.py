@@ -26,20 +26,23 @@ class SdkTransport:
         self._deadlines = Deadlines(self._deadline)
         self._used = False
         self._client = client or open_client(endpoint, settings, key)
+        # A client that the caller brings looks after its connections itself.
+        self._once = self._client if client else open_client(endpoint, settings, key, keeps=False)
 
-    async def send(self, body: bytes, heard: Callable[[int], None] = nobody) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None] = nobody, *, fresh: bool = False) -> Response:
         received = bytearray()
         try:
             async with self._deadlines.answer(heard) as incoming:
                 received = incoming.received
-                reply = await self._client.post(
+                client = self._once if fresh else self._client
+                reply = await client.post(
                     "/chat/completions", cast_to=httpx2.Response, body=orjson.loads(body), options=_OPTIONS
                 )
                 await self._receive(reply, incoming)
         except openai.APIStatusError as error:
             reply, received = error.response, bytearray(error.response.content)
         except openai.APIConnectionError as error:
-            raise mapped_error(error, self._deadline, used=self._used) from None
+            raise mapped_error(error, self._deadline, used=self._used and not fresh) from None
         except httpx2.HTTPError as error:
             raise LostError(f"connection lost in the answer: {described(error)}", bytes(received)) from None
         self._used = True
@@ -54,15 +57,20 @@ class SdkTransport:
 
     async def close(self) -> None:
         await self._client.close()
+        await self._once.close()
 
 
-def open_client(endpoint: str, settings: Settings, key: str, *, seconds: float | None = None) -> openai.AsyncOpenAI:
+def open_client(
+    endpoint: str, settings: Settings, key: str, *, seconds: float | None = None, keeps: bool = True
+) -> openai.AsyncOpenAI:
     """Return a client of the SDK that never retries, never redirects, and has no limit of its own on connections.
 
-    `seconds` limits the silence of the server; None leaves all deadlines to the caller.
+    `seconds` limits the silence of the server; None leaves all deadlines to the caller. Without `keeps`
+    each request has a connection of its own.
     """
     timeout = httpx2.Timeout(seconds, connect=settings.segkit_connect_seconds)
-    limits = httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
+    most = None if keeps else 0
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=most, keepalive_expiry=KEEP_ALIVE_SECONDS)
     return openai.AsyncOpenAI(
         api_key=key or "none",
         base_url=endpoint,
