@@ -54,6 +54,7 @@ test: $(READY) lint  ## Lint, then test: what CI runs
 	$(PYTEST) -m "not long"
 
 test-all: $(READY) lint  ## The same with the long tests, and coverage
+	@$(BIN)/python tests/support/llama.py install .llama
 	$(PYTEST) $(COVER)
 
 lint: $(READY)  ## Check style, types and the order of imports
@@ -80,4 +81,4 @@ lock: $(READY)  ## Make both lock files anew from pyproject.toml
 	$(COMPILE) --extra build --constraint requirements.lock -o requirements-run.lock
 
 clean:  ## Remove .venv and what tools leave behind; runs and .segkit stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) .llama .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
