@@ -21,7 +21,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "products_per_prompt": (1, 1000),
     "taxonomies_per_consolidation": (2, 200),
     "products_per_refinement": (1, 1000),
-    "products_per_assignment": (1, 100),
+    "products_per_assignment": (1, 400),  # without a decision endpoint 100
     "most_unseen": (0, 1),
     "cascade": (0, 1),
     "max_retries": (1, 20),

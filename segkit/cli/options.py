@@ -148,6 +148,17 @@ Cascade = Annotated[
     ),
 ]
 
+Decisions = Annotated[
+    bool | None,
+    typer.Option(
+        "--decisions/--no-decisions",
+        help="When products are put into a taxonomy: ask the decision endpoint (/v1/decisions, gpt-6-luna only), "
+        "which states a probability for each category. It takes 253 categories at most.",
+        show_default="chat completions",
+        rich_help_panel=METHOD,
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestChanges:
@@ -167,6 +178,7 @@ class RequestChanges:
         ),
     ] = None
     cascade: Cascade = None
+    decisions: Decisions = None
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -372,13 +384,15 @@ class RunParameters:
             "--batch-size",
             metavar="N",
             min=1,
-            max=100,
-            help="Products in one prompt when they are put into a taxonomy (--taxonomy, --extract-sample).",
+            max=400,
+            help="Products in one prompt when they are put into a taxonomy (--taxonomy, --extract-sample): at most "
+            "100, or 400 with --decisions.",
             show_default="40",
             rich_help_panel=METHOD,
         ),
     ] = None
     cascade: Cascade = None
+    decisions: Decisions = None
     ask_duplicates: Annotated[
         bool | None,
         typer.Option(

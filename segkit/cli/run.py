@@ -119,7 +119,8 @@ def resume(
     """Continue a run that was stopped, failed or waits for batches; answered questions are not asked again.
 
     What may change is how requests are made (temperature, response format, most tokens of an answer, products in a
-    prompt, streaming, endpoint) and the promise of a cascade. The changes are recorded in run.json.
+    prompt, streaming, endpoint, decisions or chat completions) and the promise of a cascade. The changes are recorded
+    in run.json.
     """
     from segkit.cli import launch
 

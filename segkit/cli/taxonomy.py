@@ -11,6 +11,7 @@ import typer
 from segkit.cli.options import (
     SEGMENT,
     Cascade,
+    Decisions,
     Json,
     ProductSource,
     RunName,
@@ -56,7 +57,14 @@ def assign(
     model: Annotated[str, typer.Option("--model", "-m", help="Another model.", show_default="that of the run")] = "",
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", metavar="N", min=1, max=100, help="Products in one prompt.", show_default="40"),
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            max=400,
+            help="Products in one prompt: at most 100, or 400 with --decisions.",
+            show_default="40",
+        ),
     ] = None,
     smallest_proposal: Annotated[
         int | None,
@@ -69,6 +77,7 @@ def assign(
         ),
     ] = None,
     cascade: Cascade = None,
+    decisions: Decisions = None,
     second: Annotated[
         str, typer.Argument(metavar="[PRODUCTS]", help="The products, where the first word names the run.")
     ] = "",
@@ -96,6 +105,7 @@ def assign(
         "model": model,
         "products_per_assignment": batch_size,
         "cascade": cascade,
+        "decisions": decisions,
         "smallest_proposal": smallest_proposal,
     }
     launch.assign_and_show(taxonomy, source, given, options, yes)

@@ -117,11 +117,25 @@ def _category_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype({"batch": "int64", "part": "str", "name": "str", "definition": "str"})
 
 
+def join_assignments(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Join tables of assignments, of which some may have probabilities and others not."""
+    joined = pd.concat(frames, ignore_index=True)
+    if "probabilities" in joined.columns:
+        joined = joined.assign(probabilities=joined["probabilities"].astype(object).fillna("").astype("str"))
+    return joined.sort_values("product_id", ignore_index=True)
+
+
 def assignment_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Make the table of assignments, sorted by product, from a row each."""
+    """Make the table of assignments, sorted by product, from a row each.
+
+    `probabilities` is a column where a row has some.
+    """
     columns = ["product_id", "batch", "part", "category", "confidence", "reason", "cache_key"]
+    optional = ["reason", "cache_key"]
+    if any("probabilities" in row for row in rows):
+        columns, optional = [*columns, "probabilities"], [*optional, "probabilities"]
     frame = pd.DataFrame(rows, columns=columns)
-    frame = frame.assign(**{name: frame[name].astype(object).fillna("") for name in ("reason", "cache_key")})
-    texts = dict.fromkeys(("part", "category", "reason", "cache_key"), "str")
+    frame = frame.assign(**{name: frame[name].astype(object).fillna("") for name in optional})
+    texts = dict.fromkeys(("part", "category", *optional), "str")
     frame = frame.astype({"product_id": "int64", "batch": "int64", "confidence": "float64", **texts})
     return frame.sort_values("product_id", ignore_index=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
@@ -40,10 +40,14 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A local category name (folded) or OUT_OF_SCOPE, and the confidence that was stated with it."""
+    """A local category name (folded) or OUT_OF_SCOPE, and the confidence that was stated with it.
+
+    `probabilities` holds that of every choice by its id, where a decision endpoint stated them.
+    """
 
     category: str
     confidence: float | None
+    probabilities: Mapping[str, float] | None = None
 
 
 #: The products that a refine answer moves, by `P_i`.
@@ -169,6 +173,8 @@ class Parameters:
 
     `cascade` is the agreement that a classifier, trained on the run's own answers, has to keep with the model: it
     puts the products that it is sure of into the taxonomy, and the model is asked about the others; 0 is off.
+
+    With `decisions` the stage `assign` asks the decision endpoint, which states a probability for each choice.
     """
 
     category: str
@@ -198,6 +204,7 @@ class Parameters:
     language: str = ""
     target_categories: str = ""
     cascade: float = 0.0
+    decisions: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:

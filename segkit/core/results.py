@@ -111,8 +111,9 @@ def assignments_table(
 
     The columns are `product_id`, `source_id` (if the products have one), `title`, `category` and `confidence` at the
     end, `first_category` and `first_confidence` before refinement, `state`, `reason`, and the `category_key` of the
-    category at the end. The confidence of a product that refinement moved is that of the move, missing if the run did
-    not keep it; keys are missing in a run that is older than keys.
+    category at the end; and `probabilities` (as in the ledger) if a decision endpoint was asked. The confidence of a
+    product that refinement moved is that of the move, missing if the run did not keep it; keys are missing in a run
+    that is older than keys.
     """
     first = lineage["confidence"]
     final = lineage.get("refined_confidence", first.where(lineage["category"] == lineage["refined_category"]))
@@ -125,7 +126,8 @@ def assignments_table(
     by_number = dict(zip(taxonomies["id"], taxonomies["key"], strict=True)) if has_keys else {}
     numbers = dict(zip(refined_segments["product_id"], refined_segments["taxonomy_id"], strict=True))
     found = [by_number.get(numbers.get(product)) for product in table["product_id"]]
-    return table.assign(category_key=pd.array(found, dtype="str"))
+    table = table.assign(category_key=pd.array(found, dtype="str"))
+    return table[sorted(table.columns, key=lambda name: name == "probabilities")]  # last, as the newest column
 
 
 def grouped_reasons(reasons: Iterable[str]) -> str:

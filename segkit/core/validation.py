@@ -25,6 +25,8 @@ from segkit.core.text import clean_definition, clean_name, fold_name, name_fault
 
 _SHOWN = 20
 _MOST_NOTES = 50
+# Probabilities that were rounded before they were stated sum to nearly 1.
+_ROUNDED = 0.02
 
 
 class Findings:
@@ -83,7 +85,8 @@ def check_assign(
     """Check an assign answer for `product_ids` and join it with what earlier attempts stated.
 
     Its value is the placements by `P_i`, each with an id of the prompt, NONE_FITS or OUT_OF_SCOPE. As in
-    `check_extract` an item that is valid by itself counts, and a product that is left out is missing.
+    `check_extract` an item that is valid by itself counts, and a product that is left out is missing. Probabilities
+    that are none are stored as unknown, like a confidence, and so is then the confidence.
     """
     findings = Findings()
     done: dict[str, Placement] = dict(before.value) if before else {}
@@ -91,6 +94,7 @@ def check_assign(
     found = _find(content, ("assignments",), findings)
     names = {i: i for i in (*category_ids, NONE_FITS)}
     stated = _assignments(found, names, "the subcategories of the prompt", findings) if found else {}
+    stated = _with_probabilities(stated, found, {*names, OUT_OF_SCOPE}, findings) if found else {}
     stated = _of_this_batch(stated, others | set(product_ids), findings)
     for product, placed in stated.items():
         first = done.setdefault(product, placed) if product in product_ids else done.get(product, placed)
@@ -238,10 +242,51 @@ def _placed(
 
 
 def _confidence(value: Any, findings: Findings, product: str) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+    if _is_share(value):
         return float(value)
     findings.warn(f"confidence of {product} is {short(value)}, stored as unknown")
     return None
+
+
+def _with_probabilities(
+    stated: Mapping[str, Placement], found: Found, choices: set[str], findings: Findings
+) -> dict[str, Placement]:
+    """Add the probabilities of all choices where the answer states them: that of the category is its confidence."""
+    given = found.value.get("assignments", {})
+    weighed = {product for product in stated if product in given and "probabilities" in given[product]}
+    return {
+        product: _weighed(placed, given[product]["probabilities"], choices, findings, product)
+        if product in weighed
+        else placed
+        for product, placed in stated.items()
+    }
+
+
+def _weighed(placed: Placement, given: Any, choices: set[str], findings: Findings, product: str) -> Placement:
+    fault = _fault_of_probabilities(given, placed.category, choices)
+    if fault:
+        findings.warn(f"probabilities of {product} {fault}, stored as unknown")
+        return Placement(placed.category, None)
+    probabilities = {choice: float(value) for choice, value in given.items()}
+    return Placement(placed.category, probabilities[placed.category], probabilities)
+
+
+def _fault_of_probabilities(given: Any, category: str, choices: set[str]) -> str:
+    """Return what is wrong with the probabilities of a product, or nothing."""
+    if not isinstance(given, dict) or holds_invalid(given):
+        return "are not one number a choice"
+    if strangers := [choice for choice in given if choice not in choices]:
+        return f"name choices that are not of the prompt ({shortened(strangers, 3)})"
+    if category not in given:
+        return f"leave out {category}"
+    if not all(_is_share(value) for value in given.values()):
+        return "are not all numbers from 0 to 1"
+    total = sum(given.values())
+    return "" if abs(total - 1) <= _ROUNDED else f"sum to {total:.3f}"
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _of_this_batch(stated: dict[str, Placement], asked: frozenset[str], findings: Findings) -> dict[str, Placement]:

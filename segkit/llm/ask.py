@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from segkit.core.models import FOLDERS, STAGES, Answer, Question
 from segkit.core.text import quantity
-from segkit.errors import EndpointError, SegkitError, StoppedError, WaitingError
+from segkit.errors import EndpointError, SegkitError, SettingsError, StoppedError, WaitingError
 from segkit.llm.batches.records import FOLDER as BATCHES
 from segkit.llm.breaker import Breaker
 from segkit.llm.completions import RequestShape, shape_for
@@ -17,6 +17,7 @@ from segkit.llm.question import QuestionAsker, remembered
 from segkit.llm.record import Recorder
 from segkit.llm.send import RetryingClient
 from segkit.llm.transports.choose import open_transport
+from segkit.llm.transports.decisions import is_decided, path_of
 from segkit.runs.progress import Progress
 from segkit.runs.run import Run
 from segkit.runs.status import update_status
@@ -52,8 +53,16 @@ def ask_all(
 
 
 def is_sent_in_batches(run: Run, stage: str, questions: Sequence[Question], settings: Settings) -> bool:
-    """Report whether questions are sent as batches of the provider, or have been."""
+    """Report whether questions are sent as batches of the provider, or have been.
+
+    Raises SettingsError where decisions are to be sent in batches.
+    """
     if not questions or stage not in STAGES or settings.segkit_max_calls == 0:
+        return False
+    if is_decided(stage, run.parameters):
+        if settings.segkit_batch:
+            what = "batches take no requests for decisions (SEGKIT_BATCH)"
+            raise SettingsError(what, f"segkit resume {run.id} --no-batch")
         return False
     return bool(settings.segkit_batch) or (run.folder / BATCHES).is_dir()
 
@@ -115,7 +124,7 @@ class StageAsker:
         self._run, self._settings, self._progress, self._stop = run, settings, progress, stop
         p = run.parameters
         recorder = Recorder(run, stage, settings, progress)
-        self._transport = open_transport(p.model, p.endpoint, settings)
+        self._transport = open_transport(p.model, p.endpoint, settings, path_of(stage, p))
         self._client = RetryingClient(run, stage, self._transport, settings, progress, stop)
         planned, most_extra = progress.counts.planned, settings.segkit_max_extra_calls
         self._breaker = Breaker(run.id, settings.segkit_concurrency, planned, most_extra)

@@ -16,6 +16,7 @@ from segkit.core.prompts import END_OF_INSTRUCTIONS, split_instructions
 from segkit.llm.meanings import meaning_of_finish
 from segkit.llm.prices import read_usage
 from segkit.llm.transports.choose import is_private
+from segkit.llm.transports.decisions import read_decision
 from segkit.llm.transports.stream import THOUGHTS, as_text, first_choice, is_stream, joined_parts, joined_stream
 
 #: What trouble each meaning of a finish reason is; other meanings are none of the answer.
@@ -27,6 +28,8 @@ _TROUBLES = {
     "bad_answer": ("malformed", "the provider found the answer invalid"),
 }
 
+#: The fields of a request that hold the prompt: of chat completions, and of decisions.
+PROMPT_FIELDS = ("messages", "input")
 #: The names under which endpoints know the limit of an answer, the newer one first.
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
 #: The largest limit that is ever derived.
@@ -291,7 +294,10 @@ def prompt_of(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def read_completion(body: bytes) -> Completion:
-    """Read a completion, whole or streamed; whatever the body holds, the result says it and nothing is raised."""
+    """Read a completion, whole or streamed, or the answer of a decision endpoint, as if a chat model had given it.
+
+    Whatever the body holds, the result says it and nothing is raised.
+    """
     try:
         envelope = read_envelope(body)
     except ValueError as error:
@@ -304,6 +310,9 @@ def read_completion(body: bytes) -> Completion:
         "usage": read_usage(envelope),
     }
     choice = first_choice(envelope)
+    if choice is None and "answers" in envelope:
+        content, trouble, why = read_decision(envelope["answers"])
+        return Completion(content, trouble, why, **facts)
     if choice is None:
         return Completion(trouble="empty", why="the response has no choices", **facts)
     return _chosen(choice, facts)

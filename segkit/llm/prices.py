@@ -42,6 +42,7 @@ _CACHED = (
 _WRITTEN = (
     "cache_write_tokens",
     "prompt_tokens_details.cache_write_tokens",
+    "input_tokens_details.cache_write_tokens",
     "prompt_tokens_details.cache_creation_tokens",
     "cache_creation_input_tokens",
     "cacheWriteInputTokens",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -15,7 +15,7 @@ from segkit.core.text import quantity, shortened
 from segkit.errors import EndpointError
 from segkit.llm.breaker import Breaker
 from segkit.llm.cache import cache_key
-from segkit.llm.completions import Completion, RequestShape, read_completion
+from segkit.llm.completions import PROMPT_FIELDS, Completion, RequestShape, messages_of, read_completion
 from segkit.llm.event_loop import await_all
 from segkit.llm.record import Recorder
 from segkit.llm.responses import NextStep
@@ -29,6 +29,7 @@ from segkit.llm.send import (
     OutdatedError,
     RetryingClient,
 )
+from segkit.llm.transports.decisions import decision_body, is_decided
 from segkit.runs.events import log_event, read_events
 from segkit.runs.interactions import Interaction
 from segkit.runs.progress import Progress
@@ -111,7 +112,7 @@ class QuestionAsker:
             return await self._split(
                 question, None, "too_long", f"more than {quantity(self._most_products, 'product')}"
             )
-        if self.shape.has_too_many_properties(question.prompt, self.parameters) and self._parts(question):
+        if self._has_too_many_properties(question) and self._parts(question):
             why = f"its schema has more properties than the {self.shape.most_properties:,} that the provider takes"
             return await self._split(question, None, "too_long", why)
         for attempt in range(1, self.parameters.max_retries + 1):
@@ -175,7 +176,8 @@ class QuestionAsker:
         if attempt > 1:
             faults = before.faults if before else ()
             self.progress.retry(f"{question.label}: {faults[0].text if faults else 'no valid answer'}")
-        fields = {"endpoint": self.parameters.endpoint, **{name: body[name] for name in body if name != "messages"}}
+        sent = {name: body[name] for name in body if name not in PROMPT_FIELDS}
+        fields = {"endpoint": self.parameters.endpoint, **sent}
         fields |= {"one_message": True} if shape.one_message else {}
         head = {"context": question.context, "prompt": prompt.text, "request": fields}
         facts = self.recorder.facts(question, attempt, key)
@@ -197,7 +199,6 @@ class QuestionAsker:
         urgent: bool,
     ) -> ModelRequest:
         items = len(question.context["expected_ids"])
-        limit = shape.output_limit(question.stage, self.parameters, items) if shape.limits else 0
         return ModelRequest(
             question.batch,
             attempt,
@@ -205,7 +206,7 @@ class QuestionAsker:
             facts,
             orjson.dumps(body),
             200 + 40 * items,
-            limit,
+            self._output_limit(question, shape, items),
             lambda step: self._can_mend(question, shape, step, urgent),
             lambda: self.shape is not shape,
             urgent,
@@ -380,7 +381,7 @@ class QuestionAsker:
 
     def _reworded(self, question: Question, shape: RequestShape, step: NextStep) -> RequestShape | None:
         """Return the shape that takes the place of one that was refused; None where only the user can mend it."""
-        if not step.parameter:
+        if not step.parameter or is_decided(question.stage, self.parameters):
             return None
         if self.shape is not shape:
             return self.shape  # another question has met the same refusal
@@ -400,6 +401,17 @@ class QuestionAsker:
         return (
             bool(self._most_products) and size > self._most_products and not self.recorder.knows(question.prompt.text)
         )
+
+    def _output_limit(self, question: Question, shape: RequestShape, items: int) -> int:
+        """Return the most tokens of an answer; a decision has no more than a chat model would write in its place."""
+        if is_decided(question.stage, self.parameters):
+            return shape.output_limit(question.stage, replace(self.parameters, max_output_tokens=None), items)
+        return shape.output_limit(question.stage, self.parameters, items) if shape.limits else 0
+
+    def _has_too_many_properties(self, question: Question) -> bool:
+        if is_decided(question.stage, self.parameters):  # no schema is sent
+            return False
+        return self.shape.has_too_many_properties(question.prompt, self.parameters)
 
     def _parts(self, question: Question) -> list[Question]:
         return list(question.cut(None, "too_long"))
@@ -421,6 +433,8 @@ class QuestionAsker:
         return any(map(self.recorder.knows, following))
 
     def _body(self, question: Question, prompt: Prompt, shape: RequestShape) -> dict[str, Any]:
+        if is_decided(question.stage, self.parameters):
+            return decision_body(prompt, messages_of(prompt.text, one=shape.one_message), self.parameters.model)
         return shape.body(prompt, question.stage, self.parameters, len(question.context["expected_ids"]))
 
     def _report(self, question: Question, attempt: int, outcome: Outcome) -> None:

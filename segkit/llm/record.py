@@ -258,7 +258,8 @@ class Recorder:
         if "provider_batch" in begun or not 200 <= (begun.get("http_status") or 0) < 300:
             return None
         body = dict(begun["request"])
-        body["messages"] = messages_of(begun["prompt"], one=body.pop("one_message", False))
+        field = "input" if "questions" in body else "messages"
+        body[field] = messages_of(begun["prompt"], one=body.pop("one_message", False))
         key = cache.cache_key(body.pop("endpoint"), body, self._parameters.repeat)
         facts = self._facts(*interactions.place_of(path), key)
         return begun, self._found(interactions.raw_body(begun), facts)

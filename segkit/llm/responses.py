@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -137,6 +137,14 @@ def classify_response(response: Response, model: str, host: str) -> NextStep:
     return _step(status, _meaning(status, error), error, said, response, model, host)
 
 
+def without_decisions(step: NextStep, status: int, host: str) -> NextStep:
+    """Return the step after a request for decisions, with the way on where the endpoint does not take them."""
+    if step.step != "stop" or status not in (404, 405):
+        return step
+    why = f"{host} does not take requests for decisions (HTTP {status}): {step.text or step.why}"
+    return replace(step, why=why, hint="ask it through chat completions", option="--no-decisions")
+
+
 def wished_wait(headers: Mapping[str, str]) -> float | None:
     """Read how long the server wishes to be left alone; of several wishes the smallest.
 
@@ -201,7 +209,8 @@ def _step(
             return NextStep("stop", f"{host} refuses the API key: {said}", hint)
         case "no_access":
             why = f"{host} does not give model {model!r} (HTTP {status}): {said}"
-            return NextStep("stop", why, "check --model and OPENAI_BASE_URL; another address: --endpoint URL")
+            hint = "check --model and OPENAI_BASE_URL; another address: --endpoint URL"
+            return NextStep("stop", why, hint, text=said)
     return _refused(status, meaning, error, said, host)
 
 

@@ -18,8 +18,9 @@ from segkit.errors import BudgetError, RefusedError, SegkitError, StoppedError
 from segkit.llm.event_loop import StopRequest
 from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket, Width
 from segkit.llm.prices import largest_cost_usd
-from segkit.llm.responses import NextStep, classify_response
+from segkit.llm.responses import NextStep, classify_response, without_decisions
 from segkit.llm.transports.base import LostError, NotSentError, Response, Transport
+from segkit.llm.transports.decisions import is_decided
 from segkit.llm.transports.stream import whole_body
 from segkit.runs import interactions
 from segkit.runs.events import log_event
@@ -200,6 +201,7 @@ class RetryingClient:
         self._transport, self._settings, self._progress = transport, settings, progress
         self._model, self._most_tries = run.parameters.model, 1 + run.parameters.max_retries
         self._host = urlsplit(run.parameters.endpoint).hostname or run.parameters.endpoint
+        self._is_decided = is_decided(stage, run.parameters)
         self._redact = redactor(settings.secrets)
         self._refused: SegkitError | None = None
         self._reached = False
@@ -333,7 +335,10 @@ class RetryingClient:
         # Joined first: in a stream, a secret may be spread over several chunks.
         response = replace(response, headers=headers, body=self._redact(whole_body(response.body)))
         self._keep(request, intent, response.status, response.body)
-        return response, self._clean(classify_response(response, self._model, self._host))
+        step = classify_response(response, self._model, self._host)
+        if self._is_decided:
+            step = without_decisions(step, response.status, self._host)
+        return response, self._clean(step)
 
     def _lost(self, error: LostError) -> NextStep:
         """Return the step after a request without a whole answer; after a time-out it is never the same again."""

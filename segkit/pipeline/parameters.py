@@ -12,22 +12,31 @@ from segkit.core.models import Parameters
 from segkit.core.prompts import load_prompts, prompt_keys, require_placeholders
 from segkit.core.text import one_line
 from segkit.errors import SettingsError
+from segkit.llm.batches.records import FOLDER as BATCHES
 from segkit.llm.prices import check_prices, require_price
 from segkit.llm.transports.choose import require_key
+from segkit.llm.transports.decisions import MOST_QUESTIONS, require_model
 from segkit.llm.transports.offline import offline_endpoint
 from segkit.pipeline.values import typed_parameters
 from segkit.runs.run import Run
 from segkit.settings import RANGES, Settings
 
+#: The most products in a prompt that a chat model puts into a taxonomy.
+MOST_ASSIGNED = 100
+
 
 def check_endpoint(parameters: Parameters, settings: Settings, caps: Mapping[str, Any] | None = None) -> None:
     """Raise SettingsError, before anything is made, for a key that is missing and for a cap without a price.
 
-    The offline model takes no batches.
+    The offline model takes no batches, and batches take no decisions.
     """
     require_key(parameters.endpoint, settings)
-    if parameters.model == "offline" and (settings.segkit_batch or (caps or {}).get("batch")):
-        raise SettingsError("the offline model takes no batches: it answers at once", "leave out --batch")
+    if settings.segkit_batch or (caps or {}).get("batch"):
+        if parameters.model == "offline":
+            raise SettingsError("the offline model takes no batches: it answers at once", "leave out --batch")
+        if parameters.decisions:
+            what = "batches take no requests for decisions, only chat completions"
+            raise SettingsError(what, "leave out --batch, or use --no-decisions")
     if caps and caps.get("max_cost_usd") is not None:
         settings = settings.model_copy(update={"segkit_max_cost_usd": caps["max_cost_usd"]})
     require_price(parameters.model, parameters.endpoint, settings)
@@ -68,6 +77,7 @@ def choose_parameters(category: str, settings: Settings, *, needs_key: bool = Tr
     _check_sample(chosen.get("extract_sample", ""))
     _check_target(chosen.get("target_categories", ""))
     _check_cascade(chosen)
+    _check_decisions(chosen, model)
     check_prices(settings.segkit_prices)
     return Parameters(
         **{
@@ -84,8 +94,8 @@ def change_requests(run: Run, settings: Settings, **given: Any) -> Run:
     """Return a run with the parameters `given` for what it has not asked yet, where they differ from its own.
 
     `given` may hold `temperature` (`none` leaves it out), `response_format`, `max_output_tokens`, `endpoint`,
-    `stream`, `products_per_prompt` and `cascade`; what is None stays. Raises SettingsError for a value that cannot
-    be used.
+    `stream`, `products_per_prompt`, `cascade` and `decisions`; what is None stays. Raises SettingsError for a value
+    that cannot be used.
     """
     wanted = {name: value for name, value in given.items() if value is not None}
     none = _is_none(wanted)
@@ -96,6 +106,9 @@ def change_requests(run: Run, settings: Settings, **given: Any) -> Run:
         changed = settings.model_copy(update={"openai_base_url": str(wanted["endpoint"]).rstrip("/")})
         wanted["endpoint"] = _endpoint(run.parameters.model, changed, True)
     _check_cascade({**asdict(run.parameters), **wanted})
+    if wanted.get("decisions"):
+        _refuse_after_batches(run)
+        _check_decisions({**asdict(run.parameters), **wanted}, run.parameters.model)
     now = {**asdict(run.parameters), "products_per_prompt": run.most_products, "stream": run.stream}
     changes = {name: value for name, value in wanted.items() if value != now[name]}
     return run.change_requests(changes) if changes else run
@@ -137,6 +150,26 @@ def _check_cascade(chosen: Mapping[str, Any]) -> None:
     if promise and not (chosen.get("extract_sample") or chosen.get("taxonomy")):
         what = "--cascade needs a taxonomy to put products into"
         raise SettingsError(what, "add --extract-sample auto, or use `segkit assign`")
+
+
+def _check_decisions(chosen: Mapping[str, Any], model: str) -> None:
+    """Raise SettingsError for what a decision endpoint does not take, and for prompts that only it is sent."""
+    size = chosen.get("products_per_assignment") or 0
+    if not chosen.get("decisions"):
+        if size > MOST_ASSIGNED:
+            what = f"products_per_assignment is {size}, and a prompt has at most {MOST_ASSIGNED} products"
+            raise SettingsError(what, f"--batch-size {MOST_ASSIGNED}, or --decisions, which takes {MOST_QUESTIONS}")
+        return
+    if not (chosen.get("extract_sample") or chosen.get("taxonomy")):
+        what = "--decisions needs a taxonomy to put products into"
+        raise SettingsError(what, "add --extract-sample auto, or use `segkit assign`")
+    require_model(model)
+
+
+def _refuse_after_batches(run: Run) -> None:
+    if (run.folder / BATCHES).is_dir():
+        what = f"{run.id} has sent batches, which take no requests for decisions"
+        raise SettingsError(what, f"segkit resume {run.id}")
 
 
 def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:

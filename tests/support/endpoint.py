@@ -5,8 +5,9 @@
         ...  # ask endpoint.url
         assert endpoint.count("extract_taxonomy") == 2
 
-It runs in its own process and answers every prompt that keeps docs/contract.md. `endpoint_answers` holds its right
-answers, `endpoint_faults` the table of faults, `endpoint_server` the server; this is the handle that tests use.
+It runs in its own process and answers every prompt that keeps docs/contract.md, and typed choice questions under
+`/v1/decisions`. `endpoint_answers` and `endpoint_decisions` hold its right answers, `endpoint_faults` the table of
+faults, `endpoint_server` the server; this is the handle that tests use.
 By hand: `python tests/support/endpoint.py --port 8123`.
 """
 
@@ -29,8 +30,8 @@ class Endpoint:
     Options are those of `configure`, and `keep_bodies` (False: the ledger holds hashes only), `limits`
     (`{"requests_per_minute": 60}`, and `seconds` for another window) and `fixed_answer_bytes` (a constant body of
     that size for benchmarks, without faults, and with a ledger of times alone). `streams=False`
-    refuses requests with `stream`, and `slots` is how many requests are worked on at once while the others wait in
-    their order. They hold again after each `reset`.
+    refuses requests with `stream`, `decisions=False` knows no `/v1/decisions`, and `slots` is how many requests are
+    worked on at once while the others wait in their order. They hold again after each `reset`.
     """
 
     def __init__(self, **options: Any) -> None:

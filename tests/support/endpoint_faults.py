@@ -28,6 +28,7 @@ from endpoint_answers import (
     correct_answer,
     id_number,
 )
+from endpoint_decisions import decision, is_decision
 
 MEGABYTE = 1 << 20
 # Stands in an answer where raw text goes that no JSON writer would write, such as NaN.
@@ -141,7 +142,9 @@ def make_trigger(
 
 
 def envelope(case: Case, content: Any, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
-    """A chat completion around a content; further words go into the message."""
+    """A chat completion around a content, or the decision that says the same; further words go into the message."""
+    if is_decision(case.request):
+        return decision(case.question, case.request, content, message.get("refusal"))
     said = {"role": "assistant", "content": content, "refusal": None, **message}
     length = len(content) if isinstance(content, str) else 0
     return {
@@ -872,3 +875,69 @@ def other_stage(case: Case) -> dict[str, Any]:
     if case.question.stage == EXTRACT:
         return {"reassignments": []}
     return {"categories": [], "assignments": {i: place(case, i, OUT_OF_SCOPE) for i in case.question.ids}}
+
+
+# --- decisions ----------------------------------------------------------------------------------------------
+
+
+def odd_decision(name: str, **fixed: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Put a function into the table that spoils the answer to one question of a decision, or all of them."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def reply(case: Case, **params: Any) -> Reply:
+            if not is_decision(case.request):
+                raise NotApplicable
+            whole = envelope(case, case.text)
+            targets = [answer for answer in whole["answers"] if answer["name"] == case.target]
+            function(whole["answers"], targets[0], **params)
+            return as_reply(whole)
+
+        fault(name, **fixed)(reply)
+        return function
+
+    return register
+
+
+@odd_decision("decision_refused")
+def refuse_one(answers: list[Any], answer: dict[str, Any]) -> None:
+    """The model declines one question."""
+    answers[answers.index(answer)] = {"type": "refusal", "name": answer["name"]}
+
+
+@odd_decision("decision_reversed")
+def reverse(answers: list[Any], answer: dict[str, Any]) -> None:
+    """The answers come in another order."""
+    answers.reverse()
+
+
+@odd_decision("decision_unnamed")
+def unname(answers: list[Any], answer: dict[str, Any]) -> None:
+    """One answer does not say which question it is for."""
+    answer["name"] = None
+
+
+@odd_decision("decision_sum")
+def oversum(answers: list[Any], answer: dict[str, Any], total: float = 1.4) -> None:
+    """The probabilities of one answer have another sum than 1."""
+    for each in answer["probabilities"]:
+        each["probability"] = round(min(1.0, each["probability"] * total), 6)
+    answer["probabilities"][-1]["probability"] = 0.9
+
+
+@odd_decision("decision_boolean")
+def choose_boolean(answers: list[Any], answer: dict[str, Any]) -> None:
+    """One choice is a boolean and not a text."""
+    answer["choice"] = True
+
+
+@odd_decision("decision_score")
+def score(answers: list[Any], answer: dict[str, Any]) -> None:
+    """One answer is of another type than its question."""
+    scored = {"type": "score", "name": answer["name"], "score": 1.0, "confidence": 0.9, "probabilities": []}
+    answers[answers.index(answer)] = scored
+
+
+@odd_decision("decision_doubled")
+def double(answers: list[Any], answer: dict[str, Any]) -> None:
+    """Two answers to one question contradict each other."""
+    answers.append({**answer, "choice": answer["probabilities"][-1]["value"]})

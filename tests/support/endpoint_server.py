@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 from endpoint_answers import load_json, read_question, schema_ok
 from endpoint_batches import BATCH_FAULTS, BatchDesk
+from endpoint_decisions import is_decision, read_decision, refused_because
 from endpoint_faults import FAULTS, Case, NotApplicable, Reply, as_reply, make_trigger, streamed
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
@@ -41,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "batch_polls": 0,
     "batch_api": True,
     "streams": True,
+    "decisions": True,
     "slots": None,
 }
 
@@ -152,17 +154,26 @@ class Server:
     def judge(self, request: Request, entry: dict[str, Any]) -> Reply:
         """Read the question and find the reply: refused, over the limit, faulty, or right."""
         body = parsed(request.body)
-        case = Case(read_question(body), entry["n"], self.port, key=request.key, request=body)
+        question = read_decision(body) if is_decision(body) else read_question(body)
+        case = Case(question, entry["n"], self.port, key=request.key, request=body)
         self.describe(request, case, entry)
         if not entry["authorized"] and self.options["api_key"] is not None:
             return self.spoil(case, make_trigger("401"), entry)
-        if not request.path.endswith("/chat/completions") or request.method != "POST":
+        if request.method != "POST" or not self.is_served(request.path, body):
             return other_path(request)
+        if why := refused_because(body) if is_decision(body) else "":
+            return FAULTS["400"](case, message=why)
         if not body or (body.get("stream") and not self.options["streams"]):
             return FAULTS["400"](case, message="The fake endpoint wants a JSON object without 'stream'.")
         over = self.over_limit(entry["monotonic"])
         trigger = over or self.next_trigger(case.question.text, case.question.stage, entry["sha256"])
         return self.spoil(case, trigger or make_trigger("ok"), entry)
+
+    def is_served(self, path: str, body: dict[str, Any]) -> bool:
+        """Whether a path takes a body: chat completions, or decisions where there are any."""
+        if is_decision(body):
+            return path.endswith("/decisions") and self.options["decisions"]
+        return path.endswith("/chat/completions")
 
     def describe(self, request: Request, case: Case, entry: dict[str, Any]) -> None:
         """Write what is known of a request into its entry; the key of the caller never is."""
@@ -282,7 +293,10 @@ def parsed(body: bytes) -> dict[str, Any]:
 def tokens_of(reply: Reply) -> list[int] | None:
     """The tokens of prompt and completion that a reply is paid for."""
     usage = parsed(reply.body).get("usage") if reply.status == 200 else None
-    return [usage.get("prompt_tokens"), usage.get("completion_tokens")] if isinstance(usage, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    names = ("input_tokens", "output_tokens") if "input_tokens" in usage else ("prompt_tokens", "completion_tokens")
+    return [usage.get(name) for name in names]
 
 
 def other_path(request: Request) -> Reply:

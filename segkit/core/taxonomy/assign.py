@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import orjson
 import pandas as pd
 
 from segkit.core.batching import entry_batches
@@ -12,7 +13,7 @@ from segkit.core.catalogue.entries import Entry, product_entries
 from segkit.core.catalogue.gate import FIRST_RUN
 from segkit.core.catalogue.titles import untitled
 from segkit.core.extract import NO_TITLE, assignment_frame
-from segkit.core.models import NONE_FITS, Answer, Category, CheckedAnswer, Parameters, Prompt, Question
+from segkit.core.models import NONE_FITS, Answer, Category, CheckedAnswer, Parameters, Placement, Prompt, Question
 from segkit.core.questions import (
     Wording,
     assign_schema,
@@ -113,11 +114,23 @@ def _assign_question(
     return Question("assign_products", batch, first, context, check, again, cut_up, part, True, products)
 
 
+def probabilities_text(probabilities: Mapping[str, float], names: Mapping[str, str]) -> str:
+    """Return the probability of each choice as JSON by its name, the likeliest first; those near 0 are left out."""
+    ranked = sorted(probabilities.items(), key=lambda each: (-each[1], each[0]))
+    shown = {names.get(choice, choice): round(value, 4) for choice, value in ranked}
+    return orjson.dumps({name: value for name, value in shown.items() if value}).decode()
+
+
+def _probabilities(placed: Placement, names: Mapping[str, str]) -> dict[str, str]:
+    return {"probabilities": probabilities_text(placed.probabilities, names)} if placed.probabilities else {}
+
+
 def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequence[Category]) -> pd.DataFrame:
     """Return one row a product, sorted by product.
 
     The columns are `product_id`, `batch`, `part`, `category` (a name of the taxonomy, OUT_OF_SCOPE, NONE_FITS, or
-    empty), `confidence`, `reason` where there is no category, and `cache_key` of the interaction that stated it.
+    empty), `confidence`, `reason` where there is no category, and `cache_key` of the interaction that stated it;
+    and `probabilities` where a decision endpoint stated some (see `probabilities_text`).
     """
     names = {category.id: category.name for category in taxonomy}
     rows = []
@@ -132,6 +145,7 @@ def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequen
                 "category": names.get(placed.category, placed.category),
                 "confidence": placed.confidence,
                 "cache_key": checked.sources[i],
+                **_probabilities(placed, names),
             }
             for i, placed in checked.value.items()
             for product in products_of[int(i[2:])]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pandas as pd
 
 from segkit.analysis.frames import records
@@ -103,7 +104,8 @@ def explain(run: Run, product_id: int | str) -> Explanation:
     reasons, lines = zip(*(_evidence(run, asked, step) for step in records(steps)), strict=True)
     steps = steps.assign(prompt_line=[line for line, _ in lines], answer_line=[line for _, line in lines])
     second, repeats = _second_category(run, number), _repeated(run, number)
-    next_best, similar = _next_best(run, number, product["category"], second, repeats), similar_elsewhere(run, number)
+    next_best = _next_best(run, number, product, second, repeats)
+    similar = similar_elsewhere(run, number)
     sentences = [_step(run, number, step, reason) for step, reason in zip(records(steps), reasons, strict=True)]
     sentences += [_twice(product["category"], second), _repeats(run, product["category"], repeats)]
     sentences += [_next(next_best), _similar(similar)]
@@ -199,14 +201,24 @@ def _repeated(run: Run, number: int) -> list[str]:
     return found
 
 
-def _next_best(run: Run, number: int, own: str, second: str, repeats: list[str]) -> dict[str, Any] | None:
-    """Return the category that a product would be in otherwise, by its repeats, its second answer or its words."""
+def _next_best(
+    run: Run, number: int, product: dict[str, Any], second: str, repeats: list[str]
+) -> dict[str, Any] | None:
+    """Return the category that a product would be in otherwise.
+
+    It is found by its repeats, its second answer, the probabilities of a decision, or its words.
+    """
+    own = product["category"]
     elsewhere = Counter(name for name in repeats if name not in ("", own))
     if elsewhere:
         ((name, count),) = elsewhere.most_common(1)
         return {"category": name, "by": "repeats", "share": count / len(repeats)}
     if second not in ("", own):
         return {"category": second, "by": "second answer", "share": 0.5}
+    stated = orjson.loads(product.get("probabilities") or "{}")
+    if shares := {name: share for name, share in stated.items() if name != own}:
+        name = max(shares, key=lambda other: shares[other])
+        return {"category": name, "by": "probabilities", "share": shares[name]}
     ((_, row),) = category_similarity(run, [number]).iterrows()
     similar = {str(name): float(value) for name, value in row.items()}
     others = [name for name in similar if name != own and similar[name] > 0]
@@ -240,6 +252,8 @@ def _next(next_best: dict[str, Any] | None) -> str:
     if next_best["by"] == "words":
         own, other = next_best["own_similarity"], next_best["similarity"]
         return f"{what}, by the words of its title (similarity {other:.2f}; its own category {own:.2f})."
+    if next_best["by"] == "probabilities":
+        return f"{what}, with a probability of {next_best['share']:.4f} in the answer."
     return f"{what} ({next_best['share']:.0%} of the {'repeats' if next_best['by'] == 'repeats' else 'answers'})."
 
 

@@ -39,7 +39,7 @@ class LostError(Exception):
 
 
 class Transport(Protocol):
-    """Sends one request body to the chat completions of one endpoint; it never retries and never redirects."""
+    """Sends one request body to one path of one endpoint; it never retries and never redirects."""
 
     async def send(self, body: bytes, heard: Callable[[int], None], *, fresh: bool = False) -> Response:
         """Send a JSON body; raise NotSentError or LostError when there is no whole response.

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from segkit.errors import SettingsError
 from segkit.llm.transports.base import NotSentError, Response, Transport
+from segkit.llm.transports.decisions import CHAT
 from segkit.settings import Settings
 
 # Hosts that answer no question without a key.
@@ -31,9 +32,10 @@ class NoTransport:
         pass
 
 
-def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
+def open_transport(model: str, endpoint: str, settings: Settings, path: str = CHAT) -> Transport:
     """Return the transport of a model: the offline model, HTTP, or the OpenAI SDK (`SEGKIT_TRANSPORT=sdk`).
 
+    `path` is that of chat completions or of decisions, behind the address of the endpoint.
     Raises SettingsError when the endpoint needs a key and there is none.
     """
     if settings.segkit_max_calls == 0:
@@ -47,10 +49,10 @@ def open_transport(model: str, endpoint: str, settings: Settings) -> Transport:
     if settings.segkit_transport == "sdk":
         from segkit.llm.transports.openai_sdk import SdkTransport
 
-        return SdkTransport(endpoint, settings, key)
+        return SdkTransport(endpoint, settings, key, path=path)
     from segkit.llm.transports.http import HttpTransport
 
-    return HttpTransport(endpoint, settings, key)
+    return HttpTransport(endpoint, settings, key, path)
 
 
 def needs_key(endpoint: str) -> bool:

@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from segkit.llm.transports.base import LostError, NotSentError, Response
+from segkit.llm.transports.decisions import CHAT
 from segkit.llm.transports.stream import Deadlines, nobody
 from segkit.settings import Settings
 
@@ -23,10 +24,10 @@ _HOPELESS = (aiohttp.InvalidURL, aiohttp.ClientConnectorDNSError, aiohttp.Client
 
 
 class HttpTransport:
-    """Posts to `<endpoint>/chat/completions`, with a deadline for each answer and a cap on its size."""
+    """Posts to a path of an endpoint, with a deadline for each answer and a cap on its size."""
 
-    def __init__(self, endpoint: str, settings: Settings, key: str) -> None:
-        self._url = f"{endpoint}/chat/completions"
+    def __init__(self, endpoint: str, settings: Settings, key: str, path: str = CHAT) -> None:
+        self._url = endpoint + path
         self._headers = _headers(key, settings)
         self._deadlines = Deadlines(settings.segkit_timeout_seconds)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.segkit_connect_seconds)

@@ -10,6 +10,7 @@ import openai
 import orjson
 
 from segkit.llm.transports.base import LostError, NotSentError, Response
+from segkit.llm.transports.decisions import CHAT
 from segkit.llm.transports.http import KEEP_ALIVE_SECONDS, described
 from segkit.llm.transports.stream import Deadlines, IncomingAnswer, nobody
 from segkit.settings import Settings
@@ -21,7 +22,16 @@ _OPTIONS: openai.RequestOptions = {"max_retries": 0, "headers": {"x-stainless-ra
 class SdkTransport:
     """Posts through `AsyncOpenAI`, or through a client that the caller brings (Azure, a proxy of its own)."""
 
-    def __init__(self, endpoint: str, settings: Settings, key: str, client: openai.AsyncOpenAI | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        settings: Settings,
+        key: str,
+        client: openai.AsyncOpenAI | None = None,
+        *,
+        path: str = CHAT,
+    ) -> None:
+        self._path = path
         self._deadline = settings.segkit_timeout_seconds
         self._deadlines = Deadlines(self._deadline)
         self._used = False
@@ -36,7 +46,7 @@ class SdkTransport:
                 received = incoming.received
                 client = self._once if fresh else self._client
                 reply = await client.post(
-                    "/chat/completions", cast_to=httpx2.Response, body=orjson.loads(body), options=_OPTIONS
+                    self._path, cast_to=httpx2.Response, body=orjson.loads(body), options=_OPTIONS
                 )
                 await self._receive(reply, incoming)
         except openai.APIStatusError as error:

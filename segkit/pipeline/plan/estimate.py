@@ -98,7 +98,8 @@ def dollars(row: pd.Series, name: str = "cost_usd") -> str:
 
 def _batch_column(plan: pd.DataFrame) -> dict[str, list[str]]:
     """Return the cost with `--batch` as a column, where it is known and there is any."""
-    known = pd.notna(plan["cost_usd_high"].iloc[-1]) and plan["cost_usd_high"].iloc[-1] > 0
+    most = plan["batch_cost_usd_high"].iloc[-1]
+    known = pd.notna(most) and most > 0
     return {"with --batch": [dollars(row, "batch_cost_usd") for _, row in plan.iterrows()]} if known else {}
 
 
@@ -156,7 +157,8 @@ def _money_and_time(
         cost = call_cost_usd(usage, parameters.model, parameters.endpoint, settings)
         cost = Decimal(0) if cost is not None and not row["calls"] else cost
         figures[f"cost_usd_{end}"] = cost
-        figures[f"batch_cost_usd_{end}"] = None if cost is None else cost * BATCH_PRICE
+        # Batches take no requests for decisions.
+        figures[f"batch_cost_usd_{end}"] = None if cost is None or parameters.decisions else cost * BATCH_PRICE
         calls = int(row["calls_low" if end == "low" else "calls"])
         figures[f"seconds_{end}"] = round(_seconds(calls, usage, i, parameters, settings, measured), 1)
     return figures

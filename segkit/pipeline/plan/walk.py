@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
 
+import orjson
 import pandas as pd
 
 from segkit.core.batching import (
@@ -41,6 +42,7 @@ from segkit.core.questions import wording_of
 from segkit.core.refine import refine_questions, second_questions
 from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
 from segkit.core.taxonomy.unseen import least_batches, reading
+from segkit.llm.transports.decisions import decision_questions
 from segkit.pipeline.plan.known import Lookup
 from segkit.pipeline.taxonomy.cascade import place_in_cascade
 
@@ -88,6 +90,10 @@ class StageQuestions:
         return replace(self, characters=characters, answers=answers, fewer_calls=calls)
 
 
+def _of_prompt(question: Question) -> Interval:
+    return (len(question.prompt.text),) * 2
+
+
 @dataclass
 class _Counted:
     """What is counted of a stage while it is walked."""
@@ -100,7 +106,13 @@ class _Counted:
     estimated: bool = False
     saved_usd: Decimal = Decimal(0)
 
-    def add(self, questions: Sequence[Question], found: Lookup, answer: Callable[[Question], Interval]) -> None:
+    def add(
+        self,
+        questions: Sequence[Question],
+        found: Lookup,
+        answer: Callable[[Question], Interval],
+        size: Callable[[Question], Interval] = _of_prompt,
+    ) -> None:
         """Count questions whose prompts are known."""
         asked = [q for q, answers in zip(questions, found.answers, strict=True) if answers is None]
         self.questions += len(questions)
@@ -109,7 +121,7 @@ class _Counted:
         self.saved_usd += found.saved_usd
         share = found.calls / len(asked) if asked else 0  # equal questions are asked once
         for i in (0, 1):
-            self.characters[i] += share * sum(len(question.prompt.text) for question in asked)
+            self.characters[i] += share * sum(size(question)[i] for question in asked)
             self.answers[i] += share * sum(answer(question)[i] for question in asked)
 
     def add_unknown(self, calls: int, characters: Interval, answers: Interval) -> None:
@@ -237,7 +249,10 @@ def _walk_placing(
 
     def ask(questions: Sequence[Question], planned: int = 0, done: int = 0) -> Sequence[Answer]:
         found = look_up("assign_products", questions)
-        counted.add(questions, found, _of_assignments)
+        if parameters.decisions:
+            counted.add(questions, found, _of_decisions, _of_typed_questions)
+        else:
+            counted.add(questions, found, _of_assignments)
         if None in found.answers:
             raise _UnknownError
         return _flat(found.answers)
@@ -409,6 +424,17 @@ def _of_refinement(question: Question) -> Interval:
 
 def _of_assignments(question: Question) -> Interval:
     return _items(question) * _ASSIGNMENT[0], _items(question) * _ASSIGNMENT[1]
+
+
+def _of_decisions(question: Question) -> Interval:
+    """Return the tokens of a decision: a choice a product, at most what a chat model would write."""
+    return _items(question), _of_assignments(question)[1]
+
+
+def _of_typed_questions(question: Question) -> Interval:
+    """Return the characters of a request for decisions: the questions beside the prompt may count, or not."""
+    prompt = len(question.prompt.text)
+    return prompt, prompt + len(orjson.dumps(decision_questions(question.prompt.schema)))
 
 
 def _flat(answers: Sequence[list[Answer] | None]) -> list[Answer]:

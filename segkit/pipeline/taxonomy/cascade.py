@@ -15,7 +15,7 @@ import pandas as pd
 
 from segkit.core.batching import AUDITED, asked_twice, assignment_calls, cascade_sizes, shuffled
 from segkit.core.catalogue.entries import Entry, product_entries
-from segkit.core.extract import assignment_frame
+from segkit.core.extract import assignment_frame, join_assignments
 from segkit.core.models import BY_CLASSIFIER, Answer, Category, Parameters, Question
 from segkit.core.taxonomy.assign import assign_questions, assigned
 from segkit.errors import StageError
@@ -104,8 +104,7 @@ def place_in_cascade(
     rows = [row for each in sure for row in each.rows()]
     facts.products_by_classifier = len(rows)
     facts.calls_saved = assignment_calls(order, replace(parameters, cascade=0.0)) - asking.asked
-    assignments = pd.concat([assigned(asking.answers, products, taxonomy), assignment_frame(rows)])
-    return assignments.sort_values("product_id", ignore_index=True), facts
+    return join_assignments(assigned(asking.answers, products, taxonomy), assignment_frame(rows)), facts
 
 
 def _in_random_order(products: pd.DataFrame, parameters: Parameters) -> list[Entry]:

@@ -11,6 +11,7 @@ import pandas as pd
 from segkit.core.catalogue.gate import Catalogue
 from segkit.core.models import Parameters
 from segkit.errors import ProductsError
+from segkit.llm.transports.decisions import require_categories
 from segkit.pipeline.parameters import run_prompts
 from segkit.pipeline.plan.durations import NOTHING_MEASURED, Durations
 from segkit.pipeline.plan.estimate import plan_run
@@ -74,6 +75,8 @@ def plan_assignment(
     """Return the products that a run with a given taxonomy would ask about, and the plan of the run."""
     beginning = begin(given, catalogue, "", only)
     start = beginning.starting_point(given.frame)
+    if chosen.decisions:
+        require_categories(len(start.categories))
     prompts = run_prompts(chosen)
     with known_before(chosen, settings) as known:
         plan = plan_run(beginning.new, prompts, chosen, settings, start, known.look_up, durations)

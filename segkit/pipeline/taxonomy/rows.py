@@ -63,7 +63,21 @@ def kept_rows(given: Taxonomy) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     assert given.run is not None
     rows, asked = moved_rows(placed_rows(given.run), given.base, given.result)
-    return pd.concat([rows, _rows_of_proposals(given.run, given)], ignore_index=True), asked
+    rows = pd.concat([rows, _rows_of_proposals(given.run, given)], ignore_index=True)
+    return with_probabilities(rows, given.run.result("ledger")), asked
+
+
+def with_probabilities(rows: pd.DataFrame, *stated: pd.DataFrame) -> pd.DataFrame:
+    """Add to rows the probabilities that decision endpoints stated, of the first table that has some for a product.
+
+    Where no table has the column, nothing is added.
+    """
+    found: dict[int, str] = {}
+    tables = [table for table in stated if "probabilities" in table.columns]
+    for table in reversed(tables):
+        found |= dict(zip(table["product_id"], table["probabilities"], strict=True))
+    column = pd.array([found.get(product, "") for product in rows["product_id"]], dtype="str")
+    return rows.assign(probabilities=column) if tables else rows
 
 
 def _rows_of_proposals(run: Run, given: Taxonomy) -> pd.DataFrame:

@@ -10,14 +10,16 @@ import pandas as pd
 from segkit.analysis.live import live_progress
 from segkit.core.catalogue.gate import first_runs
 from segkit.core.consolidate import numbered
-from segkit.core.extract import assignment_frame
+from segkit.core.extract import assignment_frame, join_assignments
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, STAGES, Answer, Category, Question
 from segkit.core.results import kept_tables
 from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
 from segkit.core.taxonomy.conflicts import names_now, proposal_conflicts
 from segkit.core.taxonomy.keys import counted, with_proposals
 from segkit.core.text import fold_name
+from segkit.errors import StageError
 from segkit.llm.ask import ask_all
+from segkit.llm.transports.decisions import too_many_categories
 from segkit.pipeline.stages import (
     consolidate_taxonomy,
     consolidated_assignments,
@@ -25,7 +27,7 @@ from segkit.pipeline.stages import (
     result_tables,
 )
 from segkit.pipeline.taxonomy.cascade import place_in_cascade
-from segkit.pipeline.taxonomy.rows import LEFT, LINEAGE
+from segkit.pipeline.taxonomy.rows import LEFT, LINEAGE, with_probabilities
 from segkit.runs.run import Run
 from segkit.runs.taxonomy import edits_so_far, starting_point
 from segkit.settings import Settings, load_settings
@@ -105,8 +107,7 @@ def _with_those_apart(placed: pd.DataFrame, start: StartingPoint) -> pd.DataFram
     """Add the products of split categories to assignments: they fit none until a part is accepted."""
     apart = {"batch": 0, "part": "", "category": NONE_FITS, "confidence": None, "reason": "", "cache_key": ""}
     rows = [{"product_id": product, **apart} for product in sorted(start.apart)]
-    table = pd.concat([placed, assignment_frame(rows)]) if rows else placed
-    return table.sort_values("product_id", ignore_index=True)
+    return join_assignments(placed, assignment_frame(rows)) if rows else placed
 
 
 def nothing_assigned(run: Run) -> pd.DataFrame:
@@ -124,6 +125,7 @@ def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
     tables = {"assignments": placed, "lineage": lineage, **result_tables(run, products, lineage, taxonomy)}
     read = run.result("batch_assignments").query("batch > 0")["product_id"]
     tables["ledger"]["in_sample"] = tables["ledger"]["product_id"].isin(read)  # these were read twice
+    tables["ledger"] = with_probabilities(tables["ledger"], placed)
     for name, table in tables.items():
         run.save_result(name, table)
     return placed
@@ -131,6 +133,8 @@ def _assign_all(run: Run, settings: Settings) -> pd.DataFrame:
 
 def _placed(run: Run, products: pd.DataFrame, taxonomy: Sequence[Category], settings: Settings) -> pd.DataFrame:
     """Return the assignments of products: by the model, or by the cascade that the run was made with."""
+    if run.parameters.decisions and (what := too_many_categories(len(taxonomy))):
+        raise StageError(what, f"segkit resume {run.id} --no-decisions")
     with live_progress(run, STAGES["assign_products"]):
         if run.parameters.cascade and taxonomy:
             return _in_cascade(run, products, taxonomy, settings)
@@ -175,7 +179,9 @@ def _save(run: Run, start: StartingPoint, placed: pd.DataFrame, taxonomy: pd.Dat
     taxonomy = counted(taxonomy, lineage["refined_category"])
     conflicts = proposal_conflicts(taxonomy, edits_so_far(run))
     tables = {"assignments": placed, "categories": taxonomy, "lineage": lineage, "left": left, "conflicts": conflicts}
-    for name, table in {**tables, **kept_tables(run.products, lineage, taxonomy, earlier)}.items():
+    tables |= kept_tables(run.products, lineage, taxonomy, earlier)
+    tables["ledger"] = with_probabilities(tables["ledger"], placed, earlier)
+    for name, table in tables.items():
         run.save_result(name, table)
 
 

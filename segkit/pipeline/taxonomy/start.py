@@ -16,6 +16,7 @@ from segkit.core.catalogue.load import load_catalogue
 from segkit.core.models import Parameters
 from segkit.core.taxonomy.assign import StartingPoint
 from segkit.errors import ProductsError, RunError, SettingsError, TaxonomyError
+from segkit.llm.transports.decisions import require_categories
 from segkit.pipeline.extend import with_ids_of
 from segkit.pipeline.parameters import check_endpoint, choose_parameters, run_prompts
 from segkit.pipeline.taxonomy.rows import empty_asked, empty_left, empty_rows, kept_rows, left_rows
@@ -54,6 +55,8 @@ def assign_run(
     chosen = assign_parameters(given, settings, parameters)
     check_endpoint(chosen, settings, caps)
     beginning = begin(given, catalogue, run_id, only)
+    if chosen.decisions:
+        require_categories(len(beginning.starting_point(given.frame).categories))
     product_lines(beginning.products.head(1), chosen.product_line)
     origin = _origin(given, catalogue, beginning.products, source)
     archived = {"taxonomy": given.frame, "earlier": beginning.rows, "edits": edit_history(given, run_id)}
