@@ -9,6 +9,8 @@ install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes 
 # Tests wait for processes, servers and disks: four at once keep two cores busy.
 PYTEST := $(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --quiet
+# All extras but dbt, which is a program beside segkit and brings forty packages.
+EXTRAS := api lab build dev mlflow otlp
 COVER  := --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
 
 # A run is many short processes: without bytecode on disk each would compile all it imports anew.
@@ -55,6 +57,7 @@ test: $(READY) lint  ## Lint, then test: what CI runs
 
 test-all: $(READY) lint  ## The same with the long tests, and coverage
 	@$(BIN)/python tests/support/llama.py install .llama
+	@$(BIN)/python tests/support/outside_tools.py .tools
 	$(PYTEST) $(COVER)
 
 lint: $(READY)  ## Check style, types and the order of imports
@@ -77,8 +80,8 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/providers.py
 
 lock: $(READY)  ## Make both lock files anew from pyproject.toml
-	$(COMPILE) --all-extras -o requirements.lock
+	$(COMPILE) $(addprefix --extra ,$(EXTRAS)) -o requirements.lock
 	$(COMPILE) --extra build --constraint requirements.lock -o requirements-run.lock
 
 clean:  ## Remove .venv and what tools leave behind; runs and .segkit stay
-	rm -rf $(VENV) .llama .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) .llama .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -5,17 +5,36 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from segkit.cli.options import READ, Json, RunName, RunsDir, opened_run
-from segkit.cli.terminal import columns_of, new_console, pairs, print_table, write_bytes, write_json
+from segkit.cli.terminal import (
+    GroupedCommand,
+    columns_of,
+    new_console,
+    pairs,
+    print_table,
+    write_bytes,
+    write_json,
+)
 from segkit.core.text import quantity
 from segkit.display import terminal_text
 from segkit.errors import InputError
 
+if TYPE_CHECKING:
+    from segkit.runs.run import Run
+
 app = typer.Typer()
+_OTHER_TOOLS, _HELP = "Another tool", "see `segkit export --help`"
+# The options of `export` that a tool uses; None is a file.
+_USED = {
+    None: ("--out", "--format", "--raw", "--with-columns"),
+    "mlflow": ("--url",),
+    "otlp": ("--url", "--with-text"),
+    "dbt": ("--out",),
+}
 
 
 @app.command(rich_help_panel=READ)
@@ -110,10 +129,13 @@ def report(name: RunName = "latest", runs_dir: RunsDir = None) -> None:
     new_console().print(str(run.folder / REPORT))
 
 
-@app.command(rich_help_panel=READ)
+@app.command(cls=GroupedCommand, rich_help_panel=READ)
 def export(
     name: RunName = "latest",
-    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; with --to dbt the folder.", show_default="standard output; dbt"),
+    ] = None,
     form: Annotated[
         str, typer.Option("--format", help="csv, xlsx, jsonl or parquet.", show_default="from the name of the file")
     ] = "",
@@ -121,16 +143,57 @@ def export(
         bool, typer.Option("--raw", help="CSV without the apostrophes that keep formulas from running.")
     ] = False,
     with_columns: Annotated[bool, typer.Option("--with-columns", help="Add the other columns of the input.")] = False,
+    to: Annotated[
+        Literal["mlflow", "otlp", "dbt"] | None,
+        typer.Option(
+            "--to",
+            help="Another tool: mlflow (parameters, metrics, report), otlp (a trace of OpenTelemetry), "
+            "dbt (a project over the tables in Postgres).",
+            rich_help_panel=_OTHER_TOOLS,
+        ),
+    ] = None,
+    url: Annotated[
+        str,
+        typer.Option(
+            "--url",
+            help="The server of MLflow, or the collector of OpenTelemetry.",
+            show_default="MLFLOW_TRACKING_URI; OTEL_EXPORTER_OTLP_ENDPOINT",
+            rich_help_panel=_OTHER_TOOLS,
+        ),
+    ] = "",
+    with_text: Annotated[
+        bool,
+        typer.Option(
+            "--with-text", help="With --to otlp: send prompts and answers too.", rich_help_panel=_OTHER_TOOLS
+        ),
+    ] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Write the products of a run with their categories to a file.
+    """Write the products of a run with their categories to a file, or a run to another tool.
+
+    Exporting a run twice makes one run in MLflow, and the same trace.
 
     Example: segkit export latest --out segments.xlsx --with-columns
+
+    Example: segkit export latest --to mlflow --url http://127.0.0.1:5000
     """
+    run = opened_run(name, runs_dir)
+    given = {"--format": form, "--raw": raw, "--with-columns": with_columns}
+    given |= {"--out": out, "--url": url, "--with-text": with_text}
+    for option, value in given.items():
+        if value and option not in _USED[to]:
+            raise InputError(f"{option} does nothing {f'with --to {to}' if to else 'without --to'}", _HELP)
+    if to:
+        new_console().print(_to_tool(run, to, out, url, with_text))
+    else:
+        _to_file(run, out, form, raw, with_columns)
+
+
+def _to_file(run: Run, out: Path | None, form: str, raw: bool, with_columns: bool) -> None:
+    """Write the products of a run to a file, or to standard output."""
     from segkit.analysis.export import BOM, WRITERS, exported
     from segkit.storage.disk import write_atomic
 
-    run = opened_run(name, runs_dir)
     form = form or (out.suffix.removeprefix(".") if out else "csv")
     if form not in WRITERS:
         raise InputError(f"{form!r} is no format", f"--format is one of {', '.join(WRITERS)}")
@@ -146,6 +209,26 @@ def export(
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
     new_console().print(f"{quantity(len(frame), 'product')} of {run.id} written to {out}")
+
+
+def _to_tool(run: Run, tool: str, out: Path | None, url: str, with_text: bool) -> str:
+    """Export a run to another tool, and return the line that reports it."""
+    match tool:
+        case "mlflow":
+            from segkit.analysis.exporters.mlflow import export_to_mlflow
+
+            return f"{run.id} is the MLflow run {export_to_mlflow(run, url)}"
+        case "otlp":
+            from segkit.analysis.exporters.otlp import export_to_otlp
+
+            return f"{quantity(export_to_otlp(run, url, with_text=with_text), 'span')} of {run.id} sent"
+    from segkit.analysis.exporters.dbt import write_dbt_project
+    from segkit.database.connection import libpq_parameters
+    from segkit.settings import load_settings
+
+    server, folder = load_settings().database_url, out or Path("dbt")
+    written = write_dbt_project(run, folder, libpq_parameters(server.get_secret_value()) if server else {})
+    return f"{quantity(len(written), 'file')} of a dbt project written to {folder}; next: segkit sync {run.id}"
 
 
 @app.command(rich_help_panel=READ)

@@ -55,7 +55,7 @@ def connect(url: str, **options: Any) -> Connection:
     transactions. `options` are further parameters of libpq.
     """
     with translated_errors(url, "connecting"):
-        connection = psycopg.connect(prepare_threshold=None, **_CONNECTION | _target(url) | options)
+        connection = psycopg.connect(prepare_threshold=None, **_CONNECTION | libpq_parameters(url) | options)
         for name, loader in _LOADERS.items():
             connection.adapters.register_loader(name, loader)
         # Asked for explicitly, since a pooler may not report it on connecting.
@@ -70,7 +70,7 @@ def connect(url: str, **options: Any) -> Connection:
 
 def server_name(url: str) -> str:
     """Return the name, host and port of a database for people, never its user or password."""
-    target = _target(url)
+    target = libpq_parameters(url)
     return f"{target.get('dbname', '')} at {target.get('host', 'localhost')}:{target.get('port', 5432)}"
 
 
@@ -85,7 +85,8 @@ def translated_errors(
     try:
         yield
     except psycopg.Error as error:
-        text = _wording(error, redactor([SecretStr(url), SecretStr(str(_target(url).get("password") or ""))]))
+        password = str(libpq_parameters(url).get("password") or "")
+        text = _wording(error, redactor([SecretStr(url), SecretStr(password)]))
         message = f"{action} failed in the database {server_name(url)}: {text}"
         raise DatabaseError(message, hints.get(type(error).__name__, hint)) from error
 
@@ -170,7 +171,7 @@ _LOADERS: dict[str, type[Any]] = {
 }
 
 
-def _target(url: str) -> dict[str, Any]:
+def libpq_parameters(url: str) -> dict[str, Any]:
     """Return the parameters of libpq in a URL.
 
     The forms of SQLAlchemy (postgresql+psycopg://) and Heroku (postgres://) will do, and so do the parameters that

@@ -56,18 +56,18 @@ class Run:
     @property
     def parameters(self) -> Parameters:
         """The parameters of the run, with what a resume has changed of its requests."""
-        changed = {name: value for name, value in self._changes.items() if name not in _NO_PARAMETERS}
+        changed = {name: value for name, value in self.changed_requests.items() if name not in _NO_PARAMETERS}
         return Parameters(**{**self.document["parameters"], **changed})
 
     @property
     def most_products(self) -> int:
         """The most products that a prompt may have since a resume asked for fewer; 0 where none did."""
-        return int(self._changes.get("products_per_prompt") or 0)
+        return int(self.changed_requests.get("products_per_prompt") or 0)
 
     @property
     def stream(self) -> bool | None:
         """Whether answers are received token by token; None where neither the run nor a resume was told."""
-        chosen = self._changes.get("stream", self.document.get("stream"))
+        chosen = self.changed_requests.get("stream", self.document.get("stream"))
         return None if chosen is None else bool(chosen)
 
     def change_requests(self, changes: Mapping[str, Any]) -> Run:
@@ -87,7 +87,8 @@ class Run:
         return replace(self, document=document)
 
     @property
-    def _changes(self) -> dict[str, Any]:
+    def changed_requests(self) -> dict[str, Any]:
+        """What resumes have changed of the requests of this run (see `change_requests`)."""
         changes = self.document.get("request_changes", [])
         return {name: value for change in changes for name, value in change["to"].items()}
 
