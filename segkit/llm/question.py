@@ -274,7 +274,7 @@ class QuestionAsker:
             reason += " (raise SEGKIT_TIMEOUT_SECONDS, or ask for fewer products a prompt)"
         counted = trouble not in _UNPAID | {"filtered"}
         useful = not counted or await self.breaker.failed("empty" if empty else trouble, reason)
-        parts = question.cut(checked, trouble) if useful else []
+        parts = question.cut(checked, trouble) if useful and not self._is_settled(question, checked, trouble) else []
         if parts and trouble not in _UNPAID and not self.breaker.may_add(len(parts)):
             self._event("cutting_ended", question, why=why, extra=self.breaker.extra)
             reason, parts = f"{reason}; not cut further: {self.breaker.extra} extra questions were asked", []
@@ -284,6 +284,14 @@ class QuestionAsker:
             return [self._failed(question, checked, reason)]
         self._event("question_cut", question, trouble=trouble, why=why, parts=len(parts))
         return self._with_whole(question, checked, await self._answer_parts(parts))
+
+    def _is_settled(self, question: Question, checked: CheckedAnswer | None, trouble: str) -> bool:
+        """Report whether smaller questions have no use: a decision refuses each product by itself.
+
+        Where it refused all of them at once, one may be the reason for all.
+        """
+        is_refused = trouble == "refused" and checked is not None and bool(checked.sources)
+        return is_refused and is_decided(question.stage, self.parameters)
 
     async def _answer_parts(self, parts: Sequence[Question]) -> list[Answer]:
         """Answer the parts of a question, which itself is asked no more."""

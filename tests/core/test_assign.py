@@ -13,6 +13,7 @@ from catalogues import catalogue
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segkit.core.extract import assignment_frame, join_assignments
 from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, Answer, Category, CheckedAnswer, Parameters
 from segkit.core.prompts import ASSIGNING, load_prompts
 from segkit.core.taxonomy.assign import assign_questions, assigned
@@ -65,6 +66,16 @@ def test_silence_is_missing_and_only_what_is_missing_is_asked_again() -> None:
 )
 def test_an_answer_that_is_not_valid_says_why(content: str, kind: str) -> None:
     assert kind in {fault.kind for fault in checked(content).faults}
+
+
+def test_assignments_with_and_without_probabilities_are_one_table() -> None:
+    """As a cascade has them: the classifier states a score alone."""
+    row = {"batch": 1, "part": "", "category": "Kettles", "confidence": 0.9}
+    stated = assignment_frame([{"product_id": 2, **row, "probabilities": '{"Kettles":0.9}'}])
+    joined = join_assignments(stated, assignment_frame([{"product_id": 1, **row}]))
+    assert joined["probabilities"].tolist() == ["", '{"Kettles":0.9}']
+    assert joined.dtypes["probabilities"] == stated.dtypes["probabilities"]
+    assert "probabilities" not in join_assignments(assignment_frame([{"product_id": 1, **row}]))
 
 
 def test_a_product_with_two_categories_has_none() -> None:

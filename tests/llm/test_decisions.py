@@ -65,6 +65,7 @@ def test_the_sdk_takes_the_request_and_its_answer_is_that_of_a_chat_model(endpoi
     for asked in accepted["questions"]:  # lazy in the SDK's types
         assert [each["value"] for each in asked["choices"]] == ["S_0", "S_1", NONE_FITS, OUT_OF_SCOPE]
     decision = sent_with_sdk(endpoint, body)
+    Decision.model_validate_json(decision.model_dump_json())  # the client itself does not check
     completion = read_completion(decision.model_dump_json().encode())
     assert completion.model == MODELS[0]
     assert completion.usage == Usage(decision.usage.input_tokens, 0, decision.usage.output_tokens, 0, 0)

@@ -175,6 +175,19 @@ def test_a_refused_question_ends_without_a_category_and_says_so(taxonomy: Taxono
     assert replay(run).identical
 
 
+def test_several_refused_questions_are_asked_once_more_and_not_cut(taxonomy: Taxonomy, endpoint: Endpoint) -> None:
+    """A decision refuses each product by itself, so there is no culprit to be found by halves."""
+    endpoint.rule("decision_refused", contains="kettle")
+    run = decided(taxonomy, of_known_kinds())
+    assign_products(run)
+    ledger = run.result("ledger").set_index("product_id")
+    assert (
+        ledger.query("state == 'unassigned'")["reason"].tolist()
+        == ["refused: the model refused to answer 2 questions"] * 2
+    )
+    assert endpoint.count("assign_products") == 2
+
+
 def test_a_run_that_was_cut_short_goes_on_where_it_was(taxonomy: Taxonomy, endpoint: Endpoint) -> None:
     capped = load_settings().model_copy(update={"segkit_max_calls": 2, "segkit_concurrency": 1})
     run = decided(taxonomy)

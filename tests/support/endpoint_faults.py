@@ -888,8 +888,9 @@ def odd_decision(name: str, **fixed: Any) -> Callable[[Callable[..., Any]], Call
             if not is_decision(case.request):
                 raise NotApplicable
             whole = envelope(case, case.text)
-            targets = [answer for answer in whole["answers"] if answer["name"] == case.target]
-            function(whole["answers"], targets[0], **params)
+            targets = case.question.targets(case.contains)
+            for answer in [each for each in whole["answers"] if each["name"] in targets]:
+                function(whole["answers"], answer, **params)
             return as_reply(whole)
 
         fault(name, **fixed)(reply)

@@ -112,7 +112,8 @@ def sentence(total: pd.Series) -> str:
     price = dollars(total)
     if _batch_column(total.to_frame().T):
         price += f" ({dollars(total, 'batch_cost_usd')} with --batch)"
-    return f"{quantity(questions, 'question')}, {known}{_calls(total)} calls to make, {price}{_saved(total)}"
+    noun = "call" if calls == 1 else "calls"
+    return f"{quantity(questions, 'question')}, {known}{_calls(total)} {noun} to make, {price}{_saved(total)}"
 
 
 def _saved(total: pd.Series) -> str:

@@ -53,6 +53,8 @@ PLAIN = 4.5
 _OF_BATCH, _OF_MERGE = (3, 12), (5, 25)
 _CATEGORY, _ASSIGNMENT = (12, 90), (12, 24)
 _MOVED, _REASSIGNMENT = (0.0, 0.25), (18, 28)
+# Characters of a typed question without its choices, and of a choice.
+_TYPED_QUESTION, _CHOICE = 150, 16
 
 Interval = tuple[float, float]
 LookUp = Callable[[str, Sequence[Question]], Lookup]
@@ -228,6 +230,8 @@ def _estimated_assignment(
     entries = entries[len(entries) - calls * parameters.products_per_assignment :] if counted.questions else entries
     titles = sum(len(entry.line) for entry in entries) + 8.0 * len(entries)
     text = [calls * (len(prompts["assign_products"]) + _OF_MERGE[i] * _CATEGORY[i] * PLAIN) + titles for i in (0, 1)]
+    if parameters.decisions:  # the questions beside the prompt may count, or not
+        text[1] += len(entries) * (_TYPED_QUESTION + _OF_MERGE[1] * _CHOICE)
     answers = len(entries) * _ASSIGNMENT[0], len(entries) * _ASSIGNMENT[1]
     counted.add_unknown(calls, (text[0], text[1]), answers)
     return counted.of("assign_products").fewer(calls - least)
