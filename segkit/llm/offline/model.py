@@ -38,7 +38,8 @@ _TRAITS, _EXAMPLES = " whose titles mention ", " such as "
 _NAMELESS = "General Merchandise"
 _FEWEST, _MOST = 8, 40  # categories that a merge may keep, between these as many as one batch needs
 _NARROW = 12  # and in a shop category about one thing
-_ALIKE, _ENOUGH = 0.12, 4  # categories this much alike are joined while there are more than enough
+_ALIKE, _ENOUGH = 0.05, 4  # categories this much alike are joined while there are more than enough
+_ALIKE_NARROW = 0.22  # and in a shop category about one thing, where all have words in common
 _MARGIN, _RATIO = 0.1, 1.15  # a better fit must be better by both
 _LIKE = 0.25  # the least likeness to a category of a product in it
 
@@ -236,7 +237,7 @@ def _consolidate(lines: Mapping[str, str], category: str, known: Mapping[str, st
     most = min(_MOST, max(_FEWEST, round(1.1 * max(sizes.values(), default=0))))
     groups = group(units, core)
     settled = settle(groups, _NARROW, 0, 0.016) if core else settle(groups, most, _MOST, 0.01)
-    settled = join(settled, _ALIKE + (0.1 if core else 0.0), 2 * _ENOUGH if core else _ENOUGH)
+    settled = join(settled, _ALIKE_NARROW, 2 * _ENOUGH) if core else join(settled, _ALIKE, _ENOUGH)
     described = _describe(settled, shop_name(category, core), category, len(sizes) > 2)
     members = {unit.key: f"M_{index}" for index, one in enumerate(described) for unit in one.units}
     return {"categories": _listed("M", described), "members": {key: members[key] for key in lines}}
