@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     segkit_max_cost_usd: Decimal | None = within("max_cost_usd", None)
     segkit_max_wait_seconds: float = Field(120, ge=0)
     segkit_backoff_seconds: float = Field(0.5, ge=0)
+    segkit_executor: str = ""
     segkit_batch: bool | None = None
     segkit_batch_wait: bool = False
     segkit_stream: bool | None = None

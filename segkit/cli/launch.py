@@ -374,6 +374,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "cascade": cascade_sentence(run),
         "asked twice": repeatability(run),
         "calls": f"{summary['calls']:,} (and {summary['cached']:,} from the cache, {summary['retries']:,} retries)",
+        "asked by": quantity(summary["workers"], "worker") if summary.get("workers") else "",
         "tokens": tokens + unmetered,
         "cost": cost,
         "seconds": f"{summary['seconds']:.1f} ({_stage_seconds(summary)})",

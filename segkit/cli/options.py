@@ -463,6 +463,17 @@ class RunOptions:
         bool,
         typer.Option("--wait", help="With --batch: wait for the answers, stage after stage; Ctrl-C loses nothing."),
     ] = False
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor",
+            metavar="dask|ADDRESS",
+            help="Let the workers of a Dask cluster ask the questions: `dask` starts one here (`dask:4` with four "
+            "workers), an address such as tcp://scheduler:8786 uses a running one. Limits hold for all together.",
+            show_default="this process",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = ""
     stream: Annotated[
         bool | None,
         typer.Option(
@@ -510,6 +521,7 @@ class RunOptions:
         """Return the settings with the limits that were typed."""
         typed = {
             "segkit_concurrency": self.concurrency,
+            "segkit_executor": self.executor or None,
             "segkit_stream": self.stream,
             "segkit_max_calls": self.max_calls,
             "segkit_batch": self.batch,

@@ -15,7 +15,7 @@ from segkit.llm.completions import RequestShape, shape_for
 from segkit.llm.event_loop import StopRequest, allow_open_files, in_own_loop
 from segkit.llm.question import QuestionAsker, remembered
 from segkit.llm.record import Recorder
-from segkit.llm.send import RetryingClient
+from segkit.llm.send import RetryingClient, Throttle
 from segkit.llm.transports.choose import open_transport
 from segkit.llm.transports.decisions import is_decided, path_of
 from segkit.runs.progress import Progress
@@ -32,7 +32,8 @@ def ask_all(
 ) -> list[Answer]:
     """Ask all questions of a stage and return all answers, those of cut parts after the question they came from.
 
-    What the run's own logs or the cache already answer is not asked again. Raises RefusedError when asking is
+    What the run's own logs or the cache already answer is not asked again. With `SEGKIT_EXECUTOR`, the workers of a
+    cluster ask first, and what they leave open is asked here. Raises RefusedError when asking is
     hopeless, EndpointError when the endpoint keeps failing, StoppedError when the run was told to stop, and
     WaitingError while the batches of the stage are at work (`SEGKIT_BATCH`); whatever was answered by then is kept. A
     stage that asks in rounds states how many questions it has `planned` in all of them, and how many are `done`.
@@ -46,6 +47,8 @@ def ask_all(
         ):
             if is_sent_in_batches(run, stage, questions, settings):
                 in_own_loop(lambda: _send_batches(run, stage, questions, settings, stop, planned, done), stop)
+            if settings.segkit_executor and len(questions) > 1 and settings.segkit_max_calls != 0:
+                _ask_on_cluster(run, stage, questions, settings, stop, planned, done)
             progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
             return in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
     except OSError as error:
@@ -85,6 +88,21 @@ async def _send_batches(
         await batches.close()
 
 
+def _ask_on_cluster(
+    run: Run,
+    stage: str,
+    questions: Sequence[Question],
+    settings: Settings,
+    stop: StopRequest,
+    planned: int,
+    done: int,
+) -> None:
+    from segkit.llm.cluster.stage import ask_on_cluster  # imports Dask, which is an extra
+
+    progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
+    ask_on_cluster(run, stage, questions, settings, progress, stop)
+
+
 @contextmanager
 def _stating_its_end(run: Run) -> Iterator[None]:
     """Let `status.json` say why a stage ended, where its notebook is executed by itself and nobody else does."""
@@ -120,12 +138,21 @@ async def _ask_all(
 class StageAsker:
     """The pool of one stage: workers that take question after question, a watcher, and the first error of all."""
 
-    def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        settings: Settings,
+        progress: Progress,
+        stop: StopRequest,
+        recorder: Recorder | None = None,
+        throttle: Throttle | None = None,
+    ) -> None:
         self._run, self._settings, self._progress, self._stop = run, settings, progress, stop
         p = run.parameters
-        recorder = Recorder(run, stage, settings, progress)
+        recorder = recorder or Recorder(run, stage, settings, progress)
         self._transport = open_transport(p.model, p.endpoint, settings, path_of(stage, p))
-        self._client = RetryingClient(run, stage, self._transport, settings, progress, stop)
+        self._client = RetryingClient(run, stage, self._transport, settings, progress, stop, throttle)
         planned, most_extra = progress.counts.planned, settings.segkit_max_extra_calls
         self._breaker = Breaker(run.id, settings.segkit_concurrency, planned, most_extra)
         shape = remembered(run, shape_of(run, settings))
@@ -153,7 +180,7 @@ class StageAsker:
             try:
                 self._progress.write()
             except SegkitError as error:  # the disk fails
-                self._end(error)
+                self.end(error)
             if (self._run.folder / "stop").exists():
                 self._stop.set()
             await self._client.close_if_stopped()
@@ -177,13 +204,13 @@ class StageAsker:
                 self._client.raise_if_stopped()
                 answers[number] = await self._asker.answer(question)
             except OSError as error:
-                self._end(disk_error(self._run.folder, error))
+                self.end(disk_error(self._run.folder, error))
             except Exception as error:
-                self._end(error)
+                self.end(error)
             else:
                 self._progress.counts.done += 1
 
-    def _end(self, error: Exception) -> None:
+    def end(self, error: Exception) -> None:
         """Ask nothing more; the other workers keep the answers that are in flight before the error is raised."""
         self._fatal = self._fatal or error
         self._client.halt(error if isinstance(error, SegkitError) else StoppedError("another question failed"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from decimal import Decimal
@@ -34,8 +34,16 @@ _RAW = ("http_status", "body", "body_base64")
 class Recorder:
     """The logs of one stage of a run, and the cache that all runs share."""
 
-    def __init__(self, run: Run, stage: str, settings: Settings, progress: Progress) -> None:
-        self._run, self._settings, self._progress = run, settings, progress
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        settings: Settings,
+        progress: Progress,
+        batches: Collection[int] | None = None,
+    ) -> None:
+        """Take in the logs of the stage, or those of some of its batches, while others ask about the rest."""
+        self._run, self._settings, self._progress, self._batches = run, settings, progress, batches
         self._folder, self._runs_dir = run.stage_folder(stage), run.folder.parent
         self._parameters = run.parameters
         #: The answers of the provider's batches that are logged: the id of the batch, and that of the request in it.
@@ -74,6 +82,20 @@ class Recorder:
     def knows(self, prompt: str) -> bool:
         """Report whether this run has logged a request with this prompt."""
         return prompt in self._by_prompt
+
+    def has_valid(self, question: Question) -> bool:
+        """Report whether a valid answer about the batch of a question, or a part of it, is logged."""
+        return (question.batch, question.part) in self._valid
+
+    @cached_property
+    def _valid(self) -> set[tuple[int, str]]:
+        facts = [log.metadata for logs in self._own.values() for log in logs]
+        return {(each["batch_id"], each.get("part", "")) for each in facts if each["outcome"] == "valid"}
+
+    def files_of(self, batches: Collection[int]) -> list[Path]:
+        """Return the logs about some batches."""
+        found = [log for logs in self._own.values() for log in logs]
+        return [log.path for log in found if log.metadata["batch_id"] in batches]
 
     @cached_property
     def _by_prompt(self) -> dict[str, list[Interaction]]:
@@ -231,14 +253,17 @@ class Recorder:
 
     def _logs(self) -> list[Interaction]:
         """Return the logs of the stage; answers that a crash has left in intents become logs."""
-        interactions.sweep(self._folder)
-        logs, damaged = interactions.scan(self._folder)
+        interactions.sweep(self._folder, self._batches)
+        logs, damaged = interactions.scan(self._folder, self._batches)
         for path in damaged:
             log_event(self._run.folder, "damaged_log_passed_over", file=path.name)
-        return logs + [adopted for path in interactions.intents(self._folder) if (adopted := self._adopt(path))]
+        intents = interactions.intents(self._folder, self._batches)
+        return logs + [adopted for path in intents if (adopted := self._adopt(path))]
 
     def _adopt(self, path: Path) -> Interaction | None:
         """Make a log of an intent whose answer was on disk when its process died; tell of those without one."""
+        if interactions.is_being_written(path):
+            return None
         if batch := (interactions.recover(path) or {}).get("provider_batch"):
             path.unlink()  # nothing was sent for it: the answer stands in the files of the batch, and is read again
             log_event(self._run.folder, "answer_of_batch_read_again", file=path.name, batch_id=batch)

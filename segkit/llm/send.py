@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 from segkit.core.models import Usage
 from segkit.errors import BudgetError, RefusedError, SegkitError, StoppedError
+from segkit.llm.cluster.losses import NOTHING_LOST, LostCalls, lost_calls
 from segkit.llm.event_loop import StopRequest
 from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket, Width
 from segkit.llm.prices import largest_cost_usd
@@ -126,8 +128,13 @@ class NotTakenError(Exception):
 class Throttle:
     """Lets a request pass when the budget and every limit allow it; the first one goes alone for a moment."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
-        self.budget = Budget(settings.segkit_max_calls, settings.segkit_max_cost_usd, *progress.spent())
+    #: What the log of a request states of who sent it, where that is not the machine of the run.
+    origin: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, settings: Settings, progress: Progress, lost: LostCalls = NOTHING_LOST) -> None:
+        calls, cost = progress.spent()
+        caps = settings.segkit_max_calls, settings.segkit_max_cost_usd
+        self.budget = Budget(*caps, calls + lost.calls, cost + lost.cost_usd)
         self.limits = Limits(
             settings.segkit_concurrency,
             settings.segkit_requests_per_minute,
@@ -139,14 +146,23 @@ class Throttle:
         self._others = asyncio.Event()
         self._others.set()
 
+    @property
+    def caps_cost(self) -> bool:
+        """Whether a request has to state what it may cost."""
+        return self.budget.most_cost is not None
+
     async def wait(self, urgent: bool) -> None:
         """Wait for the first answer, and while another request is tried alone."""
         await self._probe.wait()
         if not urgent:
             await self._others.wait()
 
-    async def enter(self, size: int, output_tokens: int, largest: Decimal) -> Pass | None:
+    async def enter(self, request: ModelRequest, largest: Decimal) -> Pass | None:
         """Reserve what a request needs; return None once the limits are closed, raise ExhaustedError at a cap."""
+        return await self.reserve(len(request.data), request.output_tokens, largest)
+
+    async def reserve(self, size: int, output_tokens: int, largest: Decimal) -> Pass | None:
+        """Reserve what a request of so many bytes needs, as `enter` does."""
         reservation = await self.budget.reserve(largest)
         tickets = await self.limits.enter(size // 4, output_tokens)
         if tickets is None:
@@ -154,7 +170,7 @@ class Throttle:
             return None
         return Pass(tickets, reservation)
 
-    async def leave(self) -> None:
+    async def leave(self, pass_: Pass) -> None:
         """Count a request as no longer under way."""
         self._probe.open()
         await self.limits.leave()
@@ -164,6 +180,22 @@ class Throttle:
         self.limits.settle(pass_.tickets, usage.input, usage.output)
         self.limits.faster()
         await self.budget.settle(pass_.reservation, 1, cost)
+
+    async def give_back(self, pass_: Pass) -> None:
+        """Give back the money that a request had reserved and surely did not cost."""
+        await self.budget.settle(pass_.reservation, 0, Decimal(0))
+
+    async def write_off(self, pass_: Pass) -> None:
+        """Count a request without an answer as a call of the largest cost: it may have been paid."""
+        await self.budget.settle(pass_.reservation, 1, None)
+
+    def hold(self, seconds: float) -> None:
+        """Let no request through for some seconds."""
+        self.limits.hold(seconds)
+
+    def slower(self) -> None:
+        """Let fewer requests be under way at once."""
+        self.limits.slower()
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -196,6 +228,7 @@ class RetryingClient:
         settings: Settings,
         progress: Progress,
         stop: StopRequest,
+        throttle: Throttle | None = None,
     ) -> None:
         self._run, self._folder, self._stop = run, run.stage_folder(stage), stop
         self._transport, self._settings, self._progress = transport, settings, progress
@@ -205,7 +238,7 @@ class RetryingClient:
         self._redact = redactor(settings.secrets)
         self._refused: SegkitError | None = None
         self._reached = False
-        self.throttle = Throttle(settings, progress)
+        self.throttle = throttle or Throttle(settings, progress, lost_calls(run))
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Return the answer to a request.
@@ -270,7 +303,7 @@ class RetryingClient:
         try:
             return await self._within_limits(request, pass_)
         except SegkitError:  # before anything was sent
-            await self.throttle.budget.settle(pass_.reservation, 0, Decimal(0))
+            await self.throttle.give_back(pass_)
             raise
 
     async def _within_limits(self, request: ModelRequest, pass_: Pass) -> tuple[ModelReply, NextStep]:
@@ -284,13 +317,13 @@ class RetryingClient:
                 # Known before the next request may leave: a hopeless error costs one request.
                 self.halt(self.refusal(step))
         finally:
-            await self.throttle.leave()
+            await self.throttle.leave(pass_)
         took = round((time.monotonic() - began) * 1000)
         return ModelReply(response or _NOTHING, intent, began, took, pass_), step
 
     async def _enter(self, request: ModelRequest) -> Pass:
         try:
-            pass_ = await self.throttle.enter(len(request.data), request.output_tokens, self._largest(request))
+            pass_ = await self.throttle.enter(request, self._largest(request))
         except ExhaustedError as error:
             hint = f"all answers are kept; go on with more: segkit resume {self._run.id} {error.option} N"
             raise BudgetError(str(error), hint) from None
@@ -301,7 +334,7 @@ class RetryingClient:
 
     def _largest(self, request: ModelRequest) -> Decimal:
         """Price a call as if every 2 characters were a token and the answer as long as it may be."""
-        if self.throttle.budget.most_cost is None:
+        if not self.throttle.caps_cost:
             return Decimal(0)
         p = self._run.parameters
         cost = largest_cost_usd(len(request.data) // 2, request.output_limit, p.model, p.endpoint, self._settings)
@@ -311,7 +344,8 @@ class RetryingClient:
 
     def _begin(self, request: ModelRequest) -> Intent:
         try:
-            return interactions.begin(self._folder, request.batch, request.attempt, request.head)
+            head = {**self.throttle.origin, **request.head}
+            return interactions.begin(self._folder, request.batch, request.attempt, head)
         except OSError as error:
             failed = disk_error(self._run.folder, error)
             self.halt(failed)
@@ -328,7 +362,7 @@ class RetryingClient:
         except LostError as error:
             self._keep(request, intent, None, self._redact(whole_body(error.partial, ended=False)))
             if not error.idle:
-                self.throttle.limits.slower()
+                self.throttle.slower()
             return None, self._clean(self._lost(error))
         self._reached = True
         headers = {name: self._text(value) for name, value in response.headers.items()}
@@ -373,9 +407,9 @@ class RetryingClient:
         """Keep the log of a call that may have been paid, or that cut its question; others leave an event."""
         self._event("no_answer", request, why=step.why, step=step.step, money=step.money)
         if step.money == "not_paid":
-            await self.throttle.budget.settle(reply.pass_.reservation, 0, Decimal(0))
+            await self.throttle.give_back(reply.pass_)
         else:
-            await self.throttle.budget.settle(reply.pass_.reservation, 1, None)
+            await self.throttle.write_off(reply.pass_)
             self._progress.counts.add_call(Usage(), None)
         if step.money == "not_paid" and step.step != "cut":
             interactions.drop(reply.intent)
@@ -398,9 +432,9 @@ class RetryingClient:
             tried = step.step == "wait" or tries >= self._most_tries
             if tried and waited + pause > self._patience(step):
                 raise self._out_of_patience(step, pause, tries, waited)
-            self.throttle.limits.hold(pause if step.wait is None else step.wait)
+            self.throttle.hold(pause if step.wait is None else step.wait)
             if not step.down:
-                self.throttle.limits.slower()
+                self.throttle.slower()
         self._event("waits", request, seconds=round(pause, 3), why=step.why)
         await self._sleep(pause)
         return pause

@@ -13,6 +13,7 @@ from segkit.core.prompts import load_prompts, prompt_keys, require_placeholders
 from segkit.core.text import one_line
 from segkit.errors import SettingsError
 from segkit.llm.batches.records import FOLDER as BATCHES
+from segkit.llm.cluster.scheduler import check_executor
 from segkit.llm.prices import check_prices, require_price
 from segkit.llm.transports.choose import require_key
 from segkit.llm.transports.decisions import MOST_QUESTIONS, require_model
@@ -31,6 +32,7 @@ def check_endpoint(parameters: Parameters, settings: Settings, caps: Mapping[str
     The offline model takes no batches, and batches take no decisions.
     """
     require_key(parameters.endpoint, settings)
+    check_executor(settings.segkit_executor)
     if settings.segkit_batch or (caps or {}).get("batch"):
         if parameters.model == "offline":
             raise SettingsError("the offline model takes no batches: it answers at once", "leave out --batch")

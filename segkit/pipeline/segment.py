@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from segkit.analysis.report import write_report
+from segkit.llm.cluster.scheduler import cluster_of
 from segkit.pipeline.prepare import prepare_run
 from segkit.pipeline.session import at_work, raise_if_failed, release
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
@@ -59,8 +60,9 @@ def run_stages(
             release(run)
         return run.status.summary
     with at_work(run, settings, sync=False, take_over=take_over):
-        for stage in run.parameters.stages:
-            STAGE_FUNCTIONS[stage](run, settings)
+        with cluster_of(settings) as joined:
+            for stage in run.parameters.stages:
+                STAGE_FUNCTIONS[stage](run, joined)
         decide_state(run, max_unassigned)
         write_report(run)
         summary = finish(run, time.monotonic() - began)

@@ -72,6 +72,7 @@ def summarise(run: Run, state: str, reason: str) -> dict[str, Any]:
         "calls": total.calls,
         "cached": total.cached,
         "retries": total.retries,
+        "workers": len(status.document.get("workers") or []),
         "input_tokens": total.input_tokens,
         "cached_tokens": total.cached_tokens,
         "output_tokens": total.output_tokens,

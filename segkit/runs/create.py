@@ -110,9 +110,9 @@ def _fill(
 
 
 def _kept(settings: Settings, caps: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what holds wherever the stages of the run are executed: its caps, its batches, its streams."""
+    """Return what the run is made with beside its parameters: its caps, its batches, its streams, its executor."""
     caps = {**({"batch": True} if settings.segkit_batch else {}), **caps}
-    given = {"caps": caps or None, "stream": settings.segkit_stream}
+    given = {"caps": caps or None, "stream": settings.segkit_stream, "executor": settings.segkit_executor or None}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -25,6 +25,14 @@ def log_event(folder: Path, event: str, **facts: Any) -> None:
         raise disk_error(folder, error) from None
 
 
+def append_events(folder: Path, lines: bytes) -> None:
+    """Append the events that another machine has written."""
+    try:
+        _append(folder / "events.jsonl", lines)
+    except OSError as error:
+        raise disk_error(folder, error) from None
+
+
 def _append(path: Path, line: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

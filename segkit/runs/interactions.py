@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import os
 import secrets
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -114,6 +116,8 @@ def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any], *, room:
         with contextlib.suppress(OSError):
             drop(intent)
         raise
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(intent.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return intent
 
 
@@ -195,10 +199,13 @@ def sealed(file: str, data: bytes) -> Interaction:
     return found
 
 
-def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
-    """Read every log of a stage folder, in the order of their names; give those that are damaged apart."""
+def scan(folder: Path, batches: Collection[int] | None = None) -> tuple[list[Interaction], list[Path]]:
+    """Read every log of a stage folder, in the order of their names; give those that are damaged apart.
+
+    With `batches`, only the logs of these.
+    """
     logs, damaged = [], []
-    for path in _names(folder, *ENDINGS):
+    for path in _of_batches(_names(folder, *ENDINGS), batches):
         try:
             logs.append(_sealed(path))
         except DamagedError:
@@ -206,16 +213,35 @@ def scan(folder: Path) -> tuple[list[Interaction], list[Path]]:
     return logs, damaged
 
 
-def intents(folder: Path) -> list[Path]:
+def intents(folder: Path, batches: Collection[int] | None = None) -> list[Path]:
     """List the intents without a finished log: their requests may have been paid."""
-    return [path for path in map(Path, _names(folder, ".intent")) if not _is_finished(path)]
+    paths = map(Path, _of_batches(_names(folder, ".intent"), batches))
+    return [path for path in paths if not _is_finished(path)]
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, batches: Collection[int] | None = None) -> None:
     """Remove the intents that outlived their logs: a crash came before their end, or both came from S3."""
-    for path in map(Path, _names(folder, ".intent")):
-        if _is_finished(path):
-            path.unlink()
+    for path in map(Path, _of_batches(_names(folder, ".intent"), batches)):
+        if _is_finished(path) and not is_being_written(path):
+            path.unlink(missing_ok=True)
+
+
+def is_being_written(intent: Path) -> bool:
+    """Report whether the process that wrote an intent waits for its answer: on a cluster, it may be another one."""
+    with contextlib.suppress(OSError), intent.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _of_batches(names: list[str], batches: Collection[int] | None) -> list[str]:
+    """Take the files of some batches; a name is `TIME_bBATCH_aATTEMPT_RANDOM`."""
+    if batches is None:
+        return names
+    wanted = {f"b{batch}" for batch in batches}
+    return [name for name in names if wanted.intersection(os.path.basename(name).split("_")[1:2])]  # noqa: PTH119
 
 
 def _is_finished(intent: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.analysis.report import write_report
 from segkit.core.models import STAGES
+from segkit.llm.cluster.scheduler import cluster_of
 from segkit.pipeline.notebooks.execute import copy_of, execute_notebook, unfinished
 from segkit.pipeline.notebooks.kernel import started_kernel
 from segkit.pipeline.notebooks.names import REVIEW, SYNC, stage_notebooks
@@ -43,8 +44,12 @@ def run_notebooks(
         return run.status.summary
     began = time.monotonic()
     with at_work(run, settings, sync=sync, take_over=take_over):
-        with started_kernel(settings.environment()) as empty_kernel:
-            for name in stages_to_do(run):
+        stages = stages_to_do(run)
+        with (
+            cluster_of(settings, needed=bool(stages)) as joined,
+            started_kernel(joined.environment()) as empty_kernel,
+        ):
+            for name in stages:
                 _execute(run, name, empty_kernel(), settings)
             decide_state(run, max_unassigned)
             _execute(run, REVIEW, empty_kernel(), settings)
