@@ -344,8 +344,9 @@ class RetryingClient:
 
     def _begin(self, request: ModelRequest) -> Intent:
         try:
-            head = {**self.throttle.origin, **request.head}
-            return interactions.begin(self._folder, request.batch, request.attempt, head)
+            origin = self.throttle.origin
+            head = {**origin, **request.head}
+            return interactions.begin(self._folder, request.batch, request.attempt, head, locked=bool(origin))
         except OSError as error:
             failed = disk_error(self._run.folder, error)
             self.halt(failed)

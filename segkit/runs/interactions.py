@@ -93,10 +93,13 @@ class DamagedError(Exception):
     """A log does not hold what its checksum says; the message names the file."""
 
 
-def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any], *, room: int = _ROOM) -> Intent:
+def begin(
+    folder: Path, batch: int, attempt: int, head: dict[str, Any], *, room: int = _ROOM, locked: bool = False
+) -> Intent:
     """Write the intent of an interaction: all that is known before it is asked (`context`, `prompt`, `request`).
 
-    The disk reserves `room` bytes for the answer. Raises OSError when it has no room left.
+    The disk reserves `room` bytes for the answer. It is `locked` until it is finished where several processes write
+    logs of the same run: none takes the intent of another that is at work. Raises OSError when the disk has no room.
     """
     begun = datetime.now(UTC)
     while True:
@@ -116,8 +119,9 @@ def begin(folder: Path, batch: int, attempt: int, head: dict[str, Any], *, room:
         with contextlib.suppress(OSError):
             drop(intent)
         raise
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(intent.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if locked:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(intent.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return intent
 
 
@@ -227,7 +231,7 @@ def sweep(folder: Path, batches: Collection[int] | None = None) -> None:
 
 
 def is_being_written(intent: Path) -> bool:
-    """Report whether the process that wrote an intent waits for its answer: on a cluster, it may be another one."""
+    """Report whether a worker of a cluster waits for the answer to an intent."""
     with contextlib.suppress(OSError), intent.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

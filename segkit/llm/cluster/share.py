@@ -351,8 +351,8 @@ class Line:
 
     async def watch(self, asker: StageAsker) -> None:
         """End the share when the machine of the run is not heard any more: nobody would grant it anything."""
-        while (left := self._heard_at + SILENCE - time.monotonic()) > 0:
-            await asyncio.sleep(left)  # noqa: ASYNC110 (time passes, nothing sets an event)
+        while (left := self._heard_at + SILENCE - time.monotonic()) > 0:  # noqa: ASYNC110 (time passes, no event)
+            await asyncio.sleep(left)
         asker.end(self._silent())
         self.refuse_all()
 

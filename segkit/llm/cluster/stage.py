@@ -258,6 +258,7 @@ class StageOnCluster:
             if loop.time() - looked_at < _BETWEEN_LOOKS:
                 continue
             looked_at = loop.time()
+            self._note_workers()
             workers = await self._look(client)
             if workers:
                 seen_at = loop.time()
@@ -291,6 +292,13 @@ class StageOnCluster:
 
     def _unreachable(self) -> StoppedError:
         return unreachable(self._settings.segkit_executor, self._run.id)
+
+    def _note_workers(self) -> None:
+        """Write down who has asked, in all stages of the run."""
+        before = self._run.status.document.get("workers") or []
+        workers = sorted({*before, *self._grants.workers})
+        if workers != before:
+            update_status(self._run.folder, workers=workers)
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -326,10 +334,9 @@ class StageOnCluster:
         lost = self._grants.lost
         if lost:
             record_lost(self._run, self._stage, lost)
-        before = self._run.status.document.get("workers") or []
-        workers = sorted({*before, *self._grants.workers})
         self._progress.write(ended=True)
-        update_status(self._run.folder, workers=workers)
-        log_event(self._run.folder, "cluster_left", workers=quantity(len(workers), "worker"), lost=len(lost))
+        self._note_workers()
+        workers = quantity(len(self._grants.workers), "worker")
+        log_event(self._run.folder, "cluster_left", stage=STAGES[self._stage], asked_by=workers, lost=len(lost))
         if location(self._run.folder):
             fetch_all(self._run.folder, self._run.stage_folder(self._stage).name)
