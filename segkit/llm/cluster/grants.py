@@ -41,6 +41,7 @@ class Execution:
     figures: StageFigures = field(default_factory=StageFigures)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     is_lost: bool = False
+    is_first: bool = True
 
 
 class Grants:
@@ -111,12 +112,14 @@ class Grants:
 
     def _begin(self, message: Message) -> Execution:
         execution = Execution(message["execution"], message["share"], message["worker"])
-        before = self.of_share(execution.share)
-        if before:
+        if before := self.of_share(execution.share):
             self.lose(before)
+            execution.is_first = False
         self._executions[execution.name] = execution
-        self._reply(execution, "welcome", before is not None)
         return execution
+
+    def _welcome(self, execution: Execution) -> None:
+        self._reply(execution, "welcome", execution.is_first)
 
     def _entered(self, execution: Execution, number: int, request: Mapping[str, Any]) -> None:
         self._do(self._grant(execution, number, request))
@@ -203,7 +206,7 @@ class Grants:
 _OF_QUESTIONS = ("planned", "done", "failed")
 _COUNTED = [each for each in fields(StageFigures) if each.name not in ("seconds", "problems")]
 _ACTIONS: dict[str, Callable[..., None]] = {
-    "begin": lambda grants, execution: None,
+    "begin": Grants._welcome,
     "enter": Grants._entered,
     "leave": Grants._left,
     "settle": Grants._settled,

@@ -32,7 +32,7 @@ def check_executor(executor: str) -> None:
     try:
         import distributed  # noqa: F401
     except ImportError:
-        raise SettingsError("Dask is not installed", "pip install 'segkit[dask]', or leave out --executor") from None
+        raise SettingsError("Dask is not installed", "in a checkout: make setup, or pip install '.[dask]'") from None
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def cluster_of(settings: Settings, *, needed: bool = True) -> Iterator[Settings]
     with LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
         preload=["segkit.llm.cluster.local_worker"],
         env=settings.environment(),

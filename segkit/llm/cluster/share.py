@@ -40,7 +40,7 @@ from segkit.storage.redaction import redacted_logs, redactor, safe_text
 
 #: Seconds without a word from the machine of the run after which a share sends nothing any more.
 SILENCE = 20.0
-_BETWEEN_MESSAGES, _BETWEEN_FIGURES = 0.01, 0.5
+_BETWEEN_MESSAGES, _BETWEEN_FIGURES, _BETWEEN_BEGINNINGS = 0.01, 0.5, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,8 @@ async def _ask(order: ShareOrder, run: Run, settings: Settings, line: Line) -> S
     allow_open_files()
     questions: list[Question] = cloudpickle.loads(order.questions)
     stop = StopRequest()
-    began_before = await line.open(stop)
-    if began_before and run.folder != Path(order.folder):
+    is_first = await line.open(stop)
+    if not is_first and run.folder != Path(order.folder):
         await asyncio.to_thread(_fetch_logs, run, order)
     progress = ShareProgress(run.folder, order.stage, len(questions), line)
     recorder = Recorder(run, order.stage, settings, progress, set(order.batches))
@@ -294,14 +294,18 @@ class Line:
         client.subscribe_topic(self._topic, _deliver)
 
     async def open(self, stop: StopRequest) -> bool:
-        """Report that the share has begun, and return whether it had begun before; raise where nobody answers."""
+        """Report that the share has begun, and return whether it is for the first time; raise where nobody answers.
+
+        It is reported again and again: the scheduler may not yet know where the answer goes.
+        """
         self._loop, self._stop = asyncio.get_running_loop(), stop
         self._welcome: asyncio.Future[bool] = self._loop.create_future()
-        self.report("begin")
-        try:
-            return await asyncio.wait_for(self._welcome, SILENCE)
-        except TimeoutError:
-            raise self._silent() from None
+        for _ in range(round(SILENCE / _BETWEEN_BEGINNINGS)):
+            self.report("begin")
+            await asyncio.wait([self._welcome], timeout=_BETWEEN_BEGINNINGS)
+            if self._welcome.done():
+                return self._welcome.result()
+        raise self._silent()
 
     def close(self) -> None:
         """Take in no more messages."""
