@@ -10,7 +10,7 @@ install = $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes 
 PYTEST := $(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --quiet
 # All extras but dbt, which is a program beside segkit and brings forty packages.
-EXTRAS := api lab build dev mlflow otlp
+EXTRAS := api lab build dev mlflow otlp dask
 COVER  := --cov=segkit --cov-report=term:skip-covered --cov-fail-under=90
 
 # A run is many short processes: without bytecode on disk each would compile all it imports anew.

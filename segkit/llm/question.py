@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from segkit.core.models import FOLDERS, NO_ANSWER, Answer, CheckedAnswer, Fault, Prompt, Question
+from segkit.core.models import FOLDERS, NO_ANSWER, Answer, CheckedAnswer, Fault, Parameters, Prompt, Question
 from segkit.core.text import quantity, shortened
 from segkit.errors import EndpointError
 from segkit.llm.breaker import Breaker
@@ -95,8 +95,8 @@ class QuestionAsker:
 
     def keys(self, questions: Sequence[Question]) -> list[str]:
         """Return the cache keys of the first requests of some questions."""
-        repeat = self.parameters.repeat
-        return [cache_key(self.parameters.endpoint, self._body(q, q.prompt, self.shape), repeat) for q in questions]
+        p = self.parameters
+        return [cache_key(p.endpoint, body_of(q, q.prompt, self.shape, p), p.repeat) for q in questions]
 
     async def answer(self, question: Question, *, urgent: bool = False) -> list[Answer]:
         """Answer one question: attempts that report the faults, then smaller questions, then none."""
@@ -168,7 +168,7 @@ class QuestionAsker:
         shape: RequestShape,
         urgent: bool,
     ) -> Outcome:
-        body = self._body(question, prompt, shape)
+        body = body_of(question, prompt, shape, self.parameters)
         key = cache_key(self.parameters.endpoint, body, self.parameters.repeat)
         if logged := self.recorder.own(key, prompt.text, lambda log: self._led_on(question, log, before)):
             self._accept()
@@ -440,11 +440,6 @@ class QuestionAsker:
         following += [part.prompt.text for part in question.cut(checked, outcome.trouble or "invalid")]
         return any(map(self.recorder.knows, following))
 
-    def _body(self, question: Question, prompt: Prompt, shape: RequestShape) -> dict[str, Any]:
-        if is_decided(question.stage, self.parameters):
-            return decision_body(prompt, messages_of(prompt.text, one=shape.one_message), self.parameters.model)
-        return shape.body(prompt, question.stage, self.parameters, len(question.context["expected_ids"]))
-
     def _report(self, question: Question, attempt: int, outcome: Outcome) -> None:
         """Write down what was wrong with an answer; what was right stands in its log."""
         checked = outcome.checked
@@ -458,6 +453,13 @@ class QuestionAsker:
 
     async def _off_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
+
+
+def body_of(question: Question, prompt: Prompt, shape: RequestShape, parameters: Parameters) -> dict[str, Any]:
+    """Return the body of the request that asks a question."""
+    if is_decided(question.stage, parameters):
+        return decision_body(prompt, messages_of(prompt.text, one=shape.one_message), parameters.model)
+    return shape.body(prompt, question.stage, parameters, len(question.context["expected_ids"]))
 
 
 def remembered(run: Run, shape: RequestShape) -> RequestShape:

@@ -29,7 +29,7 @@ from segkit.llm.cluster.machine import Terms, check_worker, terms_of
 from segkit.llm.cluster.scheduler import cluster_of, connected, unreachable
 from segkit.llm.cluster.share import SILENCE, ShareOrder, ShareResult, ask_share, replies_to
 from segkit.llm.event_loop import StopRequest, in_own_loop
-from segkit.llm.question import remembered
+from segkit.llm.question import body_of, remembered
 from segkit.llm.record import Recorder
 from segkit.llm.send import Throttle
 from segkit.runs.events import append_events, log_event
@@ -75,8 +75,7 @@ def ask_on_cluster(
 def _keys(run: Run, questions: Sequence[Question], settings: Settings) -> list[str]:
     """Return the cache keys of the first requests of some questions."""
     p, shape = run.parameters, remembered(run, shape_of(run, settings))
-    bodies = (shape.body(each.prompt, each.stage, p, len(each.context["expected_ids"])) for each in questions)
-    return [cache_key(p.endpoint, body, p.repeat) for body in bodies]
+    return [cache_key(p.endpoint, body_of(each, each.prompt, shape, p), p.repeat) for each in questions]
 
 
 def _rpc(client: Client) -> Any:
