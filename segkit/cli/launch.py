@@ -22,7 +22,7 @@ from segkit.cli.terminal import pairs, write_json
 from segkit.core.catalogue.entries import product_entries, shared_entries
 from segkit.core.catalogue.facts import input_facts
 from segkit.core.catalogue.gate import Catalogue
-from segkit.core.catalogue.ids import given_ids, parse_ids
+from segkit.core.catalogue.ids import given_ids, parse_id_file, parse_ids
 from segkit.core.catalogue.lines import cut_columns, renamed_line
 from segkit.core.catalogue.prices import unread_prices
 from segkit.core.catalogue.titles import untitled
@@ -256,7 +256,7 @@ def _ids(source: ProductSource) -> list[str] | None:
         raise ProductsError("--product-ids and --ids-file cannot both be given")
     if source.ids_file:
         try:
-            return parse_ids(source.ids_file.read_text(encoding="utf-8-sig"))
+            return parse_id_file(source.ids_file.read_text(encoding="utf-8-sig"), source.id_column)
         except (OSError, UnicodeDecodeError) as error:
             raise ProductsError(f"--ids-file {source.ids_file} cannot be read: {error}") from None
     return parse_ids(source.product_ids) if source.product_ids else None

@@ -186,5 +186,5 @@ def _endpoint(model: str, settings: Settings, needs_key: bool) -> str:
             "keys go into OPENAI_API_KEY, not into the URL",
         )
     if needs_key:
-        require_key(settings.openai_base_url, settings)
+        require_key(settings.openai_base_url, settings, model)
     return settings.openai_base_url

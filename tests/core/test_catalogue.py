@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.core.catalogue.gate import check_products, select
-from segkit.core.catalogue.ids import number_of, parse_ids, require_distinct
+from segkit.core.catalogue.ids import number_of, parse_id_file, parse_ids, require_distinct
 from segkit.core.catalogue.lines import product_lines
 from segkit.core.catalogue.load import load_products
 from segkit.core.catalogue.titles import untitled
@@ -491,6 +491,12 @@ def test_ids_are_read_from_text() -> None:
     assert parse_ids(" 1,2\n3\t-4,,5 \r\n6 7") == ["1", "2", "3", "-4", "5", "6", "7"]
     assert parse_ids("B01; 007,SKU 12") == ["B01", "007", "SKU 12"]
     assert parse_ids("") == []
+
+
+def test_a_file_of_ids_may_have_a_header_and_comments() -> None:
+    assert parse_id_file("SKU\n# the first two\n007;\n  #\n#12\nB01,B02\n", "sku") == ["007", "#12", "B01", "B02"]
+    assert parse_id_file("product_id;\n1;\n2;\n", "id") == ["1", "2"]
+    assert parse_id_file("", "id") == []
 
 
 # --- lines ------------------------------------------------------------------------------------------

@@ -168,22 +168,21 @@ EXPORTS: dict[str, tuple[str, str | bytes, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize(("name", "content", "products"), EXPORTS.values(), ids=EXPORTS)
-def test_a_known_export_is_read_by_the_command_of_its_refusal(
+def test_a_known_export_is_read_by_the_options_of_its_refusal(
     tmp_path: Path, name: str, content: str, products: dict[str, str]
 ) -> None:
     """What is pasted works, and gives the products of the export."""
     hint = refusal(tmp_path, name, content).hint
-    assert "segkit plan " in hint
-    words = shlex.split(hint.partition("segkit plan ")[2])
-    typed = dict(zip(words[1::2], words[2::2], strict=True))
+    words = shlex.split(hint.partition(": add ")[2])
+    typed = dict(zip(words[0::2], words[1::2], strict=True))
     source = ProductSource(
-        products=words[0],
+        products=str(tmp_path / name),
         id_column=typed["--id-column"],
         title_column=typed["--title-column"],
         where=[typed["--where"]] if "--where" in typed else None,
         header_row=int(typed.get("--header-row", 0)),
     )
-    frame = load_catalogue(Path(words[0]), source.catalogue_options(None, tmp_path / "refused.csv")).products
+    frame = load_catalogue(tmp_path / name, source.catalogue_options(None, tmp_path / "refused.csv")).products
     ids = frame["source_id"] if "source_id" in frame else frame["product_id"].astype("str")
     assert dict(zip(ids, frame["title"], strict=True)) == products
 
@@ -421,12 +420,14 @@ def test_a_workbook_without_the_columns_names_its_sheets_and_the_row_that_may_be
     assert load_catalogue(tmp_path / "p.xlsx", options).products["source_id"].tolist() == ["007"]
 
 
-def test_the_command_that_reads_a_known_export_repeats_what_was_given(tmp_path: Path) -> None:
+def test_the_options_for_a_known_export_are_added_to_those_given(tmp_path: Path) -> None:
     (tmp_path / "listings.txt").write_bytes("item-name\tseller-sku\tasin1\nCafé\tS1\tB1\n".encode("cp1252"))
     with pytest.raises(ProductsError) as caught:
         load_catalogue(tmp_path / "listings.txt", CatalogueOptions(encoding="cp1252"))
-    words = shlex.split(str(caught.value).partition(": ")[2].rstrip(")"))
-    assert words[words.index("--encoding") + 1] == "cp1252"
+    words = shlex.split(caught.value.hint.partition(": add ")[2])
+    assert words == ["--id-column", "seller-sku", "--title-column", "item-name"]
+    options = CatalogueOptions(encoding="cp1252", id_column=words[1], title_column=words[3])
+    assert load_catalogue(tmp_path / "listings.txt", options).products["title"].tolist() == ["Café"]
 
 
 @pytest.mark.parametrize(

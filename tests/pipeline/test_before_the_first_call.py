@@ -49,6 +49,13 @@ def test_hosts_that_need_a_key(endpoint: str, needed: bool) -> None:
     assert require_key(endpoint, Settings(openai_api_key=SecretStr("k"))) == "k"
 
 
+def test_a_slip_in_the_name_of_the_offline_model_is_recognised() -> None:
+    for model, meant in (("ofline", True), ("Offline", True), ("gpt-4o", False)):
+        with pytest.raises(SettingsError) as caught:
+            require_key("https://api.openai.com/v1", Settings(openai_api_key=None), model)
+        assert ("did you mean --model offline" in caught.value.hint) == meant
+
+
 def test_a_cap_without_a_price_makes_no_run(endpoint: Endpoint, place: Path) -> None:
     """Whether the cap is the settings' or the run's own."""
     frame, settings = catalogue(6), load_settings()

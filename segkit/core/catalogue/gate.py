@@ -57,7 +57,7 @@ def check_products(
     """
     options = options or CatalogueOptions()
     frame = _with_named_columns(frame, options)
-    _require(frame, options, source, hint)
+    _require(frame, options, hint)
     ids = read_ids(frame[options.id_column], as_text=options.ids_as_text)
     kept = _chosen(frame, options.where)
     faults = {row: fault for row, fault in ids.faults.items() if kept[row]}
@@ -105,7 +105,7 @@ def _with_named_columns(frame: pd.DataFrame, options: CatalogueOptions) -> pd.Da
     return frame
 
 
-def _require(frame: pd.DataFrame, options: CatalogueOptions, source: str, elsewhere: str) -> None:
+def _require(frame: pd.DataFrame, options: CatalogueOptions, elsewhere: str) -> None:
     columns = list(frame.columns)
     if options.id_column == options.title_column:
         what = f"column {options.id_column!r} cannot be both the id and the title"
@@ -115,7 +115,7 @@ def _require(frame: pd.DataFrame, options: CatalogueOptions, source: str, elsewh
             continue
         unnamed = options.wanted == CatalogueOptions().wanted and name in options.wanted
         if shape := known_shape(columns) or (usual_shape(columns) if unnamed else None):
-            raise ProductsError(f"no column {name!r}", f"this is {shape.name}: {shape.command(source, options)}")
+            raise ProductsError(f"no column {name!r}", f"this is {shape.name}: add {shape.options()}")
         if len(columns) == 1 and (sign := re.search(r"[^\w\s.()-]", columns[0])):
             hint = f"if {sign[0]!r} separates the fields: --delimiter {shlex.quote(sign[0])}"
             raise ProductsError(f"no column {name!r} but one column {columns[0][:80]!r}", hint)

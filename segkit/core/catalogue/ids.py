@@ -78,6 +78,14 @@ def parse_ids(text: str) -> list[str]:
     return ids
 
 
+def parse_id_file(text: str, id_column: str) -> list[str]:
+    """Read a file of ids as `parse_ids` does, without a header and without lines that begin with `# `."""
+    lines = [line for line in text.splitlines() if not re.match(r"\s*#(\s|$)", line)]
+    if lines and lines[0].strip(" \t,;").casefold() in (id_column.casefold(), "product_id"):
+        del lines[0]
+    return parse_ids("\n".join(lines))
+
+
 def numbers_of(products: pd.DataFrame, ids: Sequence[int | str]) -> list[int]:
     """Return the `product_id` of ids as people give them: a `source_id` of the products, or a number.
 

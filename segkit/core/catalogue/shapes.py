@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from segkit.core.catalogue.options import CatalogueOptions
-
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -20,13 +18,9 @@ class Shape:
     more: tuple[str, ...] = ()
     joined: bool = False  # the rows of one id are one product, such as the variants of a Shopify handle
 
-    def command(self, source: str, options: CatalogueOptions) -> str:
-        """Return a command that reads such a file, with what was said of the file already."""
-        columns = ["--id-column", self.id_column, "--title-column", self.title_column]
-        given = {"--encoding": options.encoding, "--delimiter": options.delimiter, "--sheet": options.sheet}
-        given["--header-row"] = str(options.header_row or "") if "--header-row" not in self.more else ""
-        said = [word for name, value in given.items() if value for word in (name, value)]
-        return shlex.join(["segkit", "plan", source or "FILE", *columns, *said, *self.more, "--category", "Products"])
+    def options(self) -> str:
+        """Return the options of a command that reads such a file."""
+        return shlex.join(["--id-column", self.id_column, "--title-column", self.title_column, *self.more])
 
 
 SHAPES = [

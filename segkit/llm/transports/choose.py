@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from difflib import get_close_matches
 from urllib.parse import urlsplit
 
 from segkit.errors import SettingsError
@@ -61,7 +62,7 @@ def needs_key(endpoint: str) -> bool:
     return any(host == own or host.endswith(f".{own}") for own in _PROVIDERS)
 
 
-def require_key(endpoint: str, settings: Settings) -> str:
+def require_key(endpoint: str, settings: Settings, model: str = "") -> str:
     """Return the API key, or an empty text where there is none and none is needed.
 
     Raises SettingsError when the endpoint needs one, or when the key cannot stand in a header.
@@ -69,7 +70,10 @@ def require_key(endpoint: str, settings: Settings) -> str:
     key = settings.openai_api_key.get_secret_value().strip() if settings.openai_api_key else ""
     if not key and needs_key(endpoint):
         what = f"there is no API key for {urlsplit(endpoint).hostname}"
-        raise SettingsError(what, "set OPENAI_API_KEY, or try without a key: --model offline")
+        hint = "set OPENAI_API_KEY, or try without a key: --model offline"
+        if get_close_matches(model.casefold(), ["offline"], cutoff=0.8):
+            hint = f"did you mean --model offline, not {model}? else set OPENAI_API_KEY"
+        raise SettingsError(what, hint)
     if not (key.isascii() and key.isprintable()):
         raise SettingsError("the API key holds a line break or another odd character", "set OPENAI_API_KEY anew")
     return key
