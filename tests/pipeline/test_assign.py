@@ -170,7 +170,7 @@ class Fallible:
     def __init__(self, seed: int, planted: str) -> None:
         self._order, self._planted = random.Random(seed), planted
 
-    async def send(self, body: bytes) -> Response:
+    async def send(self, body: bytes, heard: Callable[[int], None], *, fresh: bool = False) -> Response:
         question = read_question(json.loads(body))
         answer = correct_answer(question)
         if question.stage == "assign_products":
