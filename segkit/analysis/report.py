@@ -114,6 +114,11 @@ def _first_screen(run: Run, table: pd.DataFrame, sizes: pd.Series, trust: Sequen
     )
 
 
+def doubt_of_category(out: int, total: int) -> str:
+    """Return a sentence where so many products are out of scope that the category itself may be wrong."""
+    return "That is much: the category may not fit the products." if total and out / total > _MANY_OUT else ""
+
+
 def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]:
     """Say in words what speaks for and against the result."""
     total, states = len(table), table["state"].value_counts()
@@ -123,8 +128,8 @@ def _trust(run: Run, table: pd.DataFrame, trust: Sequence[str]) -> Iterable[str]
     elif not trust:
         yield UNMEASURED
     out = int(states.get("out_of_scope", 0))
-    warning = " That is much: the category may not fit the products." if total and out / total > _MANY_OUT else ""
-    yield f"Out of scope, no {run.parameters.category}: {quantity(out, 'product')} ({_share(out, total)}).{warning}"
+    sentence = f"Out of scope, no {run.parameters.category}: {quantity(out, 'product')} ({_share(out, total)})."
+    yield f"{sentence} {doubt_of_category(out, total)}".rstrip()
     if left := int(states.get("unassigned", 0)):
         why = grouped_reasons(table.loc[table["state"] == "unassigned", "reason"])
         yield f"Without a category: {quantity(left, 'product')} ({why})."

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from segkit.analysis.report import REPORT
+from segkit.analysis.report import REPORT, doubt_of_category
 from segkit.analysis.tables import cascade_sentence, not_as_asked, repeatability, sample_sentence, saved_money
 from segkit.cli.db import left_out
 from segkit.cli.options import ProductSource, RequestChanges, RunOptions, RunParameters
@@ -367,7 +367,7 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
         "state": summary["state"],
         "products": f"{summary['products']:,}",
         "categories": f"{summary['categories']:,}",
-        "out of scope": f"{summary['out_of_scope']:,}",
+        "out of scope": _out_of_scope(summary["out_of_scope"], summary["products"]),
         "unassigned": f"{summary['unassigned']:,}{_without_title(summary)}",
         "refused": f"{quantity(summary['refused'], 'row')} of the input" if summary.get("refused") else "",
         "sample": sample_sentence(run),
@@ -388,6 +388,11 @@ def summary_table(run: Run, summary: Mapping[str, Any], settings: Settings, *, s
     if summary["model"] == "offline":
         rows["note"] = "offline groups products by words; it is no language model and follows no instructions"
     return pairs(rows)
+
+
+def _out_of_scope(out: int, total: int) -> str:
+    doubt = doubt_of_category(out, total)
+    return f"{out:,} ({doubt[:1].lower()}{doubt[1:-1]})" if doubt else f"{out:,}"
 
 
 def _without_title(summary: Mapping[str, Any]) -> str:

@@ -56,7 +56,9 @@ def progress_table(status: Status, seconds: float, title: str = "") -> Group:
     for key, name in _NAMES.items():
         if key in status.stages:
             table.add_row(name, *_cells(status.stages[key], status.stage == key))
-    heading = Text(f"{title or _place(status) or 'starting'} · {seconds:.0f} s", style="bold")
+    heading = Text(
+        f"{title or _place(status) or ('finishing' if status.stages else 'starting')} · {seconds:.0f} s", style="bold"
+    )
     return Group(heading, table, *map(Text, status.activity.sentences(time.time())))
 
 

@@ -39,7 +39,9 @@ RUN_ID = re.compile(r"RUN_[0-9]{8}T[0-9]{6}Z_[0-9a-f]{4,8}")
 _END_OF_ID = re.compile(r"[0-9a-fA-F]{3,8}", re.ASCII)
 # What a resume may change beside the parameters.
 _NO_PARAMETERS = ("products_per_prompt", "stream")
-LISTED = ("id", "state", "category", "model", "prompts", "products", "categories", "cost_usd", "seconds", "note")
+LISTED = (
+    "id", "state", "category", "model", "prompts", "input", "products", "categories", "cost_usd", "seconds", "note",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,8 +337,14 @@ def _row(folder: Path) -> dict[str, Any]:
     told = {name: document["parameters"][name] for name in ("category", "model")}
     told["prompts"] = shown_name(document["parameters"]["prompts"], document["prompts"])
     figures = {name: status.summary.get(name) for name in ("categories", "cost_usd", "seconds")}
-    products, note = document["input"]["products"], status.document.get("note") or None
-    return {"id": folder.name, "state": _state(folder, status), "products": products, **told, **figures, "note": note}
+    facts = {"state": _state(folder, status), "input": _input(document), "products": document["input"]["products"]}
+    return {"id": folder.name, **facts, **told, **figures, "note": status.document.get("note") or None}
+
+
+def _input(document: Mapping[str, Any]) -> str:
+    """Return the name of the file that a run was made from, and the run that it extends."""
+    name, extended = Path(str(document["input"]["source"])).name, document["parameters"].get("extends")
+    return f"{name}, extends {extended}" if extended else name
 
 
 def _document(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from catalogues import catalogue
 from page import Page
 
-from segkit.analysis.report import UNMEASURED, report_page, write_report
+from segkit.analysis.report import UNMEASURED, doubt_of_category, report_page, write_report
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.errors import RunError
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
@@ -109,6 +109,12 @@ def test_the_numbers_of_a_segment_are_the_same_everywhere(sure: Run) -> None:
     for name, count in counts.items():
         assert re.search(rf'class="name" dir="auto">{name}.*?class="number">{count}</td>', html, re.DOTALL), name
     assert counts.sum() == 12
+
+
+def test_a_category_that_many_products_are_not_of_is_doubted() -> None:
+    assert not doubt_of_category(0, 0)
+    assert not doubt_of_category(30, 100)
+    assert "the category may not fit" in doubt_of_category(31, 100)
 
 
 def test_doubts_come_with_the_confidence_of_the_last_assignment(sure: Run) -> None:

@@ -22,7 +22,7 @@ from segkit.pipeline.extend import extend_run
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.pipeline.taxonomy.stage import assign_products
 from segkit.pipeline.taxonomy.start import assign_run
-from segkit.runs.run import Run
+from segkit.runs.run import Run, list_runs
 from segkit.runs.taxonomy import Taxonomy
 from segkit.settings import load_settings
 
@@ -89,6 +89,8 @@ def test_a_run_that_was_extended_can_be_extended(finished: Run, endpoint: Endpoi
     twice = worked(extend_run(once, added(4, start=6000)))
     assert endpoint.count("extract_taxonomy") == 1
     assert twice.parameters.extends == once.id
+    listed = list_runs(twice.folder.parent).set_index("id")["input"]
+    assert listed[[finished.id, twice.id]].tolist() == ["(a frame)", f"(a frame), extends {once.id}"]
     assert len(twice.result("ledger")) == 128
 
 
