@@ -253,13 +253,12 @@ def _with_probabilities(
 ) -> dict[str, Placement]:
     """Add the probabilities of all choices where the answer states them: that of the category is its confidence."""
     given = found.value.get("assignments", {})
-    weighed = {product for product in stated if product in given and "probabilities" in given[product]}
-    return {
+    weighed = {
         product: _weighed(placed, given[product]["probabilities"], choices, findings, product)
-        if product in weighed
-        else placed
         for product, placed in stated.items()
+        if "probabilities" in given.get(product, {})
     }
+    return {**stated, **weighed}
 
 
 def _weighed(placed: Placement, given: Any, choices: set[str], findings: Findings, product: str) -> Placement:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cache
 from typing import Any
 
 import openai
 import pandas as pd
 import pytest
 from endpoint import Endpoint
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types import Decision
 from openai.types.decision_create_params import DecisionCreateParams
 from pydantic import TypeAdapter
@@ -32,6 +35,11 @@ def question_of(titles: list[str], taxonomy: list[Category] | None = None, promp
     products = pd.DataFrame({"product_id": range(len(titles)), "title": titles})
     (question,) = assign_questions(products, taxonomy or TAXONOMY, texts, PARAMETERS)
     return question
+
+
+@cache
+def of_a_kettle() -> Question:
+    return question_of(["Red kettle"])
 
 
 def body_of(question: Question) -> dict[str, Any]:
@@ -165,6 +173,29 @@ def test_probabilities_that_are_none_are_unknown_and_the_choice_stays(probabilit
     assert (found.value["P_0"].category, found.value["P_0"].confidence) == ("S_0", None)
     assert found.value["P_0"].probabilities is None
     assert why in found.warnings[-1]
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.sampled_from(["P_0", "S_0", "choice", "refusal", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["type", "name", "choice", "confidence", "probabilities", "value", "probability"]), inner
+        )
+    ),
+    max_leaves=25,
+)
+
+
+@given(ANY_JSON)
+def test_whatever_the_answers_are_nothing_is_raised(answers: Any) -> None:
+    completion = read_completion(json.dumps({"answers": answers}).encode())
+    found = of_a_kettle().check(completion.content, "key", None)
+    assert found.valid or found.missing == ("P_0",)
 
 
 @pytest.mark.parametrize(

@@ -83,23 +83,23 @@ def read_decision(answers: Any) -> tuple[str, str, str]:
 
 
 def _placed(answers: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return what each answer states, by the name of its question; what is not of its type is None."""
     for answer in answers:
         if isinstance(answer, dict) and isinstance(answer.get("name"), str) and answer.get("type") != "refusal":
             category, probabilities = answer.get("choice"), _probabilities(answer.get("probabilities"))
-            stated = probabilities.get(category) if isinstance(probabilities, dict) else None
-            confidence = answer.get("confidence") if stated is None else stated
-            yield (
-                answer["name"],
-                {"category": category, "confidence": confidence, "probabilities": probabilities},
-            )
+            category = category if isinstance(category, str) else None
+            confidence = probabilities.get(category or "", answer.get("confidence"))
+            confidence = confidence if isinstance(confidence, int | float) else None
+            stated = {"category": category, "confidence": confidence, "probabilities": probabilities or None}
+            yield answer["name"], stated
 
 
-def _probabilities(given: Any) -> Any:
-    """Return probabilities by their choices; what is no list of distinct choices stays as it came."""
+def _probabilities(given: Any) -> dict[str, float]:
+    """Return probabilities by their choices; none where they are not a list of distinct choices with numbers."""
     try:
         pairs = [(each["value"], each["probability"]) for each in given]
-        found = dict(pairs)
     except (TypeError, KeyError):
-        return given
-    is_sound = len(found) == len(pairs) and all(isinstance(value, str) for value in found)
-    return found if is_sound else given
+        return {}
+    is_sound = all(isinstance(value, str) and isinstance(share, int | float) for value, share in pairs)
+    found = dict(pairs) if is_sound else {}
+    return found if len(found) == len(pairs) else {}
