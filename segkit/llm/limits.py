@@ -14,6 +14,8 @@ FALL, RISE = 0.7, 0.125
 # Clocks of two machines and the way between them: a request may arrive a little later than it was sent.
 WINDOW = 61.0
 PROBE_SECONDS = 0.5
+# Where fewer than this share of the latest answers, about twenty, are refusals, the others go on during a short wait.
+_OFTEN, _LATEST, _SHORT = 0.2, 1 / 20, 1.0
 
 # Answers after the first ones that are enough to see whether those had to wait less.
 _LEAST_LATER, _LATER = 3, 32
@@ -94,6 +96,7 @@ class Limits:
         self._windows = [Window(most, clock) for most in (requests, input_tokens, output_tokens)]
         self._busy = 0
         self._held_until = 0.0
+        self._refused = 0.0
         self._lowered_at = -1e9
         self._turn = asyncio.Condition()
 
@@ -134,6 +137,12 @@ class Limits:
         """Let no request of any worker through for some seconds."""
         self._held_until = max(self._held_until, self._clock() + seconds)
 
+    def refused(self, seconds: float) -> None:
+        """Hold all requests back after a refusal, unless refusals are rare and its wait is short."""
+        self._refused += _LATEST * (1 - self._refused)
+        if self._refused >= _OFTEN or seconds >= _SHORT:
+            self.hold(seconds)
+
     def slower(self) -> None:
         now = self._clock()
         if now - self._lowered_at >= 1:
@@ -141,6 +150,7 @@ class Limits:
             self.allowed = max(1.0, self.allowed * FALL)
 
     def faster(self) -> None:
+        self._refused -= _LATEST * self._refused
         self.allowed = min(float(self.most), self.allowed + max(1 / self.allowed, RISE))
 
     def _delay(self, amounts: tuple[int, int, int]) -> float:
@@ -181,9 +191,10 @@ class Width:
         if len(self._later) < _LEAST_LATER:
             return self.found
         first = [seconds for _, seconds in self._burst]
-        slower = fmean(seconds for _, seconds in self._later) / fmean(first)
+        if fmean([seconds for _, seconds in self._later]) < _SLOWER * fmean(first):
+            return 0
         places = max(1, round(min(first) * self._usual * self._answers_a_second()))
-        return places if slower >= _SLOWER and places <= _CLEARLY_FEWER * self._concurrency else 0
+        return places if places <= _CLEARLY_FEWER * self._concurrency else 0
 
     def _answers_a_second(self) -> float:
         """Return the throughput while the endpoint was full: between the first and the last of the newest answers."""

@@ -86,7 +86,6 @@ class QuestionAsker:
         self._smallest_ratio = 0.0
         self.unreached: list[NoAnswerError] = []
         self._asked_now: dict[str, asyncio.Lock] = {}
-        # A disk takes little time, S3 a round trip.
         self._writer = ThreadPoolExecutor(recorder.writers, thread_name_prefix="segkit-log")
 
     def close(self) -> None:

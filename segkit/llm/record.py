@@ -53,8 +53,8 @@ class Recorder:
 
     @property
     def writers(self) -> int:
-        """How many threads may write logs at once: a disk takes little time, S3 a round trip."""
-        return 32 if location(self._run.folder) else 4
+        """How many threads may write logs at once: a disk syncs several files together, S3 takes a round trip."""
+        return 32 if location(self._run.folder) else 16
 
     def own(self, key: str, prompt: str, led_on: Callable[[Interaction], bool]) -> Interaction | None:
         """Return the next answer to a request that this run has logged, in the order they came.

@@ -71,7 +71,10 @@ _REMEDIES = {
         "--response-format json_object",
         "ask without a JSON schema: --response-format json_object or text",
     ),
-    "json_word": ("", "the prompt must contain the word JSON: use a prompt set that does"),
+    "json_word": (
+        "--response-format text",
+        "the prompt must contain the word JSON: use a prompt set that does, or --response-format text",
+    ),
     "output_limit": ("--max-output-tokens N", "set another limit: --max-output-tokens, SEGKIT_MAX_OUTPUT_TOKENS"),
     "stream": ("", "ask another endpoint: this one refuses the field stream"),
     "system_message": ("", "use a prompt set without a line === DATA ===, such as --prompts v0"),

@@ -189,9 +189,12 @@ class Throttle:
         """Count a request without an answer as a call of the largest cost: it may have been paid."""
         await self.budget.settle(pass_.reservation, 1, None)
 
-    def hold(self, seconds: float) -> None:
-        """Let no request through for some seconds."""
-        self.limits.hold(seconds)
+    def hold(self, seconds: float, *, refused: bool) -> None:
+        """Let no request through for some seconds; a request that was `refused` may be one among many."""
+        if refused:
+            self.limits.refused(seconds)
+        else:
+            self.limits.hold(seconds)
 
     def slower(self) -> None:
         """Let fewer requests be under way at once."""
@@ -433,7 +436,7 @@ class RetryingClient:
             tried = step.step == "wait" or tries >= self._most_tries
             if tried and waited + pause > self._patience(step):
                 raise self._out_of_patience(step, pause, tries, waited)
-            self.throttle.hold(pause if step.wait is None else step.wait)
+            self.throttle.hold(pause if step.wait is None else step.wait, refused=step.step == "wait")
             if not step.down:
                 self.throttle.slower()
         self._event("waits", request, seconds=round(pause, 3), why=step.why)

@@ -103,13 +103,13 @@ def begin(
     """
     begun = datetime.now(UTC)
     while True:
-        name = f"{begun:%Y%m%dT%H%M%SZ}_b{batch}_a{attempt}_{secrets.token_hex(4)}"
+        path = Path(f"{folder}/{begun:%Y%m%dT%H%M%SZ}_b{batch}_a{attempt}_{secrets.token_hex(4)}.intent")
         try:
-            descriptor = os.open(folder / f"{name}.intent", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             continue
         break
-    intent = Intent(folder / f"{name}.intent", begun, os.fdopen(descriptor, "wb"), hashlib.sha256())
+    intent = Intent(path, begun, os.fdopen(descriptor, "wb"), hashlib.sha256())
     try:
         content = orjson.dumps(head, option=_INDENT)[:-2]
         if room:

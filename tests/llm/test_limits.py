@@ -168,6 +168,27 @@ def test_a_hold_holds_back_all_workers() -> None:
     assert max(times) < 7 + 20 / 8 * 0.5 + 1.5
 
 
+@pytest.mark.parametrize(
+    ("good", "refused", "seconds", "waits"),
+    [(19, 1, 0.2, 0.0), (19, 1, 5.0, 5.0), (0, 1, 5.0, 5.0), (0, 8, 0.2, 0.2), (40, 8, 0.2, 0.2)],
+)
+def test_a_refusal_holds_back_all_unless_it_is_rare_and_its_wait_short(
+    good: int, refused: int, seconds: float, waits: float
+) -> None:
+    """One of twenty with a fifth of a second is left to its own request; a long wait or many refusals are for all."""
+
+    async def work() -> Ledger:
+        limits = Limits(4, clock=loop_time)
+        for _ in range(3):  # however long it goes on
+            for _ in range(good):
+                limits.faster()
+            for _ in range(refused):
+                limits.refused(seconds)
+        return await work_off(limits, [(1, 1)] * 4, 4)
+
+    assert min(at for at, *_ in run_fast(work).entries) == pytest.approx(waits, abs=0.05)
+
+
 def test_a_hold_in_the_middle_lets_nobody_new_through() -> None:
     """A request that waits for a place when the hold comes is held back too."""
 

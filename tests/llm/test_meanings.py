@@ -263,7 +263,7 @@ PARAMETERS: dict[str, tuple[int, Any, str, str]] = {
         400,
         error("'messages' must contain the word 'json' in some form", param="messages"),
         "json_word",
-        "JSON",
+        "--response-format text",
     ),
     "a stream": (400, error("stream_options is unknown", code="unknown_parameter"), "stream", "stream"),
 }

@@ -158,8 +158,8 @@ class Grants:
     def _written_off(self, execution: Execution, number: int) -> None:
         self._do(self._throttle.write_off(execution.calls.pop(number).pass_))
 
-    def _hold(self, execution: Execution, seconds: float) -> None:
-        self._throttle.hold(seconds)
+    def _hold(self, execution: Execution, seconds: float, refused: bool) -> None:
+        self._throttle.hold(seconds, refused=refused)
 
     def _slower(self, execution: Execution) -> None:
         self._throttle.slower()

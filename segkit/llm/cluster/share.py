@@ -258,8 +258,8 @@ class GrantedThrottle(Throttle):
     async def write_off(self, pass_: Pass) -> None:
         self._line.report("write_off", _number(pass_))
 
-    def hold(self, seconds: float) -> None:
-        self._line.report("hold", seconds)
+    def hold(self, seconds: float, *, refused: bool) -> None:
+        self._line.report("hold", seconds, refused)
 
     def slower(self) -> None:
         self._line.report("slower")
