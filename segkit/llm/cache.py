@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,11 @@ LEFT_OUT = {
     "the name of the limit": "max_tokens and max_completion_tokens mean the same",
     "transport": "HTTP and the SDK send the same body",
 }
+
+# The claims of this process: POSIX record locks, of which it has one set for all its threads.
+_turn = threading.Lock()
+_claims: dict[Path, int] = {}
+_claimed: set[tuple[Path, str]] = set()
 
 # The caches that could not be written, and the runs that were told so.
 _TOLD: set[tuple[Path, Path]] = set()
@@ -105,6 +112,44 @@ def adopt(home: Path, key: str, data: bytes) -> bool:
 def holds(home: Path, key: str) -> bool:
     """Tell whether there is an entry under a key, good or bad."""
     return _path(home, key).exists()
+
+
+def claim(home: Path, key: str) -> bool:
+    """Claim a request for this process until `release`; return False while somebody else of this machine asks it.
+
+    The kernel drops the claims of a process that dies. A file system without locks knows no claims.
+    """
+    with _turn:
+        if (home, key) in _claimed:
+            return False
+        try:
+            fcntl.lockf(_descriptor(home), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte_of(key))
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:
+            return True
+        _claimed.add((home, key))
+        return True
+
+
+def release(home: Path, key: str) -> None:
+    """Give a request free that was claimed."""
+    with _turn, contextlib.suppress(OSError):
+        _claimed.discard((home, key))
+        fcntl.lockf(_descriptor(home), fcntl.LOCK_UN, 1, _byte_of(key))
+
+
+def _descriptor(home: Path) -> int:
+    """Open the file of the claims once: closing it would drop all claims of this process."""
+    if home not in _claims:
+        home.mkdir(parents=True, exist_ok=True)
+        _claims[home] = os.open(home / "claims.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    return _claims[home]
+
+
+def _byte_of(key: str) -> int:
+    """Return the byte of the file that stands for a key."""
+    return int(key[:15], 16)
 
 
 def remember(home: Path, key: str, log: Path, run_folder: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
+import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from statistics import fmean
 
 FALL, RISE = 0.7, 0.125
@@ -33,6 +38,7 @@ class Ticket:
 
     at: float
     amount: int
+    second: int = 0
 
 
 @dataclass
@@ -60,8 +66,8 @@ class Window:
                 return max(ticket.at + WINDOW - now, 0.001)
         return 0.0
 
-    def take(self, amount: int) -> Ticket:
-        ticket = Ticket(self.clock(), amount)
+    def take(self, amount: int, second: int = 0) -> Ticket:
+        ticket = Ticket(self.clock(), amount, second)
         if self.most is not None:
             self._tickets.append(ticket)
             self._sum += amount
@@ -71,6 +77,77 @@ class Window:
         if self.most is not None and ticket.at > self.clock() - WINDOW:
             self._sum += amount - ticket.amount
             ticket.amount = amount
+
+
+class SharedMinute:
+    """What all processes of this machine have sent to an endpoint in the last minute, by the second, in a small file.
+
+    So the limits hold for runs at the same time too. A file that cannot be used is no reason to stop: each run then
+    keeps the limits by itself.
+    """
+
+    _SLOTS, _ROW = 64, struct.Struct("<4q")  # second, requests, input tokens, output tokens
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def take(self, amounts: Sequence[int], most: Sequence[int | None]) -> tuple[float, int]:
+        """Count a request, if it fits: return 0 and its second; else the seconds to wait."""
+        try:
+            with self._opened() as file:
+                now = time.monotonic()
+                rows = self._rows(file, int(now))
+                for kind, (amount, limit) in enumerate(zip(amounts, most, strict=True), start=1):
+                    if limit is not None and (delay := _until_it_fits(rows, kind, min(amount, limit), limit, now)):
+                        return delay, 0
+                self._add(file, int(now), amounts)
+                return 0.0, int(now)
+        except OSError:
+            return 0.0, 0
+
+    def correct(self, second: int, more: Sequence[int]) -> None:
+        """Add to what was counted in a second: answers take other amounts than were estimated."""
+        with contextlib.suppress(OSError), self._opened() as file:
+            if self._row(file, second)[0] == second:
+                self._add(file, second, more)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            os.close(file)
+
+    def _row(self, file: int, second: int) -> tuple[int, ...]:
+        size = self._ROW.size
+        return self._ROW.unpack(os.pread(file, size, second % self._SLOTS * size).ljust(size, b"\0"))
+
+    def _rows(self, file: int, now: int) -> list[tuple[int, ...]]:
+        """Return the seconds of the last minute, oldest first; those of before the machine was started are none."""
+        size = self._ROW.size * self._SLOTS
+        rows = self._ROW.iter_unpack(os.pread(file, size, 0).ljust(size, b"\0"))
+        return sorted(row for row in rows if now - WINDOW <= row[0] <= now)
+
+    def _add(self, file: int, second: int, amounts: Sequence[int]) -> None:
+        before = self._row(file, second)
+        counted = before[1:] if before[0] == second else (0, 0, 0)
+        row = self._ROW.pack(second, *(max(0, a + b) for a, b in zip(counted, amounts, strict=True)))
+        os.pwrite(file, row, second % self._SLOTS * self._ROW.size)
+
+
+def _until_it_fits(rows: Sequence[tuple[int, ...]], kind: int, amount: int, most: int, now: float) -> float:
+    """Return the seconds until so many seconds are older than the window that an amount fits."""
+    excess = sum(row[kind] for row in rows) + amount - most
+    for row in rows:
+        if excess <= 0:
+            break
+        excess -= row[kind]
+        if excess <= 0:
+            return max(row[0] + 1 + WINDOW - now, 0.001)
+    return 0.0
 
 
 class Limits:
@@ -88,12 +165,14 @@ class Limits:
         input_tokens: int | None = None,
         output_tokens: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedMinute | None = None,
     ) -> None:
         self.most = concurrency
         self.allowed = float(concurrency)
         self.closed = False
         self._clock = clock
         self._windows = [Window(most, clock) for most in (requests, input_tokens, output_tokens)]
+        self._shared = shared if any((requests, input_tokens, output_tokens)) else None
         self._busy = 0
         self._held_until = 0.0
         self._refused = 0.0
@@ -108,10 +187,12 @@ class Limits:
                 await self._turn.wait_for(lambda: self.closed or self._busy < int(self.allowed))
                 if self.closed:
                     return None
-                delay = self._delay(amounts)
+                delay, second = self._delay(amounts), 0
+                if delay <= 0 and self._shared:
+                    delay, second = self._shared.take(amounts, [window.most for window in self._windows])
                 if delay <= 0:
                     self._busy += 1
-                    return [window.take(amount) for window, amount in zip(self._windows, amounts, strict=True)]
+                    return [w.take(amount, second) for w, amount in zip(self._windows, amounts, strict=True)]
             await asyncio.sleep(min(delay, 0.2))
 
     async def leave(self) -> None:
@@ -123,7 +204,11 @@ class Limits:
 
     def settle(self, tickets: list[Ticket], input_tokens: int | None, output_tokens: int | None) -> None:
         """Replace estimates by the tokens that the server told, where it told any."""
-        for window, ticket, amount in zip(self._windows, tickets, (None, input_tokens, output_tokens), strict=True):
+        stated = (None, input_tokens, output_tokens)
+        more = [0 if a is None else a - ticket.amount for a, ticket in zip(stated, tickets, strict=True)]
+        if self._shared and tickets and any(more):
+            self._shared.correct(tickets[0].second, more)
+        for window, ticket, amount in zip(self._windows, tickets, stated, strict=True):
             if amount is not None:
                 window.settle(ticket, amount)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -180,7 +181,9 @@ class QuestionAsker:
         fields |= {"one_message": True} if shape.one_message else {}
         head = {"context": question.context, "prompt": prompt.text, "request": fields}
         facts = self.recorder.facts(question, attempt, key)
-        async with self._asked_now.setdefault(key, asyncio.Lock()):
+        # Only first attempts get into the cache.
+        others = self.client.turn(key) if attempt == 1 else nullcontext()
+        async with self._asked_now.setdefault(key, asyncio.Lock()), others:
             if cached := self.recorder.cached(key, prompt.text, fields):
                 return await self._reuse(question, cached, head, facts, before)
             request = self._request(question, attempt, head, facts, body, shape, urgent)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 from segkit.core.models import Usage
 from segkit.errors import BudgetError, RefusedError, SegkitError, StoppedError
+from segkit.llm import cache
 from segkit.llm.cluster.losses import NOTHING_LOST, LostCalls, lost_calls
 from segkit.llm.event_loop import StopRequest
-from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, Ticket, Width
+from segkit.llm.limits import Budget, ExhaustedError, Limits, Probe, Reservation, SharedMinute, Ticket, Width
 from segkit.llm.prices import largest_cost_usd
 from segkit.llm.responses import NextStep, classify_response, without_decisions
 from segkit.llm.transports.base import LostError, NotSentError, Response, Transport
@@ -131,7 +134,10 @@ class Throttle:
     #: What the log of a request states of who sent it, where that is not the machine of the run.
     origin: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, settings: Settings, progress: Progress, lost: LostCalls = NOTHING_LOST) -> None:
+    def __init__(
+        self, settings: Settings, progress: Progress, lost: LostCalls = NOTHING_LOST, asked: Sequence[str] = ()
+    ) -> None:
+        """Keep the caps of a run, of which calls may be `lost`, and the limits of the model and address `asked`."""
         calls, cost = progress.spent()
         caps = settings.segkit_max_calls, settings.segkit_max_cost_usd
         self.budget = Budget(*caps, calls + lost.calls, cost + lost.cost_usd)
@@ -140,6 +146,7 @@ class Throttle:
             settings.segkit_requests_per_minute,
             settings.segkit_input_tokens_per_minute,
             settings.segkit_output_tokens_per_minute,
+            shared=_minute_of(settings.segkit_home, asked) if asked else None,
         )
         self.width = Width(settings.segkit_concurrency)
         self._probe = Probe()
@@ -241,7 +248,7 @@ class RetryingClient:
         self._redact = redactor(settings.secrets)
         self._refused: SegkitError | None = None
         self._reached = False
-        self.throttle = throttle or Throttle(settings, progress, lost_calls(run))
+        self.throttle = throttle or Throttle(settings, progress, lost_calls(run), asked_of(run))
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Return the answer to a request.
@@ -265,6 +272,21 @@ class RetryingClient:
             if not step.patient and step.step == "again" and tries >= self._most_tries - step.page:
                 raise NoAnswerError(_joined(f"{step.why}, {tries} tries", step.hint), down=step.down, page=step.page)
             waited += await self._pause(request, step, tries, waited)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, key: str) -> AsyncIterator[None]:
+        """Wait until nobody else of this machine asks the request with this key: its answer is in the cache then."""
+        home, pause = self._settings.segkit_home, 0.05
+        if not self._settings.segkit_cache:
+            yield
+            return
+        while not cache.claim(home, key):
+            await self._sleep(pause)
+            pause = min(2 * pause, 0.5)
+        try:
+            yield
+        finally:
+            cache.release(home, key)
 
     async def settle(self, reply: ModelReply, usage: Usage, cost: Decimal | None) -> None:
         """Replace what was reserved for an answered request by what the server stated."""
@@ -468,6 +490,16 @@ class RetryingClient:
     def _event(self, event: str, request: ModelRequest, **facts: Any) -> None:
         where = {"stage": request.facts["interaction_type"], "batch": request.batch, "attempt": request.attempt}
         log_event(self._run.folder, event, **where, **facts)
+
+
+def asked_of(run: Run) -> tuple[str, str]:
+    """Return what a run asks: the limits of a provider are those of a model at its address."""
+    return run.parameters.model, run.parameters.endpoint
+
+
+def _minute_of(home: Path, asked: Sequence[str]) -> SharedMinute:
+    name = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
+    return SharedMinute(home / "limits" / name)
 
 
 def _raise_for_asker(step: NextStep) -> None:

@@ -14,7 +14,7 @@ import pytest
 from catalogues import unmeasured
 
 from segkit.core.models import Parameters, Prompt
-from segkit.llm.cache import LEFT_OUT, cache_key, look_up, remember
+from segkit.llm.cache import LEFT_OUT, cache_key, claim, look_up, release, remember
 from segkit.llm.completions import shape_for
 from segkit.runs.events import read_events
 from segkit.runs.interactions import write_whole
@@ -344,3 +344,23 @@ def test_random_damage_is_never_served(home: Path) -> None:
         entry_of(home).unlink(missing_ok=True)
         entry_of(home).write_bytes(broken)
         assert not ask(home)
+
+
+def test_a_request_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """The others wait for its answer; the claims of a process end with it."""
+    home, key, other = tmp_path / "home", "0123456789abcdef" * 2, "fedcba9876543210" * 2
+    code = "from pathlib import Path; from segkit.llm.cache import claim; import sys; "
+    code += "print(claim(Path(sys.argv[1]), sys.argv[2]))"
+
+    def elsewhere(wanted: str) -> str:
+        command = [sys.executable, "-c", code, str(home), wanted]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=unmeasured()).stdout.strip()
+
+    assert claim(home, key)
+    assert not claim(home, key)  # by another thread of this process
+    assert elsewhere(key) == "False"
+    assert elsewhere(other) == "True"
+    assert claim(home, other)  # that process has ended
+    release(home, key)
+    assert elsewhere(key) == "True"
+    release(home, other)

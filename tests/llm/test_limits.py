@@ -3,15 +3,17 @@
 import asyncio
 import random
 import selectors
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.llm.limits import FALL, WINDOW, Limits, Window
+from segkit.llm.limits import FALL, WINDOW, Limits, SharedMinute, Window
 
 
 @dataclass
@@ -319,3 +321,29 @@ def test_a_window_never_overflows_and_never_waits_in_vain(most: int, steps: list
         recent = sum(size for at, size in sent if at > clock.now - 60)
         alone = [size for at, size in sent if at > clock.now - 60 and size]
         assert recent <= most or len(alone) == 1, f"{recent} in a minute where {most} are allowed"
+
+
+def test_a_minute_is_shared_by_all_runs_of_a_machine(tmp_path: Path) -> None:
+    """Two runs count in one file: what one has sent is missing to the other, and corrections count for both."""
+    one, other = SharedMinute(tmp_path / "limits" / "a"), SharedMinute(tmp_path / "limits" / "a")
+    most = (3, 1000, None)
+    delay, second = one.take((1, 600, 50), most)
+    assert delay == 0
+    assert other.take((1, 300, 50), most)[0] == 0
+    assert 60 < other.take((1, 300, 50), most)[0] <= WINDOW + 1  # tokens
+    one.correct(second, (0, -500, 0))
+    assert other.take((1, 300, 50), most)[0] == 0
+    assert 60 < one.take((1, 1, 50), most)[0] <= WINDOW + 1  # requests
+    assert SharedMinute(tmp_path / "limits" / "b").take((1, 600, 50), most)[0] == 0
+
+
+def test_a_minute_that_cannot_be_shared_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "limits").write_text("a file where a folder should be")
+    assert SharedMinute(tmp_path / "limits" / "a").take((1, 1, 1), (1, 1, 1))[0] == 0
+
+
+def test_what_was_counted_before_the_machine_was_started_is_past(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    later = int(time.monotonic()) + 1_000_000
+    path.write_bytes(b"".join(SharedMinute._ROW.pack(later + i, 9, 9, 9) for i in range(SharedMinute._SLOTS)))
+    assert SharedMinute(path).take((1, 1, 1), (1, 1, 1))[0] == 0

@@ -7,7 +7,8 @@ request that has none yet is collected for the next batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +71,11 @@ class BatchClient(RetryingClient):
     @property
     def error(self) -> SegkitError | None:
         return self._refused
+
+    @asynccontextmanager
+    async def turn(self, key: str) -> AsyncIterator[None]:
+        """Wait for nobody: what is logged here has been asked."""
+        yield
 
     async def send(self, request: ModelRequest) -> ModelReply:
         key = request.facts["cache_key"]

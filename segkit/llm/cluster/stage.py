@@ -31,7 +31,7 @@ from segkit.llm.cluster.share import SILENCE, ShareOrder, ShareResult, ask_share
 from segkit.llm.event_loop import StopRequest, in_own_loop
 from segkit.llm.question import body_of, remembered
 from segkit.llm.record import Recorder
-from segkit.llm.send import Throttle
+from segkit.llm.send import Throttle, asked_of
 from segkit.runs.events import append_events, log_event
 from segkit.runs.mirror import LOCATION, fetch_all, location
 from segkit.runs.progress import Progress
@@ -113,7 +113,7 @@ class StageOnCluster:
             p = self._run.parameters
             terms = terms_of(self._session, self._topic, p.model, p.endpoint, self._settings)
             workers = await self._workers_that_fit(client, terms)
-            throttle = Throttle(self._settings, self._progress, lost_calls(self._run))
+            throttle = Throttle(self._settings, self._progress, lost_calls(self._run), asked_of(self._run))
             self._grants = Grants(throttle, self._progress, self._reply)
             client.subscribe_topic(self._topic, self._receive)
             orders = self._orders(terms, workers, throttle.caps_cost)

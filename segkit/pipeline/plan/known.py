@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -113,6 +113,10 @@ class _Unsent:
     async def send(self, request: ModelRequest) -> ModelReply:
         self.add(request.facts["cache_key"])
         raise _UnansweredError
+
+    def turn(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Wait for nobody: nothing is sent."""
+        return nullcontext()
 
     def release(self) -> None:
         """Hold nobody back: nothing is sent."""
