@@ -17,6 +17,7 @@ from segkit.database.embedded import embedded_url
 
 pytestmark = pytest.mark.long
 RUNS = 20
+PRODUCTS_OF_RUNS = b"SELECT run_id, count(*), count(DISTINCT product_id) FROM run_products GROUP BY 1"
 
 
 def started(*words: str, **environment: str) -> subprocess.Popen[str]:
@@ -50,7 +51,9 @@ def test_runs_at_once_ask_a_question_once(endpoint: Endpoint, place: Path) -> No
     syncing = [started("sync", each["run_id"]) for each in summaries]
     assert [process.wait() for process in syncing] == [0] * RUNS
     with psycopg.connect(embedded_url(place / "home")) as connection:
-        rows = connection.execute("SELECT run_id, count(*), count(DISTINCT product_id) FROM run_products GROUP BY 1").fetchall()
+        rows = connection.execute(
+            "SELECT run_id, count(*), count(DISTINCT product_id) FROM run_products GROUP BY 1"
+        ).fetchall()
     assert len(rows) == RUNS
     assert {(count, different) for _, count, different in rows} == {(60, 60)}
 
