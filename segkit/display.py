@@ -99,7 +99,7 @@ def json_value(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, str):
         return _encodable(value)
-    return value if isinstance(value, bool) else plain(value)
+    return value if isinstance(value, bool | orjson.Fragment) else plain(value)
 
 
 def _encodable(text: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pandas as pd
 
 from segkit.analysis.lineage import merge_paths
@@ -23,7 +24,7 @@ from segkit.analysis.tables import (
 from segkit.core.models import OUT_OF_SCOPE
 from segkit.core.results import grouped_reasons
 from segkit.core.text import quantity
-from segkit.display import html_table, html_text, is_missing
+from segkit.display import html_table, html_text, is_missing, json_text
 from segkit.runs.run import Run
 from segkit.storage.disk import write_atomic
 
@@ -35,6 +36,7 @@ _DOUBTS, _MOVES, _MERGED = 20, 25, 8  # how many of each the report lists
 _MANY_OUT = 0.3  # a share out of scope above this speaks against the category or the products
 _NARROW, _LOW = 11, 15  # per cent of the map's width and height: a field below them has small letters
 _MARGIN = 3  # a letter needs about one per cent of the width, and a field this much beside its letters
+_AT_ONCE = 10_000  # products whose rows are written at a time
 _IN_MAP = 24  # segments with a field of their own in the picture
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in per cent
@@ -255,10 +257,9 @@ def _cut(title: str, most: int = 90) -> str:
 def _doubts(table: pd.DataFrame) -> str:
     """List what a person should look at first: products without a category, and the least sure ones."""
     left = table[table["state"] == "unassigned"].assign(category="")
-    unsure = table[table["confidence"].notna() & (table["state"] != "unassigned")].sort_values(
-        ["confidence", "product_id"]
-    )
-    listed = pd.concat([left.head(_DOUBTS), unsure.head(_DOUBTS)]).head(_DOUBTS)
+    stated = table["confidence"].notna() & (table["state"] != "unassigned")
+    unsure = table.loc[stated, ["confidence", "product_id"]].sort_values(["confidence", "product_id"])
+    listed = pd.concat([left.head(_DOUBTS), table.loc[unsure.head(_DOUBTS).index]]).head(_DOUBTS)
     if listed.empty:
         return "<p>No confidence was stated.</p>"
     columns = {"title": listed["title"], "segment": listed["category"].map(_name)}
@@ -294,16 +295,21 @@ def _options(sizes: pd.Series) -> str:
 def _data(table: pd.DataFrame, sizes: pd.Series) -> dict[str, Any]:
     """Return every product for the search; ids as texts, which JavaScript does not round."""
     numbers = {name: i for i, name in enumerate(sizes.index)}
-    ids = table["source_id"] if "source_id" in table.columns else table["product_id"]
-    confidences = [None if is_missing(value) else f"{value:.2f}" for value in table["confidence"]]
-    titles = [str(title) for title in table["title"].fillna("")]
-    rows = zip(map(str, ids), titles, table["category"].map(numbers).tolist(), confidences, strict=True)
+    parts = (table.iloc[start : start + _AT_ONCE] for start in range(0, len(table), _AT_ONCE))
+    rows = ",".join(json_text(_rows(part, numbers))[1:-1] for part in parts)
     return {
         "segments": [_name(str(name)) for name in sizes.index],
-        "rows": list(rows),
+        "rows": orjson.Fragment(f"[{rows}]"),
         "category": 2,
         "confidence": 3,
     }
+
+
+def _rows(table: pd.DataFrame, numbers: Mapping[str, int]) -> list[tuple[str, str, int, str | None]]:
+    ids = table["source_id"] if "source_id" in table.columns else table["product_id"]
+    confidences = [None if is_missing(value) else f"{value:.2f}" for value in table["confidence"]]
+    titles = [str(title) for title in table["title"].fillna("")]
+    return list(zip(map(str, ids), titles, table["category"].map(numbers).tolist(), confidences, strict=True))
 
 
 def _moves(table: pd.DataFrame) -> str:

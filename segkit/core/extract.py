@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -12,6 +14,7 @@ from segkit.core.catalogue.entries import Entry
 from segkit.core.catalogue.titles import untitled
 from segkit.core.models import OUT_OF_SCOPE, Answer, BatchFindings, CheckedAnswer, Parameters, Prompt, Question
 from segkit.core.questions import (
+    Questions,
     Wording,
     entry_lines,
     entry_products,
@@ -34,7 +37,7 @@ def extract_questions(
     parameters: Parameters,
     start: int = 0,
     end: int | None = None,
-) -> list[Question[BatchFindings]]:
+) -> Questions:
     """Make the questions of the first stage: every product that has a title belongs to exactly one batch.
 
     Where the parameters ask for a sample, only that is read. `products` has `product_id`, `title` and the columns of
@@ -42,7 +45,8 @@ def extract_questions(
     say otherwise. `start` and `end` take some of the batches, as a slice does.
     """
     wording, batches = wording_of(prompts, parameters), extraction_batches(products, parameters)[start:end]
-    return [_extract_question(wording, number, batch) for number, batch in enumerate(batches, start=start + 1)]
+    numbered = enumerate(batches, start=start + 1)
+    return Questions([partial(_extract_question, wording, number, batch) for number, batch in numbered])
 
 
 def _extract_question(
@@ -82,37 +86,40 @@ def extracted(answers: Sequence[Answer[BatchFindings]], products: pd.DataFrame) 
     (`product_id`, `batch`, `part`, `category` as in the batch, or OUT_OF_SCOPE, or empty; `confidence`; `reason`
     where there is no category; `cache_key` of the interaction that stated it), sorted by product.
     """
-    categories, assignments = [], []
-    for answer in answers:
-        done = answer.checked.value if answer.checked else BatchFindings()
-        origin = {"batch": answer.question.batch, "part": answer.question.part}
-        categories += [{**origin, "name": c.name, "definition": c.definition} for c in done.categories.values()]
-        assignments += _extracted_rows(answer, done, origin)
-    assignments += [
-        {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
-        for product in products.loc[untitled(products), "product_id"]
+    categories = [
+        (answer.question.batch, answer.question.part, category.name, category.definition)
+        for answer in answers
+        if answer.checked
+        for category in answer.checked.value.categories.values()
     ]
-    return _category_frame(categories), assignment_frame(assignments)
+    placed = (row for answer in answers for row in _extracted_rows(answer))
+    return _category_frame(categories), assignment_frame(chain(placed, rows_without_title(products)))
 
 
-def _extracted_rows(
-    answer: Answer[BatchFindings], done: BatchFindings, origin: dict[str, Any]
-) -> list[dict[str, Any]]:
-    rows = []
+def rows_without_title(products: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Return the rows of assignments of the products that are in no batch."""
+    for product in products.loc[untitled(products), "product_id"]:
+        yield {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
+
+
+def _extracted_rows(answer: Answer[BatchFindings]) -> Iterator[dict[str, Any]]:
+    done = answer.checked.value if answer.checked else BatchFindings()
+    origin = {"batch": answer.question.batch, "part": answer.question.part}
     products = answer.question.products
     for i, placed in done.assignments.items():
         category = placed.category if placed.category == OUT_OF_SCOPE else done.categories[placed.category].name
         assert answer.checked is not None
         stated = {"category": category, "confidence": placed.confidence, "cache_key": answer.checked.sources[i]}
-        rows += [{"product_id": product, **origin, **stated, "reason": ""} for product in products[int(i[2:])]]
+        for product in products[int(i[2:])]:
+            yield {"product_id": product, **origin, **stated}
     if answer.reason:
         missing = answer.checked.missing if answer.checked else [f"P_{i}" for i in range(len(products))]
         left = {**origin, "category": "", "reason": answer.reason}
-        rows += [{"product_id": product, **left} for i in missing for product in products[int(i[2:])]]
-    return rows
+        for i in missing:
+            yield from ({"product_id": product, **left} for product in products[int(i[2:])])
 
 
-def _category_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _category_frame(rows: list[tuple[int, str, str, str]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["batch", "part", "name", "definition"])
     return frame.astype({"batch": "int64", "part": "str", "name": "str", "definition": "str"})
 
@@ -125,17 +132,28 @@ def join_assignments(*frames: pd.DataFrame) -> pd.DataFrame:
     return joined.sort_values("product_id", ignore_index=True)
 
 
-def assignment_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def assignment_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of assignments, sorted by product, from a row each.
 
-    `probabilities` is a column where a row has some.
+    Rows are taken one by one, so that a million of them never exist at the same time. `probabilities` is a column
+    where a row has some.
     """
-    columns = ["product_id", "batch", "part", "category", "confidence", "reason", "cache_key"]
-    optional = ["reason", "cache_key"]
-    if any("probabilities" in row for row in rows):
-        columns, optional = [*columns, "probabilities"], [*optional, "probabilities"]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame = frame.assign(**{name: frame[name].astype(object).fillna("") for name in optional})
-    texts = dict.fromkeys(("part", "category", *optional), "str")
-    frame = frame.astype({"product_id": "int64", "batch": "int64", "confidence": "float64", **texts})
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    for row in rows:
+        for name, values in columns.items():
+            values.append(row.get(name))
+    if all(value is None for value in columns["probabilities"]):
+        del columns["probabilities"]
+    frame = pd.DataFrame({name: _typed(name, columns.pop(name)) for name in list(columns)})
     return frame.sort_values("product_id", ignore_index=True)
+
+
+_COLUMNS = ("product_id", "batch", "part", "category", "confidence", "reason", "cache_key", "probabilities")
+_NUMBERS = {"product_id": "int64", "batch": "int64", "confidence": "float64"}
+
+
+def _typed(name: str, values: list[Any]) -> pd.Series:
+    """Return a column of the table of assignments; a text that is missing is empty."""
+    if name in _NUMBERS:
+        return pd.Series(values, dtype=_NUMBERS[name])
+    return pd.Series(["" if value is None else value for value in values], dtype="str")

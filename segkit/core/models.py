@@ -107,6 +107,15 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer keeps of its question: no prompt, which takes a hundred times as much room."""
+
+    batch: int
+    part: str = ""
+    products: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Question(Generic[T]):
     """What a stage wants to know about one batch, with pure functions around the answer.
 
@@ -131,6 +140,10 @@ class Question(Generic[T]):
     def label(self) -> str:
         return f"{FOLDERS[self.stage]} b{self.batch}{'/' + self.part if self.part else ''}"
 
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.batch, self.part, self.products)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -151,7 +164,7 @@ class Answer(Generic[T]):
     `checked.missing` have no answer.
     """
 
-    question: Question[T]
+    question: Asked
     checked: CheckedAnswer[T] | None
     reason: str = ""
 

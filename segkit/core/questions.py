@@ -5,12 +5,12 @@ A schema is made for the very prompt that it goes with: it allows only the ids o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from segkit.core.catalogue.entries import Entry
-from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, CheckedAnswer, Parameters, Prompt
+from segkit.core.models import NONE_FITS, OUT_OF_SCOPE, CheckedAnswer, Parameters, Prompt, Question
 from segkit.core.prompts import fill, retry_section
 from segkit.core.text import one_line
 
@@ -43,6 +43,26 @@ class Wording:
         return Prompt(
             f"{first.text}\n{retry_section(self.prompts['shared_retry'], errors, content, missing)}", schema
         )
+
+
+class Questions(Sequence[Question]):
+    """The questions of a stage, each made when it is needed: all prompts together would take gigabytes."""
+
+    def __init__(self, makers: Sequence[Callable[[], Question]] = ()) -> None:
+        self._makers = makers
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, number: int) -> Question: ...
+    @overload
+    def __getitem__(self, number: slice) -> Questions: ...
+    def __getitem__(self, number: int | slice) -> Question | Questions:
+        return Questions(self._makers[number]) if isinstance(number, slice) else self._makers[number]()
+
+    def __add__(self, others: Questions) -> Questions:
+        return Questions([*self._makers, *others._makers])
 
 
 def wording_of(prompts: Mapping[str, str], parameters: Parameters) -> Wording:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ from segkit.core.models import (
     Reassignments,
 )
 from segkit.core.questions import (
+    Questions,
     Wording,
     entry_products,
     halves,
@@ -45,7 +47,7 @@ def refine_questions(
     prompts: Mapping[str, str],
     parameters: Parameters,
     start: int = 1,
-) -> list[Question[Reassignments]]:
+) -> Questions:
     """Make the questions of the last stage: every assigned product with its category, and all categories.
 
     `assignments` has `product_id` and `category` (a name of the taxonomy or OUT_OF_SCOPE). Products that have both
@@ -56,10 +58,12 @@ def refine_questions(
     assigned = products[products["product_id"].isin(list(placed))]
     wording, entries = wording_of(prompts, parameters), _entries(assigned, placed, parameters)
     batches = entry_batches(entries, parameters.seed, parameters.products_per_refinement)
-    return [
-        _refine_question(wording, taxonomy, number, [(entry, placed[entry.products[0]]) for entry in batch])
-        for number, batch in enumerate(batches, start=start)
-    ]
+    return Questions(
+        [
+            partial(_refine_question, wording, taxonomy, number, [(each, placed[each.products[0]]) for each in batch])
+            for number, batch in enumerate(batches, start=start)
+        ]
+    )
 
 
 def _entries(assigned: pd.DataFrame, placed: Mapping[int, str], parameters: Parameters) -> list[Entry]:
@@ -76,7 +80,7 @@ def second_questions(
     prompts: Mapping[str, str],
     parameters: Parameters,
     start: int,
-) -> list[Question[Reassignments]]:
+) -> Questions:
     """Make the questions that ask some products a second time, drawn at random and in batches of their own.
 
     They see the same category and the same taxonomy as before, but stand beside other products: what is placed

@@ -124,9 +124,9 @@ def assignments_table(
     table = table.merge(ledger, on="product_id", how="left", validate="1:1")
     has_keys = "key" in taxonomies.columns
     by_number = dict(zip(taxonomies["id"], taxonomies["key"], strict=True)) if has_keys else {}
-    numbers = dict(zip(refined_segments["product_id"], refined_segments["taxonomy_id"], strict=True))
-    found = [by_number.get(numbers.get(product)) for product in table["product_id"]]
-    table = table.assign(category_key=pd.array(found, dtype="str"))
+    numbers = refined_segments.set_index("product_id")["taxonomy_id"]
+    found = table["product_id"].map(numbers.map(by_number)).astype(object)
+    table = table.assign(category_key=pd.Series(found, dtype="str"))
     return table[sorted(table.columns, key=lambda name: name == "probabilities")]  # last, as the newest column
 
 

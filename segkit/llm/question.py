@@ -129,7 +129,7 @@ class QuestionAsker:
             if checked.valid or (question.itemwise and checked.sources):
                 await self.breaker.succeeded()
             if checked.valid:
-                return [Answer(question, checked)]
+                return [Answer(question.asked, checked)]
             if outcome.trouble and outcome.empty and self._grow(grown):
                 continue
             if outcome.trouble:
@@ -270,7 +270,7 @@ class QuestionAsker:
         if question.itemwise and checked and not checked.missing:
             # Every product has a valid item, whatever else was wrong with the answers.
             self._event("accepted_with_faults", question, why=why)
-            return [Answer(question, checked)]
+            return [Answer(question.asked, checked)]
         reason = f"{trouble}: {why}"
         if trouble == "timeout":
             reason += " (raise SEGKIT_TIMEOUT_SECONDS, or ask for fewer products a prompt)"
@@ -307,7 +307,7 @@ class QuestionAsker:
         return [answer for some in answers for answer in some]
 
     def _with_whole(self, question: Question, checked: CheckedAnswer | None, answers: list[Answer]) -> list[Answer]:
-        return [Answer(question, checked), *answers]
+        return [Answer(question.asked, checked), *answers]
 
     async def _examine(
         self, question: Question, checked: CheckedAnswer | None, refusal: RefusedRequestError, urgent: bool
@@ -371,7 +371,7 @@ class QuestionAsker:
         counts.failed += 1
         counts.problems = [*counts.problems, f"{question.label}: {reason}"][:20]
         self._event("question_failed", question, why=reason)
-        return Answer(question, checked, reason)
+        return Answer(question.asked, checked, reason)
 
     def _reword(self, question: Question, shape: RequestShape, step: NextStep) -> None:
         reworded = self._reworded(question, shape, step)

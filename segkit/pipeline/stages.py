@@ -28,7 +28,7 @@ from segkit.core.consolidate import (
 )
 from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import OUT_OF_SCOPE, STAGES, Answer, Category
-from segkit.core.questions import wording_of
+from segkit.core.questions import Questions, wording_of
 from segkit.core.refine import refine_questions, refined, second_questions
 from segkit.core.results import final_tables
 from segkit.core.taxonomy.keys import numbers_kept, succeeded
@@ -194,11 +194,11 @@ def refine_assignments(run: Run, settings: Settings | None = None) -> pd.DataFra
     products, assignments = run.products, consolidated_assignments(run)
     taxonomy = numbered(run.result("taxonomy"))
     placed = assignments[assignments["category"] != ""]
-    questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else []
+    questions = refine_questions(products, placed, taxonomy, run.prompts, run.parameters) if taxonomy else Questions()
     given = (products, placed, taxonomy, run.prompts, run.parameters)
-    second = second_questions(*given, len(questions) + 1) if questions else []
+    second = second_questions(*given, len(questions) + 1) if questions else Questions()
     with live_progress(run, STAGES["refine_assignments"]):
-        answers = ask_all(run, "refine_assignments", [*questions, *second], settings)
+        answers = ask_all(run, "refine_assignments", questions + second, settings)
     firsts = [answer for answer in answers if answer.question.batch <= len(questions)]
     lineage = refined(firsts, assignments, taxonomy)
     if second:
@@ -232,7 +232,7 @@ def _save_repeatability(
         product: answer.question.batch
         for answer in answers
         if answer.checked and answer.checked.valid
-        for product in answer.question.context["product_ids"]
+        for product, *_ in answer.question.products
     }
     asked = placed[placed["product_id"].isin(list(batches))]
     again = refined(answers, asked, taxonomy).set_index("product_id")["refined_category"]

@@ -79,7 +79,7 @@ def test_products_without_a_title_are_not_asked() -> None:
 
 def test_no_titled_product_means_no_question() -> None:
     """No call for nothing, and frames with all their columns."""
-    assert extract_questions(catalogue(0), PROMPTS, parameters()) == []
+    assert list(extract_questions(catalogue(0), PROMPTS, parameters())) == []
     categories, assignments = extracted([], catalogue(0))
     assert list(categories.columns) == ["batch", "part", "name", "definition"]
     assert len(assignments) == 0

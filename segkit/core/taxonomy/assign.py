@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import orjson
 import pandas as pd
@@ -11,10 +14,10 @@ import pandas as pd
 from segkit.core.batching import entry_batches
 from segkit.core.catalogue.entries import Entry, product_entries
 from segkit.core.catalogue.gate import FIRST_RUN
-from segkit.core.catalogue.titles import untitled
-from segkit.core.extract import NO_TITLE, assignment_frame
+from segkit.core.extract import assignment_frame, rows_without_title
 from segkit.core.models import NONE_FITS, Answer, Category, CheckedAnswer, Parameters, Placement, Prompt, Question
 from segkit.core.questions import (
+    Questions,
     Wording,
     assign_schema,
     entry_lines,
@@ -70,7 +73,7 @@ def assign_questions(
     prompts: Mapping[str, str],
     parameters: Parameters,
     first: int = 1,
-) -> list[Question]:
+) -> Questions:
     """Make the questions of the stage: every product that has a title belongs to exactly one batch.
 
     `taxonomy` holds the categories to choose from, with their local ids `S_0`, `S_1`, …. Products with the same line
@@ -78,7 +81,8 @@ def assign_questions(
     """
     wording, entries = wording_of(prompts, parameters), product_entries(products, parameters)
     batches = entry_batches(entries, parameters.seed, parameters.products_per_assignment)
-    return [_assign_question(wording, taxonomy, number, batch) for number, batch in enumerate(batches, first)]
+    numbered = enumerate(batches, first)
+    return Questions([partial(_assign_question, wording, taxonomy, number, batch) for number, batch in numbered])
 
 
 def _assign_question(
@@ -133,28 +137,24 @@ def assigned(answers: Sequence[Answer], products: pd.DataFrame, taxonomy: Sequen
     and `probabilities` where a decision endpoint stated some (see `probabilities_text`).
     """
     names = {category.id: category.name for category in taxonomy}
-    rows = []
-    for answer in answers:
-        checked = answer.checked or CheckedAnswer({}, missing=tuple(answer.question.context["expected_ids"]))
-        products_of = answer.question.products
-        origin = {"batch": answer.question.batch, "part": answer.question.part}
-        rows += [
-            {
-                "product_id": product,
-                **origin,
-                "category": names.get(placed.category, placed.category),
-                "confidence": placed.confidence,
-                "cache_key": checked.sources[i],
-                **_probabilities(placed, names),
-            }
-            for i, placed in checked.value.items()
-            for product in products_of[int(i[2:])]
-        ]
-        if answer.reason:
-            left = {**origin, "category": "", "reason": answer.reason}
-            rows += [{"product_id": product, **left} for i in checked.missing for product in products_of[int(i[2:])]]
-    rows += [
-        {"product_id": product, "batch": 0, "part": "", "category": "", "reason": NO_TITLE}
-        for product in products.loc[untitled(products), "product_id"]
-    ]
-    return assignment_frame(rows)
+    placed = (row for answer in answers for row in _assigned_rows(answer, names))
+    return assignment_frame(chain(placed, rows_without_title(products)))
+
+
+def _assigned_rows(answer: Answer, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    products_of = answer.question.products
+    checked = answer.checked or CheckedAnswer({}, missing=tuple(f"P_{i}" for i in range(len(products_of))))
+    origin = {"batch": answer.question.batch, "part": answer.question.part}
+    for i, placed in checked.value.items():
+        stated = {
+            "category": names.get(placed.category, placed.category),
+            "confidence": placed.confidence,
+            "cache_key": checked.sources[i],
+            **_probabilities(placed, names),
+        }
+        for product in products_of[int(i[2:])]:
+            yield {"product_id": product, **origin, **stated}
+    if answer.reason:
+        left = {**origin, "category": "", "reason": answer.reason}
+        for i in checked.missing:
+            yield from ({"product_id": product, **left} for product in products_of[int(i[2:])])

@@ -38,7 +38,7 @@ from segkit.core.consolidate import (
 )
 from segkit.core.extract import extract_questions, extracted
 from segkit.core.models import STAGES, Answer, Category, Parameters, Question
-from segkit.core.questions import wording_of
+from segkit.core.questions import Questions, wording_of
 from segkit.core.refine import refine_questions, second_questions
 from segkit.core.taxonomy.assign import StartingPoint, assign_questions, assigned
 from segkit.core.taxonomy.unseen import least_batches, reading
@@ -116,15 +116,15 @@ class _Counted:
         size: Callable[[Question], Interval] = _of_prompt,
     ) -> None:
         """Count questions whose prompts are known."""
-        asked = [q for q, answers in zip(questions, found.answers, strict=True) if answers is None]
+        asked = [number for number, answers in enumerate(found.answers) if answers is None]
         self.questions += len(questions)
         self.answered += len(questions) - len(asked)
         self.calls += found.calls
         self.saved_usd += found.saved_usd
         share = found.calls / len(asked) if asked else 0  # equal questions are asked once
-        for i in (0, 1):
-            self.characters[i] += share * sum(size(question)[i] for question in asked)
-            self.answers[i] += share * sum(answer(question)[i] for question in asked)
+        for question in map(questions.__getitem__, asked):
+            for sums, ends in ((self.characters, size(question)), (self.answers, answer(question))):
+                sums[0], sums[1] = sums[0] + share * ends[0], sums[1] + share * ends[1]
 
     def add_unknown(self, calls: int, characters: Interval, answers: Interval) -> None:
         """Count questions whose prompts depend on answers that are not there yet."""
@@ -385,7 +385,7 @@ def _walk_refinement(
         placed = assignments[assignments["category"] != ""]
         given = (products, placed, taxonomy, prompts, parameters)
         questions = refine_questions(*given)
-        questions += second_questions(*given, len(questions) + 1) if questions else []
+        questions += second_questions(*given, len(questions) + 1) if questions else Questions()
         counted.add(questions, look_up("refine_assignments", questions), _of_refinement)
     return counted.of("refine_assignments")
 
