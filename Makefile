@@ -78,6 +78,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/cascade.py
 	$(BIN)/python tests/benchmarks/batches.py
 	$(BIN)/python tests/benchmarks/providers.py
+	$(BIN)/python tests/benchmarks/scale.py
 
 lock: $(READY)  ## Make both lock files anew from pyproject.toml
 	$(COMPILE) $(addprefix --extra ,$(EXTRAS)) -o requirements.lock

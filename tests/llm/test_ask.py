@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -13,11 +14,14 @@ from catalogues import KEY, catalogue
 from endpoint import Endpoint
 
 from segkit.core.extract import extract_questions
+from segkit.core.models import Prompt
 from segkit.errors import EndpointError, RefusedError, SegkitError, StoppedError
+from segkit.llm.ask import ask_all
 from segkit.pipeline.stages import consolidate_taxonomy, extract_taxonomy, refine_assignments
 from segkit.runs.events import read_events
 from segkit.runs.interactions import begin, intents, keep_raw, scan
 from segkit.runs.run import Run
+from segkit.settings import load_settings
 
 NewRun = Callable[..., Run]
 STAGE = "extract_taxonomy"
@@ -52,6 +56,21 @@ def all_stated(run: Run) -> None:
     titles = run.products.set_index("product_id")["title"]
     for row in run.result("batch_assignments").itertuples():
         assert row.category in ("", titles[row.product_id].split()[-1].title() + "s")
+
+
+def test_an_answer_keeps_no_prompt(endpoint: Endpoint, new_run: NewRun) -> None:
+    """A prompt exists while it is asked: those of a million products take gigabytes."""
+
+    def prompts() -> int:
+        gc.collect()
+        return sum(isinstance(each, Prompt) for each in gc.get_objects())
+
+    run, before = new_run(24), prompts()
+    questions = extract_questions(run.products, run.prompts, run.parameters)
+    assert prompts() == before
+    answers = ask_all(run, STAGE, questions, load_settings())
+    assert [answer.question.batch for answer in answers] == [1, 2, 3, 4]
+    assert prompts() == before
 
 
 def test_a_clean_run_asks_each_batch_once(endpoint: Endpoint, new_run: NewRun, transport: str) -> None:
