@@ -156,7 +156,7 @@ def _waves_done(rounds: tuple[int, ...], done: int, at_once: int) -> float:
 
 
 def _notebooks_left(status: Status, notebooks: Sequence[str], began: datetime | None, written: datetime) -> float:
-    """Estimate the seconds that notebooks take beside their questions: the kernel, its imports, tables and plots."""
+    """Estimate the seconds that notebooks take beside their questions, for tables and plots."""
     least, usual, most = _NOTEBOOK_SECONDS
     position = notebooks.index(status.notebook) if status.notebook in notebooks else 0
     each = usual
