@@ -18,13 +18,16 @@ import pytest
 from catalogues import KEY
 from distributed import LocalCluster
 from endpoint import Endpoint
+from s3_server import S3Server
 
 from segkit.core.models import STAGES
 from segkit.errors import BudgetError, RunError, SettingsError
 from segkit.llm.cluster.losses import NOTHING_LOST, GrantedCall, LostCalls, lost_calls, record_lost
 from segkit.llm.cluster.machine import Terms, check_worker, terms_of
 from segkit.llm.cluster.scheduler import check_executor
+from segkit.pipeline.migrate import remote_differences
 from segkit.pipeline.segment import run_stages
+from segkit.runs.events import read_events
 from segkit.runs.interactions import begin, finish, intents, is_being_written, keep_raw, scan
 from segkit.runs.run import Run
 from segkit.settings import Settings, load_settings
@@ -156,3 +159,27 @@ def test_run_json_records_the_executor(place: Path, new_run: NewRun, monkeypatch
     monkeypatch.setenv("SEGKIT_EXECUTOR", "dask:2")
     run = new_run(12, model="offline")
     assert orjson.loads((run.folder / "run.json").read_bytes())["executor"] == "dask:2"
+
+
+@pytest.mark.long
+def test_workers_that_see_only_s3_work_there(
+    endpoint: Endpoint, s3: S3Server, new_run: NewRun, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their logs come back through the bucket, and the events of their own folders are added to those of the run."""
+    monkeypatch.setenv("STORAGE_BACKEND", "s3")
+    alone, run = new_run(36), new_run(36)
+    fault = {"text": "no JSON at all", "contains": "Solid number 7 ", "stage": "extract_taxonomy"}
+    endpoint.queue("content", **fault)
+    run_stages(alone, settings=on(""))
+    asked = endpoint.count()
+    endpoint.reset()
+    monkeypatch.setattr("segkit.llm.cluster.share._text", lambda path: "")  # as on a machine with another disk
+    endpoint.queue("content", **fault)
+    with pytest.raises(BudgetError):
+        run_stages(run, settings=on(scheduler, segkit_max_calls=asked - 3))
+    assert endpoint.count() == asked - 3
+    run_stages(run, settings=on(scheduler))
+    assert endpoint.count() == run.status.calls == asked
+    assert tables(run) == tables(alone)
+    assert "answer_not_clean" in {event["event"] for event in read_events(run.folder)}
+    assert not remote_differences(run)
