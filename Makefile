@@ -77,6 +77,7 @@ bench: $(READY)  ## Measure speed and quality against named baselines (minutes)
 	$(BIN)/python tests/benchmarks/equal_lines.py
 	$(BIN)/python tests/benchmarks/cascade.py
 	$(BIN)/python tests/benchmarks/batches.py
+	$(BIN)/python tests/benchmarks/cluster.py
 	$(BIN)/python tests/benchmarks/providers.py
 	$(BIN)/python tests/benchmarks/scale.py
 
