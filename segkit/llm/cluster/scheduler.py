@@ -49,7 +49,8 @@ def cluster_of(settings: Settings, *, needed: bool = True) -> Iterator[Settings]
     from distributed import LocalCluster
 
     _quiet()
-    workers = int(local[1] or len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS
+    workers = int(local[1] or cores or 1)
     with LocalCluster(
         n_workers=workers,
         threads_per_worker=1,

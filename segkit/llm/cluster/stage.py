@@ -146,7 +146,8 @@ class StageOnCluster:
         except SegkitError:
             raise
         except Exception as error:
-            what = f"a worker cannot run segkit: {type(error).__name__}: {error}"
+            why = safe_text(error, self._settings.secrets)
+            what = f"a worker cannot run segkit: {type(error).__name__}: {why}"
             raise SettingsError(what, f"install segkit {terms.versions['segkit']} on the workers") from None
         if problems := sorted(filter(None, found.values())):
             raise SettingsError(problems[0], f"then: segkit resume {self._run.id}")
