@@ -68,9 +68,7 @@ def refine_questions(
 
 def _entries(assigned: pd.DataFrame, placed: Mapping[int, str], parameters: Parameters) -> list[Entry]:
     lines = dict(zip(assigned["product_id"], product_lines(assigned, parameters.product_line), strict=True))
-    shown = {product: f"{line}\n{placed[product]}" for product, line in lines.items()}
-    entries = entries_of(shown, first_runs(assigned), parameters)
-    return [replace(entry, line=lines[entry.products[0]]) for entry in entries]
+    return entries_of(lines, first_runs(assigned), parameters, placed)
 
 
 def second_questions(

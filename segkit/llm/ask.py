@@ -24,6 +24,7 @@ from segkit.runs.status import update_status
 from segkit.settings import Settings
 from segkit.storage.disk import disk_error
 from segkit.storage.locks import is_held, owned
+from segkit.storage.memory import release_memory
 from segkit.storage.redaction import redacted_logs, redactor
 
 
@@ -38,6 +39,7 @@ def ask_all(
     WaitingError while the batches of the stage are at work (`SEGKIT_BATCH`); whatever was answered by then is kept. A
     stage that asks in rounds states how many questions it has `planned` in all of them, and how many are `done`.
     """
+    release_memory()  # what made the questions is done, and asking may take hours
     stop, settings = StopRequest(), run.capped(settings)
     try:
         with (

@@ -21,6 +21,7 @@ from segkit.runs.integrity import CHECKSUMS, changed_files, write_checksums
 from segkit.runs.run import Run
 from segkit.runs.status import update_status
 from segkit.storage.locks import is_held
+from segkit.storage.memory import release_memory
 
 
 def decide_state(run: Run, max_unassigned: int | None = None) -> dict[str, Any]:
@@ -123,6 +124,7 @@ def _measured(run: Run) -> Sequence[str]:
 
 def finish(run: Run, seconds: float) -> dict[str, Any]:
     """Close a run: its logs become one Parquet file, and every file gets a checksum."""
+    release_memory()
     logs.compact(run)
     summary = {**run.status.summary, "seconds": round(seconds, 1)}
     status = update_status(run.folder, stage="finished", notebook="", summary=summary)

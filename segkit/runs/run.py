@@ -28,6 +28,7 @@ from segkit.runs.ownership import is_owned
 from segkit.runs.status import Status, read_status
 from segkit.settings import Settings, load_settings
 from segkit.storage.disk import disk_error, write_atomic
+from segkit.storage.memory import release_memory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,6 +219,7 @@ class Run:
             write_atomic(self.folder / "results" / f"{name}.parquet", frame.to_parquet(index=False))
         except OSError as error:
             raise disk_error(self.folder, error) from None
+        release_memory()
 
 
 def _as_bool(text: str) -> bool:

@@ -109,7 +109,7 @@ def main() -> None:
             seconds, refused, cpu = measured(place / str(number), cluster, count)
             simulated, refusals = simulate(replace(cluster, cpu=cpu), count)
             found = f"{seconds / simulated:.3f} ({seconds:.1f} s, {refused} refused, {1000 * cpu:.1f} ms CPU)"
-            rows.append((f"{name}: measured ÷ simulated ({simulated:.1f} s, {refusals} refused)", found, "1 ± 0.15"))
+            rows.append((f"{name}: measured ÷ simulated ({simulated:.1f} s, {refusals} refused)", found, "1 ± 0.1"))
     finally:
         shutil.rmtree(place)
     write_section("Scale", "a simulated cluster beside a real one, 4 products a question", rows)

@@ -211,6 +211,7 @@ async def _worker(cluster: Cluster, provider: _Provider, left: Iterator[int]) ->
                 async with core:
                     await asyncio.sleep(cluster.cpu)
                 wait = provider.wait(clock())
+                await asyncio.sleep(cluster.latency)
                 if not wait:
                     break
                 limits.hold(wait)
@@ -218,7 +219,6 @@ async def _worker(cluster: Cluster, provider: _Provider, left: Iterator[int]) ->
                 await limits.leave()
                 own = min(LONGEST_BACKOFF, BACKOFF * 2**tries) * chance.uniform(0.5, 1)
                 await asyncio.sleep(max(wait, own if tries else 0.0))
-            await asyncio.sleep(cluster.latency)
             limits.faster()
             await limits.leave()
 

@@ -32,16 +32,32 @@ def product_entries(products: pd.DataFrame, parameters: Parameters) -> list[Entr
     return entries_of(lines, first_runs(titled), parameters)
 
 
-def entries_of(lines: Mapping[int, str], first_runs: Mapping[int, str], parameters: Parameters) -> list[Entry]:
+def entries_of(
+    lines: Mapping[int, str],
+    first_runs: Mapping[int, str],
+    parameters: Parameters,
+    groups: Mapping[int, str] | None = None,
+) -> list[Entry]:
     """Return the entries of products, given their lines; with `ask_duplicates` each product has its own.
 
     Products that share an entry are ordered by their first run and their id, so that the entries of an earlier run
-    stay as they are when products are added to it.
+    stay as they are when products are added to it. Products of different `groups` share none. The order of the
+    entries says nothing.
     """
-    found: dict[str | int, list[int]] = {}
-    for product in sorted(lines, key=lambda product: (first_runs[product], product)):
-        found.setdefault(product if parameters.ask_duplicates else lines[product], []).append(int(product))
-    return [Entry(tuple(ids), lines[ids[0]], first_runs[ids[0]]) for ids in found.values()]
+    ordered = sorted(sorted(lines), key=first_runs.__getitem__)
+    if parameters.ask_duplicates:
+        return [Entry((int(product),), lines[product], first_runs[product]) for product in ordered]
+    # Most lines are there once, and a list for each would take a third of the room.
+    found: dict[str, dict[str, int | list[int]]] = {}
+    for product in ordered:
+        of_group, line = found.setdefault(groups[product] if groups else "", {}), lines[product]
+        same = of_group.setdefault(line, int(product))
+        if isinstance(same, list):
+            same.append(int(product))
+        elif same != product:
+            of_group[line] = [same, int(product)]
+    shared = (ids if isinstance(ids, list) else [ids] for same in found.values() for ids in same.values())
+    return [Entry(tuple(ids), lines[ids[0]], first_runs[ids[0]]) for ids in shared]
 
 
 def shared_entries(entries: Sequence[Entry]) -> dict[int, int]:
