@@ -22,6 +22,7 @@ def test_the_settings_are_the_defaults() -> None:
     assert load_settings() == Settings.model_construct(segkit_ask_twice=0)
 
 
+@pytest.mark.long
 def test_odd_variables_change_no_test(tmp_path: Path) -> None:
     """Every variable that segkit reads has a value that it refuses, in the environment and in `.env`."""
     odd = dict.fromkeys(variables(), "something odd")

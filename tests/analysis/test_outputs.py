@@ -52,6 +52,7 @@ def output(*command: str) -> bytes:
     return result.stdout_bytes
 
 
+@pytest.mark.long
 def test_every_command_prints_text_that_a_terminal_does_not_obey(run: Run) -> None:
     commands = [["show", run.id], ["runs"], ["logs", "FROM interactions"], ["logs", "FROM prompt_slots"]]
     commands += [["explain", run.id, str(id_)] for id_ in IDS]

@@ -25,7 +25,7 @@ from results import write_section
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from endpoint import Endpoint
-from scale import Cluster, page, simulate
+from scale_figures import Cluster, page, simulate
 
 from segkit.core.extract import extract_questions
 from segkit.llm.ask import ask_all

@@ -54,6 +54,7 @@ def test_a_run_returns_and_is_fetched(segkit: Callable[..., Done], endpoint: End
     assert [row["logged"] for row in json.loads(segkit("batches", "latest", "--json").stdout)] == [True] * 3
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_the_waiting_and_not_the_batches(
     segkit: Callable[..., Done], endpoint: Endpoint, place: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_batches(
     assert open_run("latest").status.state == "completed"
 
 
+@pytest.mark.long
 def test_a_provider_without_batches_is_asked_one_by_one(segkit: Callable[..., Done], endpoint: Endpoint) -> None:
     endpoint.configure(batch_api=False)
     said = segkit(*RUN, "--yes", code=1).stderr

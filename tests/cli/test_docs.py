@@ -69,9 +69,12 @@ def ready(
     return place
 
 
+_FIRST = ("README", "first-five-minutes")
+
+
 def quick_or_long(page: Path) -> object:
-    """Leave the page whose commands repeat and sweep runs to the long suite."""
-    return pytest.param(page, id=page.stem, marks=[pytest.mark.long] if page.stem == "compare" else [])
+    """Leave all pages but those that a newcomer reads first to the long suite."""
+    return pytest.param(page, id=page.stem, marks=[] if page.stem in _FIRST else [pytest.mark.long])
 
 
 @pytest.mark.parametrize("page", [quick_or_long(page) for page in WITH_COMMANDS])

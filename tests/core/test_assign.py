@@ -182,6 +182,7 @@ def test_a_proposal_found_again_keeps_its_key_and_others_retire_theirs() -> None
     assert again.set_index("key").loc["C-6", "product_count"] == 7
 
 
+@pytest.mark.long
 @given(st.lists(st.dictionaries(st.sampled_from("ABCDEFGH"), st.integers(1, 9), max_size=4), max_size=12))
 def test_a_key_is_never_given_to_another_category(months: list[dict[str, int]]) -> None:
     taxonomy, names = base(), dict(zip(base()["key"], base()["category_name"], strict=True))
@@ -237,6 +238,7 @@ def test_a_small_delivery_is_no_drift_by_itself(old: tuple[int, int], new: tuple
     assert sum(value < 0.05 for value in values if value) <= 7.5 + 2.6 * (150 * 0.05 * 0.95) ** 0.5
 
 
+@pytest.mark.long
 def test_without_drift_the_alarm_is_as_rare_as_it_says() -> None:
     """Two hundred deliveries of the same kind: no more than a twentieth are taken for a drift, but for chance."""
     values = [

@@ -26,6 +26,7 @@ def flags(run: Run) -> dict[str, bool]:
     return {flag.check: flag.flagged for flag in audit(run).flags}
 
 
+@pytest.mark.long
 def test_the_sample_is_not_flagged(run: Run) -> None:
     found = audit(run)
     assert not found.flagged

@@ -72,6 +72,7 @@ def test_a_product_asked_twice_says_where_it_was_placed_then(alone: Run) -> None
         assert f"the model placed it in {second}" in " ".join(explain(alone, int(product)).lines)
 
 
+@pytest.mark.long
 def test_repeats_say_how_stable_the_place_is_and_what_the_next_best_is(sample_runs: list[Run]) -> None:
     run = sample_runs[0]
     found = [explain(run, int(product)) for product in run.products["product_id"].head(30)]

@@ -155,6 +155,7 @@ def test_the_plan_of_an_extended_run_tells_its_batches(finished: Run) -> None:
     assert plan.loc["segmentation", ["calls", "each_holds"]].tolist() == [31, "3 or 4 products"]
 
 
+@pytest.mark.long
 def test_keys_last_through_twelve_deliveries_and_both_ways_to_extend(
     new_run: Callable[..., Run], endpoint: Endpoint
 ) -> None:

@@ -284,6 +284,7 @@ def test_who_reads_while_a_run_moves_reads_what_is_here(run: Run, s3: S3Server) 
     assert open_run(run.id, run.folder.parent).result("taxonomies").equals(taxonomies)
 
 
+@pytest.mark.long
 def test_a_disk_that_fails_during_a_rollback(run: Run, s3: S3Server) -> None:
     """No file may grow beyond 4 kB; it stops with one line, S3 is untouched, and the next call ends it."""
     before = tree(run.folder)
@@ -316,6 +317,7 @@ def test_a_removal_in_s3_that_was_stopped_is_finished_by_the_next_call(run: Run,
     assert not mirror.location(run.folder)
 
 
+@pytest.mark.long
 def test_a_machine_that_is_gone_does_not_hold_a_finished_run_for_ever(run: Run, s3: S3Server) -> None:
     """The command that the error names releases it: `--take-over` of the same command, or of `resume`."""
     update_status(run.folder, state="completed", summary={})
@@ -339,6 +341,7 @@ def test_a_machine_that_is_gone_does_not_hold_a_finished_run_for_ever(run: Run, 
     assert not mirror.location(run.folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("there", "backend"), [(b"", "local"), (b"no checksum\n", "s3"), (None, "local")])
 def test_a_lost_list_of_what_is_stored_is_made_anew(
     there: bytes | None, backend: str, run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch
@@ -408,6 +411,7 @@ def test_ten_thousand_logs_with_five_percent_faults(run: Run, s3: S3Server) -> N
     assert tree(run.folder) == before
 
 
+@pytest.mark.long
 def test_the_module_is_a_command(run: Run, s3: S3Server) -> None:
     command = [sys.executable, "-m", "segkit.storage.migrate_to_s3", "--run-id", run.id, "--verify-integrity"]
     told = subprocess.run(command, env=unmeasured(), capture_output=True, text=True, check=False, cwd=Path.cwd())

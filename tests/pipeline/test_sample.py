@@ -191,6 +191,7 @@ def second_run(run: Run) -> Run:
     return again
 
 
+@pytest.mark.long
 def test_it_is_replayed_from_its_logs(new_run: NewRun, place: Path) -> None:
     run = new_run(250, model="offline", extract_sample="auto", products_per_prompt=10)
     run_stages(run)

@@ -104,6 +104,7 @@ def test_a_setting_that_fails_does_not_stop_the_others(endpoint: Endpoint, place
         work_on(prepared(place, prompts="bad", max_retries=[1, 2]), load_settings())
 
 
+@pytest.mark.long
 def test_answers_of_another_folder_count_what_they_had_cost(endpoint: Endpoint, place: Path) -> None:
     given = {"model": "gpt-4o", "products_per_prompt": [6, 12], "repeats": 2, "max_cost_usd": 9}
     first = sweep(catalogue(24), "Kitchen Things", runs_dir="runs", **given)
@@ -115,6 +116,7 @@ def test_answers_of_another_folder_count_what_they_had_cost(endpoint: Endpoint, 
     assert second.table.set_index("setting")["cost_usd"].to_dict() == pytest.approx(costs.to_dict())
 
 
+@pytest.mark.long
 def test_a_hopeless_setting_ends_after_two_runs(endpoint: Endpoint, place: Path) -> None:
     """With halving, and labels: what is clearly worse is not run further; the baseline always is."""
     write_set("bad", "Be wrong.")
@@ -170,6 +172,7 @@ def environment(endpoint: Endpoint) -> dict[str, str]:
     return unmeasured(OPENAI_BASE_URL=endpoint.url, OPENAI_API_KEY=KEY, SEGKIT_PRICES_OF="openai")
 
 
+@pytest.mark.long
 def test_consent_is_asked_with_the_price_and_can_be_refused(endpoint: Endpoint, place: Path) -> None:
     catalogue(24).to_csv("p.csv", index=False)
     terminal, stdin = os.openpty()
@@ -222,6 +225,7 @@ def true_ami(truth: list[str], share: float, times: int = 200) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.long
 def test_a_planted_improvement_of_a_prompt_is_found(endpoint: Endpoint, place: Path) -> None:
     """The words of v1 halve the mistakes of the model; compare and sweep find that, with intervals that cover it."""
     write_set("v1", BETTER)
