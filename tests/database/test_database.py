@@ -75,7 +75,7 @@ def versions(url: str) -> list[tuple[Any, ...]]:
     return [
         row
         for name in TABLES
-        for row in execute(url, f"SELECT '{name}', xmin::text, count(*) FROM {name} GROUP BY 2")
+        for row in execute(url, f"SELECT '{name}', xmin::text, count(*) FROM {name} GROUP BY 2 ORDER BY 2")
     ]
 
 
