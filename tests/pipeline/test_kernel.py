@@ -35,13 +35,16 @@ def test_each_notebook_finds_the_kernel_without_what_those_before_left() -> None
     before = children()
     with started_kernel({}) as empty_kernel:
         first = empty_kernel()
-        executed(first, "left = 1", "left", "import pandas as pd")
+        executed(first, "left = 1", "left", "import pandas as pd", "%cd /")
         second = empty_kernel()
-        cells = executed(second, "sorted({'left', 'pd', '_', '_2', 'get_ipython'} & set(globals()))", "len(In)")
+        cells = executed(
+            second, "sorted({'left', 'pd', '_', '_2', 'get_ipython'} & set(globals()))", "len(In)", "%pwd"
+        )
         assert pid_of(first) == pid_of(second)
     assert cells[0].outputs[0].data["text/plain"] == "['get_ipython']"
-    assert [cell.execution_count for cell in cells] == [1, 2]
+    assert [cell.execution_count for cell in cells] == [1, 2, 3]
     assert cells[1].outputs[0].data["text/plain"] == "3"  # an empty text, and the two cells
+    assert cells[2].outputs[0].data["text/plain"] == repr(str(Path.cwd()))
     assert children() <= before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit.errors import StageError
@@ -21,7 +22,7 @@ _ARGUMENTS = [
     # Modules stay: without them in the way, the garbage of each notebook is collected in no time.
     "--IPKernelApp.exec_lines=import gc as _; _.freeze()",
 ]
-_RESET = "get_ipython().reset(new_session=True)"
+_RESET = "import os as _; _.chdir({folder!r}); get_ipython().reset(new_session=True)"
 _PATIENCE = 60  # seconds
 
 
@@ -58,14 +59,14 @@ def _start(environment: Mapping[str, str]) -> AsyncKernelManager:
 
 
 def _reset(kernel: AsyncKernelManager) -> None:
-    """Let a kernel forget the variables, results and cell numbers of the notebook before."""
+    """Let a kernel forget the variables, results, cell numbers and working directory of the notebook before."""
     from jupyter_core.utils import run_sync
 
     async def reset() -> None:
         client = kernel.client()
         client.start_channels(iopub=False, stdin=False, hb=False, control=False)
         try:
-            await client.execute(_RESET, silent=True, reply=True, timeout=_PATIENCE)
+            await client.execute(_RESET.format(folder=str(Path.cwd())), silent=True, reply=True, timeout=_PATIENCE)
         finally:
             client.stop_channels()
 
