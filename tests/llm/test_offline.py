@@ -27,7 +27,7 @@ from segkit.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[3] / "shared/data"
-sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+sys.path.append(str(ROOT / "tests" / "benchmarks"))
 
 KETTLES = [
     "Acme Electric Kettle, 1.7 L, Stainless Steel, Auto Shut-Off",

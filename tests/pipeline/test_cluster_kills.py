@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from catalogues import unmeasured
-from cluster import Cluster
+from dask_cluster import Cluster
 from endpoint import Endpoint
 
 from segkit.errors import BudgetError, StoppedError
