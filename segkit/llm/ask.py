@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from segkit.core.models import FOLDERS, STAGES, Answer, Question
 from segkit.core.text import quantity
@@ -41,6 +42,7 @@ def ask_all(
     """
     release_memory()  # what made the questions is done, and asking may take hours
     stop, settings = StopRequest(), run.capped(settings)
+    begin = partial(Progress, run.folder, FOLDERS[stage], planned or len(questions), done)
     try:
         with (
             owned(run.folder / "calls.lock"),
@@ -50,8 +52,10 @@ def ask_all(
             if is_sent_in_batches(run, stage, questions, settings):
                 in_own_loop(lambda: _send_batches(run, stage, questions, settings, stop, planned, done), stop)
             if settings.segkit_executor and len(questions) > 1 and settings.segkit_max_calls != 0:
-                _ask_on_cluster(run, stage, questions, settings, stop, planned, done)
-            progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
+                from segkit.llm.cluster.stage import ask_on_cluster  # imports Dask, which is an extra
+
+                ask_on_cluster(run, stage, questions, settings, begin(), stop)
+            progress = begin()
             return in_own_loop(lambda: _ask_all(run, stage, questions, settings, progress, stop), stop)
     except OSError as error:
         raise disk_error(run.folder, error) from None
@@ -88,21 +92,6 @@ async def _send_batches(
         await batches.answer()
     finally:
         await batches.close()
-
-
-def _ask_on_cluster(
-    run: Run,
-    stage: str,
-    questions: Sequence[Question],
-    settings: Settings,
-    stop: StopRequest,
-    planned: int,
-    done: int,
-) -> None:
-    from segkit.llm.cluster.stage import ask_on_cluster  # imports Dask, which is an extra
-
-    progress = Progress(run.folder, FOLDERS[stage], planned or len(questions), done)
-    ask_on_cluster(run, stage, questions, settings, progress, stop)
 
 
 @contextmanager

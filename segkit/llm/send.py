@@ -275,18 +275,23 @@ class RetryingClient:
 
     @contextlib.asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[None]:
-        """Wait until nobody else of this machine asks the request with this key: its answer is in the cache then."""
-        home, pause = self._settings.segkit_home, 0.05
+        """Wait until nobody else of this machine asks the request with this key: its answer is in the cache then.
+
+        A process that holds it for longer than an answer and a wait may take is not waited for: it may be suspended.
+        """
+        home, pause, waited = self._settings.segkit_home, 0.05, 0.0
+        longest = self._settings.segkit_timeout_seconds + self._settings.segkit_max_wait_seconds
         if not self._settings.segkit_cache:
             yield
             return
-        while not cache.claim(home, key):
+        while not (is_mine := cache.claim(home, key)) and waited < longest:
             await self._sleep(pause)
-            pause = min(2 * pause, 0.5)
+            waited, pause = waited + pause, min(2 * pause, 0.5)
         try:
             yield
         finally:
-            cache.release(home, key)
+            if is_mine:
+                cache.release(home, key)
 
     async def settle(self, reply: ModelReply, usage: Usage, cost: Decimal | None) -> None:
         """Replace what was reserved for an answered request by what the server stated."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -391,6 +393,28 @@ def test_only_valid_answers_are_cached(fault: str, endpoint: Endpoint, new_run: 
     asked = endpoint.count()
     extract_taxonomy(new_run(6))
     assert endpoint.ledger()[asked]["ids"] == endpoint.ledger()[0]["ids"]
+
+
+def test_a_suspended_process_keeps_nobody_waiting(
+    endpoint: Endpoint, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has claimed every question, and does not go on: they are asked after a while."""
+    home = load_settings().segkit_home
+    home.mkdir(parents=True, exist_ok=True)
+    code = "import fcntl, os, signal, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+    code += "print(flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    command = [sys.executable, "-c", code, str(home / "claims.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        monkeypatch.setenv("SEGKIT_TIMEOUT_SECONDS", "2")
+        monkeypatch.setenv("SEGKIT_MAX_WAIT_SECONDS", "0")
+        began = time.monotonic()
+        extract_taxonomy(new_run(12))
+        waited = time.monotonic() - began
+        other.kill()
+    assert endpoint.count() == 2
+    assert waited >= 2
 
 
 def test_a_damaged_cache_entry_is_set_aside(endpoint: Endpoint, new_run: NewRun, place: object) -> None:

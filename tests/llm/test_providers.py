@@ -412,6 +412,18 @@ def leaving(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lea
         server.shutdown()
 
 
+def refined_at(server: LeavingServer, new_run: NewRun) -> Run:
+    """A run whose forty questions of the last stage are all answered by this server, each paid once."""
+    run = new_run(120, products_per_refinement=3)
+    extract_taxonomy(run)
+    consolidate_taxonomy(run)
+    moved = change_requests(run, load_settings(), endpoint=f"http://127.0.0.1:{server.server_port}/v1")
+    refine_assignments(moved)
+    stage = moved.status.stages["refine_assignments"]
+    assert (stage.calls, stage.unpriced, stage.failed) == (40, 0, 0)
+    return moved
+
+
 @pytest.mark.parametrize("transport", ["http", "sdk"])
 def test_a_request_into_a_connection_that_was_closed_costs_nothing(
     transport: str,
@@ -424,13 +436,7 @@ def test_a_request_into_a_connection_that_was_closed_costs_nothing(
     monkeypatch.setenv("SEGKIT_TRANSPORT", transport)
     monkeypatch.setenv("SEGKIT_CONCURRENCY", "2")
     monkeypatch.setenv("SEGKIT_MAX_COST_USD", "2")
-    first = new_run(120, products_per_refinement=3)
-    extract_taxonomy(first)
-    consolidate_taxonomy(first)
-    moved = change_requests(first, load_settings(), endpoint=f"http://127.0.0.1:{leaving.server_port}/v1")
-    refine_assignments(moved)
-    stage = moved.status.stages["refine_assignments"]
-    assert (stage.calls, stage.unpriced, stage.failed) == (40, 0, 0)
+    refined_at(leaving, new_run)
     assert leaving.answered == 40
 
 
@@ -446,13 +452,7 @@ def test_the_second_try_has_a_connection_of_its_own(
     monkeypatch.setenv("SEGKIT_TRANSPORT", transport)
     monkeypatch.setenv("SEGKIT_CONCURRENCY", "8")
     leaving.late = True
-    first = new_run(120, products_per_refinement=3)
-    extract_taxonomy(first)
-    consolidate_taxonomy(first)
-    moved = change_requests(first, load_settings(), endpoint=f"http://127.0.0.1:{leaving.server_port}/v1")
-    refine_assignments(moved)
-    stage = moved.status.stages["refine_assignments"]
-    assert (stage.calls, stage.unpriced, stage.failed) == (40, 0, 0)
+    moved = refined_at(leaving, new_run)
     events = [event for event in read_events(moved.folder) if event["event"] in ("no_answer", "waits")]
     assert leaving.dropped == len(events) <= 40
     assert {event["event"] for event in events} == {"no_answer"}
